@@ -1,0 +1,45 @@
+//! PostgreSQL backups that prove they restore.
+//!
+//! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
+//!
+//! ```text
+//! 7  main, lib, cli, config               words from the operator become values; values become words
+//! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
+//! 3  repository                           the format: the only room that knows a key name or a header byte
+//! 2  seal   store                         bytes <-> sealed bytes          bytes <-> objects
+//! 1  cluster                              a live PostgreSQL and its disk
+//! 0  postgres  error                      pure vocabulary: no I/O, no async, no configuration
+//! ```
+//!
+//! # Glossary: one word, one thing
+//!
+//! | word | is | is never |
+//! |---|---|---|
+//! | cluster | one PGDATA with one system identifier | a set of machines; the *server* is the running process |
+//! | segment | a WAL file of the size chosen at initdb | a 1 GB piece of a relation: that is a *relation file* |
+//! | timeline, history | PostgreSQL's TLI and its `.history` | a schedule, a log |
+//! | LSN roles | `start`, `stop`, `redo`, `flushed`, `archived` (contiguously durable), `target` | a bare `lsn`, `pos`, `offset` |
+//! | backup | a finished base backup; it exists if and only if its manifest exists | an attempt in progress |
+//! | extent | a run of pages (or bytes) of one file, sealed as one unit | block, chunk, blob |
+//! | pack | an object that holds extents | archive, bundle |
+//! | manifest | the record that makes a backup exist; written last | index, info |
+//! | seal, open | compress + encrypt + frame, and back | encode, process |
+//! | store | five dumb verbs over objects | repository |
+//! | repository | format and identity of one cluster's backups, in a store | bucket, remote, stanza |
+//! | catalog | what one listing of the repository says now | cache, state |
+//! | run | a maximal contiguous range of archived WAL on a timeline | chain |
+//! | tail | the flushed part of the segment that PostgreSQL has not finished yet | partial (that is PostgreSQL's `.partial` file) |
+//! | recovery window | the set of reachable targets: backups x runs | retention (the *policy*) |
+//! | RPO | seconds of flushed WAL that would be lost if the host vanished now | age of the last archived file |
+//! | RTO | seconds from 'restore' to 'accepts queries and passes its checks' | download time |
+//! | drill | a restore rehearsal that ends in a report | verify (reads bytes), check (asks configuration) |
+//! | push, fetch | WAL out, WAL in | upload/download, put/get (the store's words) |
+//! | plan, execute | a pure value, then its effects | prepare, handle, manager |
+//! | frame | the part of a sealed object that is compressed and authenticated as one | page (that is PostgreSQL's) |
+//! | digest | a keyed fingerprint of plaintext; tells an outsider nothing | checksum (unkeyed, against accidents only) |
+//! | summary | what a WAL object says about its segment without being read whole | metadata |
+//! | spool | segments fetched ahead of recovery, still sealed, outside PGDATA | a queue of WAL to push (there is none) |
+//! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
+
+pub mod error;
+pub mod postgres;

@@ -1,0 +1,2 @@
+//! The `walproof` program.
+fn main() {}
