@@ -41,5 +41,14 @@
 //! | spool | segments fetched ahead of recovery, still sealed, outside PGDATA | a queue of WAL to push (there is none) |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
 
+pub mod archive;
+pub mod backup;
+pub mod cli;
+pub mod cluster;
+pub mod config;
 pub mod error;
 pub mod postgres;
+pub mod repository;
+pub mod restore;
+pub mod seal;
+pub mod store;

@@ -1,2 +1,7 @@
 //! The `walproof` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    walproof::cli::main()
+}

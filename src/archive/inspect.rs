@@ -1,0 +1,73 @@
+//! What a file must look like before it is archived (R3), and what its summary says.
+
+use crate::error::{Error, Result};
+use crate::postgres::{ControlFile, History, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner};
+use crate::repository::{Inspect, Summary};
+
+/// Longest `.history` or `.backup` file that is believed: real ones are a few lines.
+const LONGEST_TEXT: usize = 1 << 20;
+
+/// The right inspection for a WAL file of `control`'s cluster.
+pub(super) enum Inspection {
+    Segment(Box<SegmentChecker>, Box<WalScanner>),
+    History(TimelineId, Vec<u8>),
+    BackupHistory(Vec<u8>),
+}
+
+impl Inspection {
+    pub(super) fn of(name: WalName, control: &ControlFile) -> Result<Self> {
+        let size = control.segment_size;
+        if name.segment().is_some_and(|segment| !segment.is_valid_for(size)) {
+            return Err(Error::usage(format!("\"{name}\" is not the name of a WAL file with segments of {} bytes", size.bytes())));
+        }
+        let segment = |segment: SegmentName, content| {
+            let checker = SegmentChecker::new(segment, size, control.system_identifier, content);
+            Self::Segment(Box::new(checker), Box::new(WalScanner::new(segment.start(size), size)))
+        };
+        Ok(match name {
+            WalName::Segment(name) => segment(name, SegmentContent::Full),
+            WalName::Partial(name) => segment(name, SegmentContent::Partial),
+            WalName::History(timeline) => Self::History(timeline, Vec::new()),
+            WalName::BackupHistory { .. } => Self::BackupHistory(Vec::new()),
+        })
+    }
+}
+
+impl Inspect for Inspection {
+    fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Segment(checker, scanner) => {
+                checker.feed(bytes)?;
+                scanner.feed(bytes);
+            }
+            Self::History(_, text) | Self::BackupHistory(text) => {
+                text.extend_from_slice(bytes);
+                if text.len() > LONGEST_TEXT {
+                    return Err(Error::corrupt("the file is much too long for what its name says"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, plain_len: u64) -> Result<Summary> {
+        match self {
+            Self::Segment(checker, scanner) => {
+                checker.finish()?;
+                Ok(Summary::of_segment(plain_len, scanner.finish()))
+            }
+            Self::History(timeline, text) => {
+                let text = String::from_utf8(text)
+                    .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is no text")))?;
+                History::parse(timeline, &text)?;
+                Ok(Summary::of_length(plain_len))
+            }
+            Self::BackupHistory(text) => {
+                if !text.starts_with(b"START WAL LOCATION") {
+                    return Err(Error::corrupt("the file is no backup history file"));
+                }
+                Ok(Summary::of_length(plain_len))
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! WAL out and in: `archive_command` and `restore_command`.
+
+mod fetch;
+mod inspect;
+mod prefetch;
+mod push;
+mod spool;
+
+pub use fetch::{FetchRequest, fetch};
+pub use prefetch::prefetch;
+pub use push::{Pushed, push};
+pub use spool::Spool;

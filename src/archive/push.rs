@@ -1,0 +1,105 @@
+//! One WAL file out: cluster -> store. The durable put is the only acknowledgement (R1).
+
+use std::fs::File;
+use std::path::Path;
+
+use super::inspect::Inspection;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::{ControlFile, WalName};
+use crate::repository::{Namespace, SealedWal, WalDigest, WalFile, conflict, seal_wal};
+
+/// Threads that seal one segment.
+const MOST_THREADS: usize = 4;
+
+/// What became of a pushed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its name.
+    pub name: WalName,
+    /// The very same bytes were in the repository already.
+    pub already_there: bool,
+    /// Bytes of the file.
+    pub raw_len: u64,
+    /// Bytes of the object.
+    pub stored_len: u64,
+}
+
+/// Push the WAL file at `path` of the cluster with this control file. When this returns, the bytes are durable in the
+/// repository; while they are sealed, the identity and the names stored for the segment are fetched.
+pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> Result<Pushed> {
+    let name = name_of(path)?;
+    let system_identifier = control.system_identifier;
+    let (sealed, repository, stored) = tokio::try_join!(
+        seal(namespace, control, name, path),
+        namespace.open(system_identifier),
+        namespace.wal_versions(system_identifier, &name),
+    )
+    .map_err(not_initialised)?;
+    if repository.identity().segment_size()? != control.segment_size {
+        return Err(Error::server(format!(
+            "the cluster has WAL segments of {} bytes, the repository was made for {}",
+            control.segment_size.bytes(),
+            repository.identity().segment_size
+        )));
+    }
+    let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
+    let mut pushed =
+        Pushed { name, already_there: true, raw_len: sealed.summary.plain_len, stored_len: sealed.stored_len() };
+    if stored.iter().any(|file| file.digest == digest) {
+        return refuse_conflict(&name, digest, &stored).map(|()| pushed);
+    }
+    refuse_conflict(&name, digest, &stored)?;
+    // The commit point.
+    repository.put_wal(&name, digest, sealed).await?;
+    // Someone else may have put other bytes since the listing: of two that race, the later one sees it here.
+    refuse_conflict(&name, digest, &namespace.wal_versions(system_identifier, &name).await?)?;
+    pushed.already_there = false;
+    Ok(pushed)
+}
+
+fn name_of(path: &Path) -> Result<WalName> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.parse::<WalName>().hint("is archive_command = 'walproof wal-push %p'?")
+}
+
+async fn seal(namespace: &Namespace, control: &ControlFile, name: WalName, path: &Path) -> Result<SealedWal> {
+    let file = File::open(path).map_err(|cause| {
+        let error = Error::io("open", path, &cause);
+        match cause.kind() {
+            std::io::ErrorKind::NotFound => {
+                error.as_kind(Kind::Usage).hint("is the path relative to the data directory, and this run there?")
+            }
+            _ => error,
+        }
+    })?;
+    let metadata = file.metadata().map_err(|cause| Error::io("examine", path, &cause))?;
+    if !metadata.is_file() {
+        return Err(Error::usage(format!("{} is not a file", path.display())));
+    }
+    let inspection = Inspection::of(name, control)?;
+    let (keys, identity, level) =
+        (namespace.keys().clone(), namespace.identity_name(control.system_identifier), namespace.level());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let work = move || {
+        let mut file = file;
+        seal_wal(&keys, &identity, &name, (level, threads), &mut file, metadata.len(), inspection)
+    };
+    let sealed = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|cause| Error::new(Kind::Other, format!("seal: {cause}")))?;
+    sealed.with_context(|| format!("push {}", path.display()))
+}
+
+/// For a push, a repository that is not there is a store that is not the right one.
+fn not_initialised(error: Error) -> Error {
+    if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
+}
+
+/// Fail when other bytes are stored under `name` (R2). `.partial` files may differ by what lies behind their end.
+fn refuse_conflict(name: &WalName, digest: WalDigest, stored: &[WalFile]) -> Result<()> {
+    let other = stored.iter().any(|file| file.digest != digest);
+    if !other || matches!(name, WalName::Partial(_)) {
+        return Ok(());
+    }
+    Err(conflict(name))
+}

@@ -1,0 +1,92 @@
+//! The archive must work before a backup starts (R10), and hold its WAL before it exists (R14).
+
+use std::time::{Duration, Instant};
+
+use super::take::needs_archiving;
+use crate::cluster::{ServerInfo, Session};
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
+use crate::repository::Repository;
+
+/// How long a segment that was just finished may take to reach the repository.
+const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last segments of a backup may take.
+const WAL_PATIENCE: Duration = Duration::from_secs(900);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+/// A segment that was finished on purpose: its arrival proves that archiving works.
+#[derive(Debug)]
+pub(super) struct Proof {
+    segment: SegmentName,
+}
+
+impl Proof {
+    /// Finish a segment. A standby cannot; there the wait for the backup's own WAL is the only proof.
+    pub(super) async fn begin(session: &Session, info: &ServerInfo) -> Result<Option<Self>> {
+        if info.in_recovery {
+            return Ok(None);
+        }
+        needs_archiving(info)?;
+        // A switch does nothing when nothing was written since the last one.
+        session.emit_heartbeat("walproof", "backup").await?;
+        let end = session.switch_wal().await?;
+        let last = Lsn::new(end.get().saturating_sub(1));
+        Ok(Some(Self { segment: SegmentName::containing(info.timeline, last, info.wal_segment_size) }))
+    }
+}
+
+/// Wait until the proof has arrived.
+pub(super) async fn prove_archiving(repository: &Repository, proof: Option<&Proof>) -> Result<()> {
+    let Some(proof) = proof else { return Ok(()) };
+    let missing = wait_for(repository, &[proof.segment], PROOF_PATIENCE).await?;
+    missing.map_or(Ok(()), |segment| {
+        Err(Error::server(format!(
+            "WAL archiving does not work: segment {segment} is not in the repository after {} s",
+            PROOF_PATIENCE.as_secs()
+        ))
+        .hint("what does the server's log say of archive_command? `walproof check` finds common causes"))
+    })
+}
+
+/// Wait until every segment from `start` to `stop` is in the repository.
+pub(super) async fn wait_for_wal(repository: &Repository, timeline: TimelineId, start: Lsn, stop: Lsn) -> Result<()> {
+    let size = repository.identity().segment_size()?;
+    let last = Lsn::new(stop.get().saturating_sub(1));
+    let number = |position| SegmentName::containing(timeline, position, size).number(size);
+    let segments: Vec<SegmentName> =
+        (number(start)..=number(last)).map(|n| SegmentName::from_number(timeline, n, size)).collect();
+    let missing = wait_for(repository, &segments, WAL_PATIENCE).await?;
+    missing.map_or(Ok(()), |segment| {
+        Err(Error::server(format!("the backup's WAL is incomplete: segment {segment} is not in the repository"))
+            .hint("what does the server's log say of archive_command? on a standby: does the primary archive here?"))
+    })
+}
+
+/// Wait until all `segments` are there; the first one that is still missing when `patience` ends.
+async fn wait_for(repository: &Repository, segments: &[SegmentName], patience: Duration) -> Result<Option<SegmentName>> {
+    let begin = Instant::now();
+    let (mut pause, mut reported) = (FIRST_PAUSE, Duration::ZERO);
+    let mut waiting = segments;
+    while let Some(segment) = waiting.first() {
+        let name = WalName::Segment(*segment);
+        let there: Vec<WalName> = repository.list_wal_beside(&name).await?.into_iter().map(|file| file.name).collect();
+        let arrived = waiting.iter().take_while(|segment| there.contains(&WalName::Segment(**segment))).count();
+        waiting = &waiting[arrived..];
+        if arrived > 0 {
+            pause = FIRST_PAUSE;
+            continue;
+        }
+        if begin.elapsed() > patience {
+            return Ok(Some(*segment));
+        }
+        if begin.elapsed() > reported + REPORT_EVERY {
+            reported = begin.elapsed();
+            tracing::warn!(%segment, seconds = reported.as_secs(), "still waiting for a segment to be archived");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Ok(None)
+}

@@ -1,0 +1,200 @@
+//! The copy: workers read and seal, packs go to the store, the file table grows. Memory is bounded by the packs that
+//! are being filled or on their way, whatever the size of the database.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc;
+
+use super::progress::Progress;
+use super::regions::{Region, Regions};
+use super::table::TableWriter;
+use super::throttle::Throttle;
+use super::worker::{Packer, RegionDone, Shared, work};
+use crate::cluster::{DataDir, Session, Walk};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::{ControlFile, Lsn};
+use crate::repository::{BackupId, FileRecord, PageError, PartRecord, Repository, SealedPack};
+
+/// Bytes that all packs in memory may take together.
+const PACK_MEMORY: usize = 144 << 20;
+/// Largest and smallest pack.
+const LARGEST_PACK: usize = 32 << 20;
+const SMALLEST_PACK: usize = 4 << 20;
+/// How often the session is asked whether it lives: if it dies, so does the backup.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What to copy.
+pub(super) struct CopyRequest<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) session: &'a Session,
+    pub(super) id: &'a BackupId,
+    pub(super) data_dir: &'a DataDir,
+    pub(super) control: &'a ControlFile,
+    pub(super) walk: &'a Walk,
+    pub(super) start: Lsn,
+    pub(super) concurrency: usize,
+    pub(super) max_rate: u64,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// What was copied.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) parts: Vec<PartRecord>,
+    pub(super) files: u64,
+    pub(super) size_bytes: u64,
+    pub(super) stored_bytes: u64,
+    pub(super) new_bytes: u64,
+    pub(super) page_errors: Vec<PageError>,
+}
+
+/// Copy everything that the walk found, then `pg_control`.
+pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
+    let workers = request.concurrency.max(1);
+    let files = &request.walk.files;
+    request.progress.begin(files.iter().map(|file| file.size).sum());
+    let shared = Shared {
+        repository: request.repository,
+        id: request.id,
+        data_dir: request.data_dir.path(),
+        files,
+        regions: Regions::new(files),
+        start: request.start,
+        verify_pages: request.control.data_checksum_version != 0,
+        page_seed: request.repository.identity().page_seed()?,
+        pack_size: (PACK_MEMORY / (2 * workers + 1)).clamp(SMALLEST_PACK, LARGEST_PACK),
+        throttle: Throttle::new(request.max_rate),
+        progress: &request.progress,
+        stop: AtomicBool::new(false),
+        next_pack: AtomicU32::new(0),
+    };
+    let mut table = TableWriter::new(request.repository, request.id, files);
+    let (packs_in, packs_out) = mpsc::channel::<SealedPack>(1);
+    let (done_in, done_out) = mpsc::unbounded_channel::<RegionDone>();
+    let new_bytes = AtomicU64::new(0);
+    let copied = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|_| {
+                let (shared, packs_in, done_in) = (&shared, packs_in.clone(), done_in.clone());
+                scope.spawn(move || {
+                    let result = work(shared, packs_in, &done_in);
+                    shared.stop.fetch_or(result.is_err(), Ordering::Relaxed);
+                    result
+                })
+            })
+            .collect();
+        drop((packs_in, done_in));
+        let flow = async {
+            let packs = put_packs(request.repository, packs_out, workers, &new_bytes);
+            let both = async { tokio::try_join!(packs, collect(done_out, &mut table)).map(|_| ()) };
+            tokio::select! {
+                result = both => result,
+                error = lost(request.session) => Err(error),
+            }
+        };
+        let flow = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(flow));
+        if flow.is_err() {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
+        // A worker's own error says more than the stop that follows from it.
+        for thread in threads {
+            let result = thread.join().map_err(|_| Error::new(Kind::Other, "a backup thread died"))?;
+            if flow.is_ok() {
+                result?;
+            }
+        }
+        flow
+    });
+    copied.context("copy the data directory")?;
+    copy_control(&request, &shared, &mut table, &new_bytes).await?;
+    table.finish().await?;
+    let page_errors = judge_suspects(&request, &mut table).await?;
+    Ok(Copied {
+        parts: std::mem::take(&mut table.parts),
+        files: table.files_done,
+        size_bytes: table.size_bytes,
+        stored_bytes: table.stored_bytes,
+        new_bytes: new_bytes.load(Ordering::Relaxed) + table.table_bytes,
+        page_errors,
+    })
+}
+
+/// Put packs as they come, as many at a time as there are workers.
+async fn put_packs(
+    repository: &Repository,
+    packs: mpsc::Receiver<SealedPack>,
+    concurrent: usize,
+    new_bytes: &AtomicU64,
+) -> Result<()> {
+    let packs = futures_util::stream::unfold(packs, |mut packs| async { packs.recv().await.map(|pack| (pack, packs)) });
+    packs
+        .map(Ok)
+        .try_for_each_concurrent(concurrent, |pack| async {
+            new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+            repository.put_pack(pack).await
+        })
+        .await
+}
+
+async fn collect(mut done: mpsc::UnboundedReceiver<RegionDone>, table: &mut TableWriter<'_>) -> Result<()> {
+    while let Some(region) = done.recv().await {
+        table.add(region).await?;
+    }
+    Ok(())
+}
+
+/// Returns when the session dies: the backup is void then.
+async fn lost(session: &Session) -> Error {
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if let Err(error) = session.ping().await {
+            return error.context("the connection that holds the backup is lost");
+        }
+    }
+}
+
+/// `pg_control` last: on a standby its minRecoveryPoint tells when the copy is consistent.
+async fn copy_control(
+    request: &CopyRequest<'_>,
+    shared: &Shared<'_>,
+    table: &mut TableWriter<'_>,
+    new_bytes: &AtomicU64,
+) -> Result<()> {
+    let bytes = request.data_dir.control_bytes()?;
+    let region = Region { number: 0, file: 0, offset: 0, len: bytes.len() as u64, last: true };
+    let mut done = RegionDone::empty(region);
+    let (packs_in, mut packs_out) = mpsc::channel(1);
+    let mut packer = Packer::new(shared, packs_in)?;
+    tokio::task::block_in_place(|| packer.add(&bytes, &mut done).and_then(|()| packer.flush()))?;
+    drop(packer);
+    while let Some(pack) = packs_out.recv().await {
+        new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+        request.repository.put_pack(pack).await?;
+    }
+    let record = FileRecord {
+        path: "global/pg_control".to_owned(),
+        mode: if request.walk.mode & 0o040 == 0 { 0o600 } else { 0o640 },
+        modified: 0,
+        size: 0,
+        extents: Vec::new(),
+        digests: Vec::new(),
+    };
+    table.add_last(record, &done)
+}
+
+/// A failing page that says it is newer than the backup's start is excused only if such WAL exists.
+async fn judge_suspects(request: &CopyRequest<'_>, table: &mut TableWriter<'_>) -> Result<Vec<PageError>> {
+    let mut errors = std::mem::take(&mut table.page_errors);
+    if !table.suspects.is_empty() {
+        let end = request.session.flush_lsn().await?;
+        let beyond = table.suspects.drain(..).filter(|suspect| suspect.excused_by > end);
+        errors.extend(beyond.map(|suspect| suspect.page));
+    }
+    for error in &errors {
+        tracing::error!(path = error.path, block = error.block, "page checksum failed");
+    }
+    Ok(errors)
+}

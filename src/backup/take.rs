@@ -1,0 +1,190 @@
+//! Taking a backup: the story.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::archiving::{Proof, prove_archiving, wait_for_wal};
+use super::copy::{Copied, CopyRequest, copy};
+use super::outside::outside_files;
+use super::progress::Progress;
+use crate::cluster::{DataDir, ServerInfo, Session, walk};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::{BackupLabel, ControlFile, PgTime};
+use crate::repository::{
+    BackupId, DirectoryRecord, Lease, Manifest, Namespace, Repository, TablespaceRecord,
+};
+
+/// What to back up and how.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// The server's data directory.
+    pub data_dir: PathBuf,
+    /// How to reach the server.
+    pub conninfo: String,
+    /// Threads that read, compress and encrypt.
+    pub concurrency: usize,
+    /// Bytes a second read from the data directory; 0 for no limit.
+    pub max_rate: u64,
+    /// Counts bytes read.
+    pub progress: Arc<Progress>,
+}
+
+/// Take a backup. It exists when this returns, and if this fails it does not.
+pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Manifest> {
+    let data_dir = DataDir::open(&request.data_dir)?;
+    let control = data_dir.control()?;
+    let session = Session::connect(&request.conninfo, "walproof backup-push").await?;
+    let info = session.info().await?;
+    check_server(&info, &data_dir, &control)?;
+    let repository = namespace.open(control.system_identifier).await.map_err(not_initialised)?;
+    let lease = Lease::take(&repository, "backup").await?;
+    let manifest = take_with_lease(&repository, &session, &info, &data_dir, request).await;
+    let released = lease.release().await;
+    let manifest = manifest?;
+    if let Err(error) = released {
+        tracing::warn!(%error, "the backup is done, its lease is left to age");
+    }
+    session.close().await;
+    Ok(manifest)
+}
+
+async fn take_with_lease(
+    repository: &Repository,
+    session: &Session,
+    info: &ServerInfo,
+    data_dir: &DataDir,
+    request: &BackupRequest,
+) -> Result<Manifest> {
+    let id = BackupId::generate(info.time.timestamp())?;
+    let started_at = session.current_time().await?;
+    let proof = Proof::begin(session, info).await?;
+    let label = format!("walproof {id}");
+    let (start_lsn, ()) = tokio::try_join!(
+        session.backup_start(&label, true),
+        prove_archiving(repository, proof.as_ref()),
+    )?;
+    tracing::info!(%id, %start_lsn, "backup started");
+    let control = data_dir.control()?;
+    let (path, control_again) = (data_dir.path().to_owned(), control.clone());
+    let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
+        .await
+        .map_err(|cause| Error::new(Kind::Other, format!("list the data directory: {cause}")))??;
+    for (path, reason) in &walked.skipped {
+        tracing::warn!(path = %path.display(), reason, "not backed up");
+    }
+    let copied = copy(CopyRequest {
+        repository,
+        session,
+        id: &id,
+        data_dir,
+        control: &control,
+        walk: &walked,
+        start: start_lsn,
+        concurrency: request.concurrency,
+        max_rate: request.max_rate,
+        progress: Arc::clone(&request.progress),
+    })
+    .await?;
+    let stop = session.backup_stop().await?;
+    let finished_at = session.current_time().await?;
+    let label = BackupLabel::parse(&stop.label)?;
+    tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
+    wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
+    let manifest = manifest(repository, info, &control, walked, copied, &label, (id, started_at, finished_at, stop.stop));
+    // The commit point.
+    repository.put_manifest(&manifest).await?;
+    Ok(manifest)
+}
+
+type When = (BackupId, PgTime, PgTime, crate::postgres::Lsn);
+
+fn manifest(
+    repository: &Repository,
+    info: &ServerInfo,
+    control: &ControlFile,
+    walk: crate::cluster::Walk,
+    copied: Copied,
+    label: &BackupLabel,
+    (id, started_at, finished_at, stop_lsn): When,
+) -> Manifest {
+    let directory = |entry: crate::cluster::DirEntry| DirectoryRecord {
+        path: entry.path.to_string_lossy().into_owned(),
+        mode: entry.mode,
+    };
+    let root = DirectoryRecord { path: String::new(), mode: walk.mode };
+    let tablespaces = walk.tablespaces.iter().filter(|tablespace| !tablespace.in_place);
+    Manifest {
+        format: crate::seal::VERSION,
+        id,
+        cluster: repository.identity().cluster.clone(),
+        system_identifier: control.system_identifier,
+        pg_version_num: info.version_num,
+        catalog_version: control.catalog_version,
+        started_at,
+        finished_at,
+        start_lsn: label.start,
+        stop_lsn,
+        timeline: label.timeline,
+        page_checksums: control.data_checksum_version != 0,
+        from_standby: info.in_recovery,
+        backup_label: label.text.clone(),
+        tablespaces: tablespaces
+            .map(|tablespace| TablespaceRecord {
+                oid: tablespace.oid,
+                location: tablespace.location.to_string_lossy().into_owned(),
+            })
+            .collect(),
+        directories: std::iter::once(root).chain(walk.directories.into_iter().map(directory)).collect(),
+        parts: copied.parts,
+        files: copied.files,
+        size_bytes: copied.size_bytes,
+        stored_bytes: copied.stored_bytes,
+        new_bytes: copied.new_bytes,
+        page_errors: copied.page_errors,
+        outside_files: outside_files(info),
+    }
+}
+
+/// R10: the server is the configured one.
+fn check_server(info: &ServerInfo, data_dir: &DataDir, control: &ControlFile) -> Result<()> {
+    if info.system_identifier != control.system_identifier {
+        return Err(Error::server(format!(
+            "the server has system identifier {}, {} has {}",
+            info.system_identifier,
+            data_dir.path().display(),
+            control.system_identifier
+        ))
+        .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?"));
+    }
+    let theirs = std::fs::canonicalize(&info.data_directory).unwrap_or_else(|_| info.data_directory.clone());
+    if theirs != data_dir.path() {
+        return Err(Error::server(format!(
+            "the server's data directory is {}, the configured one is {}",
+            theirs.display(),
+            data_dir.path().display()
+        ))
+        .hint("is cluster.data_dir a copy or another cluster's?"));
+    }
+    if info.major != data_dir.version_major() {
+        return Err(Error::server(format!("the server is PostgreSQL {}, its data directory {}", info.major, data_dir.version_major())));
+    }
+    Ok(())
+}
+
+fn not_initialised(error: Error) -> Error {
+    if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
+}
+
+/// R10: it is set up to archive.
+pub(super) fn needs_archiving(info: &ServerInfo) -> Result<()> {
+    let configured = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
+    if info.archive_mode == "off" || !(configured || !info.archive_library.is_empty()) {
+        return Err(Error::server("the server does not archive WAL, and a backup is worth nothing without it")
+            .hint("set archive_mode = on and archive_command = 'walproof wal-push %p' (the first needs a restart)"));
+    }
+    if info.wal_level == "minimal" {
+        return Err(Error::server("wal_level is minimal: the WAL does not hold enough to restore"))
+            .hint("set wal_level = replica and restart the server");
+    }
+    Ok(())
+}

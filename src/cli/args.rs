@@ -1,0 +1,166 @@
+//! Every command and option.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::DEFAULT_PATH;
+use crate::postgres::{Lsn, PgTime, TargetAction, TimelineId};
+use crate::repository::BackupId;
+
+/// PostgreSQL backups that prove they restore
+#[derive(Debug, Parser)]
+#[command(name = "walproof", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check); 2 usage or \
+    configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
+    asked; 9 anything else. wal-fetch adds 200 to all but 0 and 1.")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Global {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", env = "WALPROOF_CONFIG", default_value = DEFAULT_PATH)]
+    pub(super) config: PathBuf,
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Log errors only
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create the repository for this cluster, or say that it is there
+    Init,
+    /// Check everything that archiving and restoring need, one line each
+    Check,
+    /// Archive a WAL file: archive_command = 'walproof wal-push %p'
+    WalPush {
+        /// Path of the file, as PostgreSQL's %p
+        path: PathBuf,
+    },
+    /// Fetch a WAL file: restore_command = 'walproof wal-fetch %f %p'
+    WalFetch(WalFetch),
+    /// Fetch segments ahead of recovery (started by wal-fetch)
+    #[command(hide = true)]
+    WalPrefetch {
+        /// The segment that was fetched last
+        name: String,
+        /// The cluster's system identifier
+        #[arg(long)]
+        system_identifier: u64,
+        /// Where fetched segments go
+        #[arg(long)]
+        spool: PathBuf,
+    },
+    /// Show archived WAL: runs per timeline, gaps, tail
+    WalList,
+    /// Take a base backup
+    BackupPush {
+        /// The data directory (for hands that know WAL-E and WAL-G); must be the configured one
+        pgdata: Option<PathBuf>,
+        /// Reuse nothing of earlier backups
+        #[arg(long)]
+        full: bool,
+    },
+    /// List the backups
+    BackupList,
+    /// Show one backup
+    BackupShow {
+        /// Its id
+        id: BackupId,
+    },
+    /// Restore a data directory
+    Restore(Restore),
+    /// As WAL-E and WAL-G: `backup-fetch DIR LATEST` is `restore --to DIR`
+    #[command(hide = true)]
+    BackupFetch {
+        /// The new data directory
+        directory: PathBuf,
+        /// LATEST or a backup's id
+        backup: String,
+    },
+    /// Print a new key
+    Keygen,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct WalFetch {
+    /// Name of the file, as PostgreSQL's %f
+    pub(super) name: String,
+    /// Where to put it, as PostgreSQL's %p
+    pub(super) path: PathBuf,
+    /// Serve the unfinished segment too; only for a restored cluster, never on a standby
+    #[arg(long, conflicts_with = "standby")]
+    pub(super) tail: bool,
+    /// A standby's restore_command: failures do not stop the server
+    #[arg(long)]
+    pub(super) standby: bool,
+    /// System identifier of the cluster; by default from pg_control in the working directory
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) system_identifier: Option<u64>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Restore {
+    /// The new data directory: missing or empty
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: PathBuf,
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Start from this backup instead of the newest that stopped before the target
+    #[arg(long, value_name = "ID")]
+    pub(super) backup: Option<BackupId>,
+    /// Put the tablespace that was at FROM to TO
+    #[arg(long, value_name = "FROM=TO")]
+    pub(super) tablespace: Vec<String>,
+    /// Show the plan, touch nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Target {
+    /// Recover to this instant, such as 2026-11-22T13:00:00+01:00
+    #[arg(long, value_name = "TIME", group = "target")]
+    pub(super) target_time: Option<PgTime>,
+    /// Recover to this WAL position
+    #[arg(long, value_name = "LSN", group = "target")]
+    pub(super) target_lsn: Option<Lsn>,
+    /// Recover to the end of this transaction
+    #[arg(long, value_name = "XID", group = "target")]
+    pub(super) target_xid: Option<u64>,
+    /// Recover to this restore point
+    #[arg(long, value_name = "NAME", group = "target")]
+    pub(super) target_name: Option<String>,
+    /// Recover to the end of the backup, no further
+    #[arg(long, group = "target")]
+    pub(super) target_immediate: bool,
+    /// Follow this timeline instead of the newest
+    #[arg(long, value_name = "TLI")]
+    pub(super) target_timeline: Option<TimelineId>,
+    /// Stop just before the target (time, LSN, transaction) instead of just after
+    #[arg(long)]
+    pub(super) target_exclusive: bool,
+    /// What the server does at the target: pause (PostgreSQL's default), promote or shutdown
+    #[arg(long, value_name = "ACTION")]
+    pub(super) target_action: Option<TargetAction>,
+}

@@ -1,0 +1,13 @@
+//! The command line: arguments become calls, results become words and exit codes.
+
+mod args;
+mod backup;
+mod check;
+mod entry;
+mod init;
+mod output;
+mod restore;
+mod start;
+mod wal;
+
+pub use entry::main;

@@ -1,0 +1,187 @@
+//! `wal-push`, `wal-fetch`, `wal-list`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::args::{Global, WalFetch};
+use super::{output, start};
+use crate::archive::{self, FetchRequest, Spool};
+use crate::cluster::DataDir;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::{ControlFile, WalName};
+use crate::repository::{Catalog, Namespace};
+use crate::store::Policy;
+
+/// R5: whatever happens, the answer comes within `archive.timeout`.
+pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::WARN)?;
+    let control = live_control(&config)?;
+    let namespace = config.namespace(Policy::within(config.archive.timeout))?;
+    let push = async {
+        let push = archive::push(&namespace, &control, path);
+        tokio::time::timeout(config.archive.timeout, push).await.unwrap_or_else(|_| {
+            Err(Error::new(Kind::Unreachable, format!("not done within {} (archive.timeout)", humantime::format_duration(config.archive.timeout)))
+                .hint("is the store slow, or the network down? PostgreSQL will try again"))
+        })
+    };
+    let pushed = start::run_small(push).with_context(|| format!("archive {}", path.display()))?;
+    tracing::info!(name = %pushed.name, stored = pushed.stored_len, already_there = pushed.already_there, "archived");
+    if global.json {
+        output::json(&json!({
+            "name": pushed.name.to_string(),
+            "already_there": pushed.already_there,
+            "raw_bytes": pushed.raw_len,
+            "stored_bytes": pushed.stored_len,
+        }))?;
+    }
+    Ok(0)
+}
+
+/// The control file of the cluster that archives: the configured one, else the working directory, in which
+/// PostgreSQL runs its commands.
+fn live_control(config: &Config) -> Result<ControlFile> {
+    let data_dir = config.data_dir_if_set().unwrap_or(Path::new("."));
+    DataDir::open(data_dir)?.control()
+}
+
+pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::WARN)?;
+    let name: WalName = match arguments.name.parse() {
+        Ok(name) => name,
+        // PostgreSQL asks for nothing else, and what has no name cannot be in the archive; still no proof of absence.
+        Err(error) => return Err(error),
+    };
+    let data_dir = Path::new(".");
+    let system_identifier = match arguments.system_identifier {
+        Some(given) => given,
+        None => DataDir::open(data_dir)
+            .and_then(|data_dir| data_dir.control())
+            .hint("restore_command runs in the data directory; elsewhere say --system-identifier")?
+            .system_identifier,
+    };
+    let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
+    let spool = spool(&namespace, system_identifier);
+    let request = FetchRequest { system_identifier, name, to: &arguments.path, spool: spool.as_ref() };
+    start::run_small(archive::fetch(&namespace, &request)).with_context(|| format!("fetch {name}"))?;
+    if let (Some(spool), WalName::Segment(_)) = (&spool, name) {
+        prefetch_in_background(global, &config, name, system_identifier, spool);
+    }
+    if global.json {
+        output::json(&json!({ "name": name.to_string(), "path": arguments.path }))?;
+    }
+    Ok(0)
+}
+
+/// Fetching ahead pays where a request crosses a network.
+fn spool(namespace: &Namespace, system_identifier: u64) -> Option<Spool> {
+    if !namespace.store().is_remote() {
+        return None;
+    }
+    let base = std::env::var_os("CACHE_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
+    let here = std::env::current_dir().ok()?;
+    Spool::open(&base, &here, &namespace.identity_name(system_identifier))
+}
+
+/// Start a process that outlives this one; recovery does not wait for it. If it cannot start, the next segment is
+/// simply fetched when it is asked for.
+fn prefetch_in_background(global: &Global, config: &Config, name: WalName, system_identifier: u64, spool: &Spool) {
+    let Ok(program) = std::env::current_exe() else { return };
+    let child = Command::new(program)
+        .args(["wal-prefetch", &name.to_string()])
+        .args(["--system-identifier", &system_identifier.to_string()])
+        .arg("--spool")
+        .arg(spool.path())
+        .arg("--config")
+        .arg(&config.path)
+        .args(global.quiet.then_some("--quiet"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    if let Err(error) = child {
+        tracing::debug!(%error, "cannot fetch ahead");
+    }
+}
+
+pub(super) fn prefetch(global: &Global, name: &str, system_identifier: u64, spool: PathBuf) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::WARN)?;
+    let name = name.parse()?;
+    // Its own session: a signal to the server's process group is none of its business, and it ends soon.
+    let _ = rustix::process::setsid();
+    let namespace = config.namespace(Policy::within(config.archive.timeout))?;
+    start::run_small(archive::prefetch(&namespace, system_identifier, name, &Spool::at(spool)))?;
+    Ok(0)
+}
+
+pub(super) fn list(global: &Global) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::WARN)?;
+    let namespace = config.namespace(Policy::default())?;
+    let catalog = start::run_large(async { Catalog::read(&open(&config, &namespace).await?).await })?;
+    if global.json { list_json(&catalog) } else { list_text(&catalog) }?;
+    Ok(0)
+}
+
+/// The repository of the live cluster, or, on another host, the newest of that name.
+pub(super) async fn open(config: &Config, namespace: &Namespace) -> Result<crate::repository::Repository> {
+    let live = config.data_dir_if_set().and_then(|path| DataDir::open(path).ok()?.control().ok());
+    match live {
+        Some(control) => match namespace.open(control.system_identifier).await {
+            Err(error) if error.kind() == Kind::NotFound => namespace.open_newest().await,
+            other => other,
+        },
+        None => namespace.open_newest().await,
+    }
+}
+
+fn list_json(catalog: &Catalog) -> Result<()> {
+    let runs = catalog.runs();
+    let mut timelines: Vec<u32> = runs.iter().map(|run| run.first.timeline.get()).collect();
+    timelines.dedup();
+    let timelines: Vec<_> = timelines
+        .into_iter()
+        .map(|timeline| {
+            let runs = runs.iter().filter(|run| run.first.timeline.get() == timeline);
+            let runs: Vec<_> = runs
+                .map(|run| json!({"first": run.first.to_string(), "last": run.last.to_string(), "segments": run.segments}))
+                .collect();
+            json!({"timeline": timeline, "runs": runs})
+        })
+        .collect();
+    let gaps: Vec<_> = catalog
+        .gaps()
+        .iter()
+        .map(|gap| json!({"timeline": gap.first.timeline.get(), "first": gap.first.to_string(), "last": gap.last.to_string()}))
+        .collect();
+    let conflicts: Vec<String> = catalog.conflicts().iter().map(ToString::to_string).collect();
+    output::json(&json!({"timelines": timelines, "gaps": gaps, "tail_lsn": null, "conflicts": conflicts}))
+}
+
+fn list_text(catalog: &Catalog) -> Result<()> {
+    let rows: Vec<Vec<String>> = catalog
+        .runs()
+        .iter()
+        .map(|run| {
+            vec![
+                run.first.timeline.to_string(),
+                run.first.to_string(),
+                run.last.to_string(),
+                run.segments.to_string(),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return output::line("no WAL is archived yet");
+    }
+    output::table(&["TIMELINE", "FIRST", "LAST", "SEGMENTS"], &rows)?;
+    for gap in catalog.gaps() {
+        output::line(format!("GAP on timeline {}: {} to {} are missing", gap.first.timeline, gap.first, gap.last))?;
+    }
+    for name in catalog.conflicts() {
+        output::line(format!("CONFLICT: different contents are stored under the name {name}"))?;
+    }
+    Ok(())
+}

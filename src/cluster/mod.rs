@@ -1,0 +1,24 @@
+//! A live PostgreSQL and its disk: everything that asks the server or touches a data directory, so that
+//! `postgres/` can stay free of I/O.
+
+mod archiver;
+mod conninfo;
+pub mod data_dir;
+pub mod durable;
+mod exclude;
+#[cfg(test)]
+mod fixture;
+mod online_backup;
+mod server_error;
+mod server_info;
+pub mod session;
+mod statements;
+mod version;
+pub mod walk;
+mod walker;
+
+pub use data_dir::DataDir;
+pub use online_backup::BackupStop;
+pub use server_info::ServerInfo;
+pub use session::Session;
+pub use walk::{DirEntry, FileEntry, Tablespace, Walk, walk};

@@ -1,0 +1,314 @@
+//! The list of what a backup copies from a data directory, made while the server runs.
+
+use std::path::{Path, PathBuf};
+
+use super::walker::Walker;
+use crate::error::Result;
+use crate::postgres::{ControlFile, RelationFile};
+
+/// What to copy. Paths are UTF-8, relative to the data directory, and as PostgreSQL sees them:
+/// a tablespace's files are under `pg_tblspc/<oid>/PG_<major>_<catalog version>/`. Each list is sorted by
+/// the bytes of the path, so a directory comes before what it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// Permission bits of the data directory itself, 0700 or 0750.
+    pub mode: u32,
+    /// All directories below it but the links to tablespaces; also those whose contents are left out.
+    pub directories: Vec<DirEntry>,
+    /// All files but `global/pg_control`, which is copied last.
+    pub files: Vec<FileEntry>,
+    /// What `pg_tblspc` holds, by oid.
+    pub tablespaces: Vec<Tablespace>,
+    /// What PostgreSQL does not put there and a restore will not bring back, with the reason: worth a
+    /// warning. What is left out by rule is not listed.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+/// A directory to create before files are restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Such as `base/1` or `pg_tblspc/16400/PG_15_202209061`.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A regular file to copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Such as `base/1/1259` or `pg_tblspc/16400/PG_15_202209061/5/16401`.
+    pub path: PathBuf,
+    /// Bytes, when it was listed.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, in seconds since 1970.
+    pub modified: i64,
+    /// Set for files of pages, which have a checksum where the cluster has them enabled.
+    pub relation: Option<RelationFile>,
+}
+
+/// An entry of `pg_tblspc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tablespace {
+    /// Its name in `pg_tblspc`.
+    pub oid: u32,
+    /// Where the link points. For a tablespace in place: `pg_tblspc/<oid>`, as
+    /// `pg_tablespace_location()` has it.
+    pub location: PathBuf,
+    /// A directory in `pg_tblspc` instead of a link (`allow_in_place_tablespaces`).
+    pub in_place: bool,
+}
+
+/// List what a backup copies from `data_dir`. Of tablespaces only the part of this cluster, named by the
+/// major version and catalog version in `control`: clusters share locations during `pg_upgrade`.
+///
+/// Costs one stat for each file. A name that is not UTF-8 and a database behind a symbolic link are errors:
+/// a backup without them would not restore.
+pub fn walk(data_dir: &Path, control: &ControlFile) -> Result<Walk> {
+    let mut walker = Walker::new(data_dir, control)?;
+    walker.run()?;
+    walker.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::cluster::fixture;
+    use crate::error::Kind;
+
+    /// A data directory of version 15 with these empty files besides what every cluster has.
+    fn cluster(files: &[&str]) -> tempfile::TempDir {
+        let dir = fixture::data_dir();
+        for file in files {
+            fixture::touch(&dir.path().join(file));
+        }
+        dir
+    }
+
+    fn walk_in(dir: &Path) -> Result<Walk> {
+        walk(dir, &ControlFile::parse(&fixture::control_bytes())?)
+    }
+
+    /// The files listed, without those that every cluster has.
+    fn files(dir: &tempfile::TempDir) -> Vec<String> {
+        let files = walk_in(dir.path()).unwrap().files;
+        let paths = files.iter().map(|file| file.path.to_str().unwrap().to_owned());
+        paths.filter(|path| !fixture::FILES.contains(&path.as_str())).collect()
+    }
+
+    fn directories(dir: &Path) -> Vec<String> {
+        let directories = walk_in(dir).unwrap().directories;
+        directories.iter().map(|entry| entry.path.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_cluster_has_these_and_pg_control_comes_later() {
+        let dir = cluster(&[]);
+        let found = walk_in(dir.path()).unwrap();
+        let paths: Vec<_> = found.files.iter().map(|file| file.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["PG_VERSION", "base/1/1259", "base/1/PG_VERSION", "global/pg_filenode.map"]);
+        assert_eq!(found.mode, 0o700);
+        assert_eq!((found.tablespaces, found.skipped), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_file_is_listed_with_what_its_stat_says() {
+        let dir = cluster(&["base/1/2619_fsm.1", "pg_xact/0000"]);
+        fs::write(dir.path().join("pg_xact/0000"), [0; 100]).unwrap();
+        fs::set_permissions(dir.path().join("pg_xact/0000"), fs::Permissions::from_mode(0o640)).unwrap();
+        let found = walk_in(dir.path()).unwrap();
+        let file = |path: &str| found.files.iter().find(|file| file.path == Path::new(path)).unwrap();
+        assert_eq!((file("pg_xact/0000").size, file("pg_xact/0000").mode), (100, 0o640));
+        assert!(file("pg_xact/0000").modified > 1_700_000_000);
+        assert_eq!(file("pg_xact/0000").relation, None, "digits, but not in a database");
+        assert_eq!(file("base/1/PG_VERSION").relation, None);
+        assert_eq!(file("base/1/2619_fsm.1").relation, RelationFile::parse("2619_fsm.1"));
+    }
+
+    #[test]
+    fn what_postgresql_makes_anew_is_left_out_and_its_directories_are_kept() {
+        let dir = cluster(&[
+            "postmaster.pid",
+            "postmaster.opts",
+            "backup_label",
+            "backup_label.old",
+            "tablespace_map",
+            "tablespace_map.old",
+            "backup_manifest",
+            "postgresql.auto.conf",
+            "postgresql.auto.conf.tmp",
+            "current_logfiles",
+            "recovery.signal",
+            "standby.signal",
+            "global/pg_internal.init",
+            "base/1/pg_internal.init.4711",
+            "base/pgsql_tmp/pgsql_tmp123.0",
+            "base/1/t3_16400",
+            "base/1/t3_16400_fsm",
+            "base/1/t3_16400.1",
+            "pg_wal/000000010000000000000001",
+            "pg_wal/archive_status/000000010000000000000001.done",
+            "pg_replslot/standby/state",
+            "pg_dynshmem/mmap.1",
+            "pg_notify/0000",
+            "pg_serial/0000",
+            "pg_snapshots/1",
+            "pg_stat_tmp/global.stat",
+            "pg_subtrans/0000",
+            "pg_stat/pgstat.stat",
+            "log/postgresql.log",
+        ]);
+        assert_eq!(files(&dir), ["log/postgresql.log", "pg_stat/pgstat.stat", "postgresql.auto.conf"]);
+        assert_eq!(
+            directories(dir.path()),
+            [
+                "base",
+                "base/1",
+                "global",
+                "log",
+                "pg_dynshmem",
+                "pg_notify",
+                "pg_replslot",
+                "pg_serial",
+                "pg_snapshots",
+                "pg_stat",
+                "pg_stat_tmp",
+                "pg_subtrans",
+                "pg_wal",
+                "pg_wal/archive_status",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_unlogged_relations_only_the_init_fork_is_kept() {
+        let dir = cluster(&[
+            "base/1/16400",
+            "base/1/16400.1",
+            "base/1/16400_fsm",
+            "base/1/16400_vm",
+            "base/1/16400_init",
+            "base/1/16401",
+            "base/1/164001",
+            "base/2/16400",
+        ]);
+        assert_eq!(files(&dir), ["base/1/164001", "base/1/16400_init", "base/1/16401", "base/2/16400"]);
+    }
+
+    #[test]
+    fn of_a_tablespace_only_the_directory_of_this_cluster_is_listed() {
+        let dir = cluster(&["pg_tblspc/16500/PG_15_202209061/1/16501"]);
+        let location = tempfile::tempdir().unwrap();
+        fixture::touch(&location.path().join("PG_15_202209061/1/16401"));
+        fixture::touch(&location.path().join("PG_14_202107181/1/16401"));
+        fixture::touch(&location.path().join("PG_15_202209061/pgsql_tmp/pgsql_tmp1.0"));
+        symlink(location.path(), dir.path().join("pg_tblspc/16400")).unwrap();
+        symlink("/nonexistent", dir.path().join("pg_tblspc/16600")).unwrap();
+        let found = walk_in(dir.path()).unwrap();
+        let place = |oid, location: &Path, in_place| Tablespace { oid, location: location.into(), in_place };
+        assert_eq!(
+            found.tablespaces,
+            [
+                place(16400, location.path(), false),
+                place(16500, Path::new("pg_tblspc/16500"), true),
+                place(16600, Path::new("/nonexistent"), false)
+            ]
+        );
+        assert_eq!(
+            files(&dir),
+            ["pg_tblspc/16400/PG_15_202209061/1/16401", "pg_tblspc/16500/PG_15_202209061/1/16501"]
+        );
+        assert!(
+            found
+                .files
+                .iter()
+                .filter(|file| file.path.starts_with("pg_tblspc"))
+                .all(|file| { file.relation.is_some() })
+        );
+        let in_tablespaces: Vec<_> =
+            directories(dir.path()).into_iter().filter(|path| path.starts_with("pg_tblspc/")).collect();
+        assert_eq!(
+            in_tablespaces,
+            [
+                "pg_tblspc/16400/PG_15_202209061",
+                "pg_tblspc/16400/PG_15_202209061/1",
+                "pg_tblspc/16500",
+                "pg_tblspc/16500/PG_15_202209061",
+                "pg_tblspc/16500/PG_15_202209061/1",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tablespace_inside_the_data_directory_is_listed_once() {
+        let dir = cluster(&["mine/PG_15_202209061/1/16401", "pg_tblspc/file"]);
+        symlink(dir.path().join("mine"), dir.path().join("pg_tblspc/16400")).unwrap();
+        assert_eq!(files(&dir), ["pg_tblspc/16400/PG_15_202209061/1/16401", "pg_tblspc/file"]);
+    }
+
+    #[test]
+    fn links_of_the_operator_become_directories_or_are_reported() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        fixture::touch(&elsewhere.path().join("0000"));
+        let dir = cluster(&[]);
+        for name in ["pg_wal", "log", "pg_xact"] {
+            symlink(elsewhere.path(), dir.path().join(name)).unwrap();
+        }
+        symlink("/etc/hostname", dir.path().join("postgresql.conf")).unwrap();
+        let found = walk_in(dir.path()).unwrap();
+        assert_eq!(files(&dir), ["pg_xact/0000"], "a cluster is broken without pg_xact");
+        assert_eq!(
+            directories(dir.path()),
+            ["base", "base/1", "global", "log", "pg_wal", "pg_wal/archive_status", "pg_xact"]
+        );
+        let skipped = |path: &str, reason: &str| (PathBuf::from(path), reason.to_owned());
+        assert_eq!(
+            found.skipped,
+            [
+                skipped("log", "symbolic link to a directory, kept as an empty directory"),
+                skipped("postgresql.conf", "symbolic link, not followed"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_socket_is_reported() {
+        let dir = cluster(&[]);
+        let _listener = std::os::unix::net::UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let found = walk_in(dir.path()).unwrap();
+        assert_eq!(found.skipped, [(PathBuf::from(".s.PGSQL.5432"), "socket, not a file".to_owned())]);
+    }
+
+    #[test]
+    fn a_database_behind_a_link_is_refused() {
+        let dir = cluster(&[]);
+        symlink("/nonexistent", dir.path().join("base/5")).unwrap();
+        let error = walk_in(dir.path()).unwrap_err();
+        assert_eq!(error.to_string(), "base/5 is a symbolic link, which PostgreSQL does not support");
+        assert_eq!(error.kind(), Kind::Impossible);
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_refused_and_shown() {
+        let dir = cluster(&[]);
+        fixture::touch(&dir.path().join(OsStr::from_bytes(b"log/\xff.log")));
+        let message = walk_in(dir.path()).unwrap_err().to_string();
+        assert!(message.ends_with("log/\\xff.log is not UTF-8"), "{message}");
+    }
+
+    #[test]
+    fn a_directory_that_is_no_cluster_is_refused() {
+        for required in ["PG_VERSION", "global/pg_filenode.map"] {
+            let dir = cluster(&[]);
+            fs::remove_file(dir.path().join(required)).unwrap();
+            let message = walk_in(dir.path()).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{required} is missing in ")), "{message}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The configuration: words from the operator become values. Unknown keys are errors.
+
+mod credentials;
+mod raw;
+mod repository;
+mod secret;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use repository::RepositoryConfig;
+
+use crate::error::{Error, Result, ResultExt};
+use crate::repository::{ClusterName, Namespace};
+use crate::seal::KeyRing;
+use crate::store::{Policy, Store};
+
+/// Where the configuration is when nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/walproof/walproof.toml";
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from, absolute.
+    pub path: PathBuf,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// `cluster.data_dir`, needed by commands that touch the live cluster.
+    data_dir: Option<PathBuf>,
+    conninfo: Option<String>,
+    /// Where backups go.
+    pub repository: RepositoryConfig,
+    encryption: raw::Encryption,
+    /// zstd level.
+    pub level: i32,
+    /// `[archive]`.
+    pub archive: ArchiveConfig,
+    /// Threads of a backup.
+    pub backup_concurrency: usize,
+    /// Bytes a second read by a backup; 0 for no limit.
+    pub backup_max_rate: u64,
+    /// How far back every instant stays restorable.
+    pub retention_window: Duration,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+}
+
+/// `[archive]`.
+#[derive(Debug, Clone)]
+pub struct ArchiveConfig {
+    /// How often the tail goes out; zero turns it off.
+    pub tail_interval: Duration,
+    /// How often a commit record is written; zero turns it off.
+    pub heartbeat_interval: Duration,
+    /// Segments pushed at a time by the daemon.
+    pub concurrency: usize,
+    /// Time that one `wal-push` may take.
+    pub timeout: Duration,
+    /// Where the daemon listens.
+    pub socket: PathBuf,
+}
+
+impl Config {
+    /// Read and check the configuration file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|cause| Error::io("find", path, &cause))?;
+        let text = std::fs::read_to_string(&path).map_err(|cause| {
+            Error::usage(format!("read the configuration {}: {cause}", path.display()))
+                .hint("name another file with --config or WALPROOF_CONFIG; config/walproof.toml is an annotated example")
+        })?;
+        Self::parse(&text, &path).with_context(|| format!("configuration {}", path.display()))
+    }
+
+    /// Check the text of a configuration file that lies at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let raw: raw::Raw = toml::from_str(text).map_err(|cause| Error::usage(describe(&cause, text)))?;
+        let cluster: ClusterName = raw.cluster.name.parse().context("cluster.name")?;
+        let archive = raw.archive.check(&cluster)?;
+        if !(-7..=22).contains(&raw.compression.level) {
+            return Err(Error::usage(format!("compression.level is {}, zstd has -7 to 22", raw.compression.level)));
+        }
+        if raw.backup.concurrency == 0 {
+            return Err(Error::usage("backup.concurrency is 0"));
+        }
+        raw.encryption.check()?;
+        raw.check_unused()?;
+        Ok(Self {
+            path: path.to_owned(),
+            cluster,
+            data_dir: raw.cluster.data_dir,
+            conninfo: raw.cluster.conninfo,
+            repository: raw.repository.check()?,
+            encryption: raw.encryption,
+            level: raw.compression.level,
+            archive,
+            backup_concurrency: raw.backup.concurrency,
+            backup_max_rate: raw::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
+            retention_window: raw::duration(&raw.retention.window).context("retention.window")?,
+            log_json: raw.log.is_json()?,
+        })
+    }
+
+    /// `cluster.data_dir`, or a clear error.
+    pub fn data_dir(&self) -> Result<&Path> {
+        self.data_dir.as_deref().ok_or_else(|| {
+            Error::usage(format!("cluster.data_dir is not set in {}", self.path.display()))
+                .hint("this command needs the live cluster; is this the database host?")
+        })
+    }
+
+    /// `cluster.data_dir`, if it is set.
+    pub fn data_dir_if_set(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+
+    /// `cluster.conninfo`, or a clear error.
+    pub fn conninfo(&self) -> Result<&str> {
+        self.conninfo.as_deref().ok_or_else(|| {
+            Error::usage(format!("cluster.conninfo is not set in {}", self.path.display()))
+                .hint("such as \"host=/var/run/postgresql user=postgres dbname=postgres\"")
+        })
+    }
+
+    /// The keys, from the file, the command, or systemd's credentials.
+    pub fn keys(&self) -> Result<KeyRing> {
+        self.encryption.keys()
+    }
+
+    /// Whether objects are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption.is_on()
+    }
+
+    /// Open the cluster's place in the store with these deadlines.
+    pub fn namespace(&self, policy: Policy) -> Result<Namespace> {
+        let keys = self.keys()?;
+        let store = Store::open(&self.repository.location()?, policy)?;
+        Ok(Namespace::new(store, self.repository.prefix.clone(), self.cluster.clone(), keys, self.level))
+    }
+}
+
+/// One line that says where and what: the library's message draws a picture over several.
+fn describe(cause: &toml::de::Error, text: &str) -> String {
+    let line = cause.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let message = cause.message().trim();
+    line.map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/etc/walproof/walproof.toml"))
+    }
+
+    const LEAST: &str = "[cluster]\nname = \"main\"\n[repository]\nurl = \"file:///srv/b\"\n[encryption]\nmode = \"none\"\n";
+
+    #[test]
+    fn the_least_that_is_needed() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!(config.archive.socket, Path::new("/run/walproof/main.sock"));
+        assert!(!config.is_encrypted());
+        assert_eq!(config.data_dir().unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn r27_mistakes_are_named_with_their_place() {
+        for (change, expected) in [
+            ("name = \"main\"\nnmae = 1", "line 3: unknown field `nmae`"),
+            ("name = \"a/b\"", "cluster.name: \"a/b\" cannot name a cluster"),
+            ("name = 7", "line 2: invalid type"),
+        ] {
+            let error = parse(&LEAST.replace("name = \"main\"", change)).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        for (extra, expected) in [
+            ("[archive]\ntimeout = \"soon\"", "archive.timeout"),
+            ("[archive]\nconcurrency = 0", "archive.concurrency is 0"),
+            ("[backup]\nmax_rate = \"fast\"", "backup.max_rate"),
+            ("[compression]\nlevel = 99", "compression.level is 99"),
+            ("[log]\nformat = \"xml\"", "log.format"),
+        ] {
+            let error = parse(&format!("{LEAST}{extra}\n")).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn encryption_is_on_unless_none_is_said() {
+        let text = LEAST.replace("[encryption]\nmode = \"none\"\n", "");
+        assert!(parse(&text).unwrap_err().to_string().contains("encryption"));
+        let both = LEAST.replace("mode = \"none\"", "mode = \"none\"\nkey_file = \"/k\"");
+        assert!(parse(&both).unwrap_err().to_string().contains("encryption"));
+    }
+}

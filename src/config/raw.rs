@@ -1,0 +1,279 @@
+//! The configuration as it is written. Every section and key may be left out but the cluster's name and the
+//! repository's url; defaults stand beside their fields.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::ArchiveConfig;
+use super::secret;
+use crate::error::{Error, Result, ResultExt};
+use crate::repository::ClusterName;
+use crate::seal::KeyRing;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub(super) cluster: Cluster,
+    pub(super) repository: super::repository::Raw,
+    #[serde(default)]
+    pub(super) encryption: Encryption,
+    #[serde(default)]
+    pub(super) compression: Compression,
+    #[serde(default)]
+    pub(super) archive: Archive,
+    #[serde(default)]
+    pub(super) backup: Backup,
+    #[serde(default)]
+    pub(super) retention: Retention,
+    #[serde(default)]
+    pub(super) log: Log,
+    #[serde(default)]
+    objectives: Objectives,
+    #[serde(default)]
+    drill: Drill,
+    #[serde(default)]
+    metrics: Metrics,
+    #[serde(default)]
+    notify: Notify,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) name: String,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) conninfo: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Encryption {
+    mode: Option<String>,
+    key_file: Option<PathBuf>,
+    key_command: Option<String>,
+}
+
+impl Encryption {
+    pub(super) fn is_on(&self) -> bool {
+        self.mode.as_deref() != Some("none")
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.mode.as_deref() {
+            None | Some("aes-256-gcm" | "none") => {}
+            Some(other) => {
+                return Err(Error::usage(format!("encryption.mode is \"{other}\"")).hint("leave it out, or say \"none\""));
+            }
+        }
+        let keys = usize::from(self.key_file.is_some()) + usize::from(self.key_command.is_some());
+        if !self.is_on() && keys > 0 {
+            return Err(Error::usage("encryption.mode is \"none\", and a key is configured").hint("which one is meant?"));
+        }
+        if keys > 1 {
+            return Err(Error::usage("encryption has both key_file and key_command").hint("which one is meant?"));
+        }
+        if self.is_on() && keys == 0 && secret::credential("key").is_none() {
+            return Err(Error::usage("encryption has no key_file and no key_command").hint(
+                "make a key with `walproof keygen` and keep a copy elsewhere; or say encryption.mode = \"none\"",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn keys(&self) -> Result<KeyRing> {
+        if !self.is_on() {
+            return Ok(KeyRing::unencrypted());
+        }
+        if let Some(command) = &self.key_command {
+            return KeyRing::parse(&secret::output_of(command)?).context("encryption.key_command");
+        }
+        let file = self.key_file.clone().or_else(|| secret::credential("key"));
+        let file = file.ok_or_else(|| Error::usage("encryption has no key_file and no key_command"))?;
+        KeyRing::parse(&secret::read(&file)?).with_context(|| format!("key file {}", file.display()))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Compression {
+    pub(super) level: i32,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { level: 1 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Archive {
+    tail_interval: String,
+    heartbeat_interval: String,
+    concurrency: usize,
+    timeout: String,
+    socket: Option<PathBuf>,
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            tail_interval: "5s".to_owned(),
+            heartbeat_interval: "10s".to_owned(),
+            concurrency: 4,
+            timeout: "60s".to_owned(),
+            socket: None,
+        }
+    }
+}
+
+impl Archive {
+    pub(super) fn check(&self, cluster: &ClusterName) -> Result<ArchiveConfig> {
+        if self.concurrency == 0 {
+            return Err(Error::usage("archive.concurrency is 0"));
+        }
+        let timeout = duration(&self.timeout).context("archive.timeout")?;
+        if timeout < Duration::from_secs(1) {
+            return Err(Error::usage("archive.timeout is shorter than a second"));
+        }
+        Ok(ArchiveConfig {
+            tail_interval: duration(&self.tail_interval).context("archive.tail_interval")?,
+            heartbeat_interval: duration(&self.heartbeat_interval).context("archive.heartbeat_interval")?,
+            concurrency: self.concurrency,
+            timeout,
+            socket: self.socket.clone().unwrap_or_else(|| format!("/run/walproof/{cluster}.sock").into()),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Backup {
+    pub(super) concurrency: usize,
+    pub(super) max_rate: String,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { concurrency: 2, max_rate: "0".to_owned() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retention {
+    pub(super) window: String,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { window: "7d".to_owned() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    format: Option<String>,
+}
+
+impl Log {
+    pub(super) fn is_json(&self) -> Result<bool> {
+        match self.format.as_deref() {
+            None | Some("text") => Ok(false),
+            Some("json") => Ok(true),
+            Some(other) => Err(Error::usage(format!("log.format is \"{other}\"")).hint("use \"text\" or \"json\"")),
+        }
+    }
+}
+
+// Sections that commands of later versions read; their keys are fixed already, so mistakes in them are found now.
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Objectives {
+    rpo: String,
+    rto: String,
+}
+
+impl Default for Objectives {
+    fn default() -> Self {
+        Self { rpo: "15m".to_owned(), rto: "1h".to_owned() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Drill {
+    #[serde(rename = "directory")]
+    _directory: Option<PathBuf>,
+    target: Option<String>,
+    #[serde(rename = "amcheck")]
+    _amcheck: Option<bool>,
+    #[serde(rename = "query")]
+    _query: Vec<Query>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Query {
+    #[serde(rename = "name")]
+    _name: String,
+    #[serde(rename = "database")]
+    _database: String,
+    #[serde(rename = "sql")]
+    _sql: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Metrics {
+    listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Notify {
+    heartbeat_url: Option<url::Url>,
+}
+
+impl Raw {
+    /// Check the sections that no command of this version reads.
+    pub(super) fn check_unused(&self) -> Result<()> {
+        duration(&self.objectives.rpo).context("objectives.rpo")?;
+        duration(&self.objectives.rto).context("objectives.rto")?;
+        match self.drill.target.as_deref() {
+            None | Some("random" | "latest") => {}
+            Some(other) => return Err(Error::usage(format!("drill.target is \"{other}\"")).hint("use \"random\" or \"latest\"")),
+        }
+        let _ = (&self.metrics.listen, &self.notify.heartbeat_url);
+        Ok(())
+    }
+}
+
+/// A duration such as "5s", "15m", "7d".
+pub(super) fn duration(text: &str) -> Result<Duration> {
+    humantime::parse_duration(text)
+        .map_err(|cause| Error::usage(format!("\"{text}\" is not a duration: {cause}")).hint("write it like 5s, 15m, 1h or 7d"))
+}
+
+/// A number of bytes such as "0", "50MB", "100MiB".
+pub(super) fn bytes(text: &str) -> Result<u64> {
+    let wrong = || Error::usage(format!("\"{text}\" is not a number of bytes")).hint("write it like 0, 500kB, 50MB or 100MiB");
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let number: u64 = trimmed[..digits].parse().map_err(|_| wrong())?;
+    let unit = match trimmed[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).ok_or_else(wrong)
+}

@@ -1,0 +1,84 @@
+//! Ids of backups: `YYYYMMDDTHHMMSSZ-<8 hex>`, so that they sort by time and never meet.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+
+/// The id of a backup; always in the form above, so it is safe in a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId(String);
+
+impl BackupId {
+    /// A new id for a backup that starts `now` by the database server's clock.
+    pub fn generate(now: Timestamp) -> Result<Self> {
+        let mut random = [0; 4];
+        getrandom::fill(&mut random)
+            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        Ok(Self(format!("{}-{:08x}", now.strftime("%Y%m%dT%H%M%SZ"), u32::from_be_bytes(random))))
+    }
+
+    /// The text, as in keys.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let shape = "dddddddd.dddddd.-hhhhhhhh";
+        let fits = text.len() == shape.len()
+            && text.bytes().zip(shape.bytes()).enumerate().all(|(at, (byte, expected))| match expected {
+                b'd' => byte.is_ascii_digit(),
+                b'h' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+                b'.' => byte == if at == 8 { b'T' } else { b'Z' },
+                _ => byte == expected,
+            });
+        if fits {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::usage(format!("\"{text}\" is not the id of a backup"))
+            .hint("ids look like 20261122T130000Z-1a2b3c4d; `walproof backup-list` shows them"))
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_and_nothing_else_parses() {
+        let id = BackupId::generate(Timestamp::UNIX_EPOCH).unwrap();
+        assert!(id.as_str().starts_with("19700101T000000Z-"));
+        assert_eq!(id.as_str().parse::<BackupId>().unwrap(), id);
+        for text in ["", "LATEST", "19700101T000000Z-", "19700101T000000Z-1234567G", "19700101-000000Z-12345678", "../../../../../../../../ab"] {
+            text.parse::<BackupId>().unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Backups in the repository: packs, file tables, manifests.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::backup_id::BackupId;
+use super::file_table::FileTable;
+use super::layout;
+use super::manifest::Manifest;
+use super::namespace::Repository;
+use super::pack::{PackName, SealedPack};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::seal::{Context, ObjectKind, Sealer};
+
+/// Manifests that are fetched at a time.
+const CONCURRENT_MANIFESTS: usize = 8;
+
+impl Repository {
+    /// Put a finished pack.
+    pub async fn put_pack(&self, pack: SealedPack) -> Result<()> {
+        self.store().put(&self.key(&layout::pack_key(&pack.name)), vec![Bytes::from(pack.bytes)]).await
+    }
+
+    /// A range of a pack's bytes. A pack that is not there means a damaged repository.
+    pub async fn get_pack_range(&self, name: &PackName, range: Range<u64>) -> Result<Bytes> {
+        self.store().get_range(&self.key(&layout::pack_key(name)), range).await
+    }
+
+    /// Put part `number` of the file table of `id` and its page digests; bytes stored.
+    pub async fn put_file_table(&self, id: &BackupId, number: u32, table: &FileTable) -> Result<u64> {
+        let digests = self
+            .put_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number), &table.digest_bytes())
+            .await?;
+        let files =
+            self.put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes()).await?;
+        Ok(files + digests)
+    }
+
+    /// Part `number` of the file table of `id`, without digests.
+    pub async fn get_file_table(&self, id: &BackupId, number: u32) -> Result<FileTable> {
+        let plain = self.get_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number)).await;
+        FileTable::parse(&plain.with_context(|| format!("read the file table of backup {id}"))?)
+    }
+
+    /// The page digests of a part.
+    pub async fn read_page_digests(&self, id: &BackupId, number: u32, table: &mut FileTable) -> Result<()> {
+        let plain = self.get_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number)).await;
+        table.read_digests(&plain.with_context(|| format!("read the page digests of backup {id}"))?)
+    }
+
+    /// Put the manifest: the backup exists from here on. The commit point of a backup.
+    pub async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
+        let key = layout::manifest_key(&manifest.id);
+        self.put_sealed(ObjectKind::Manifest, &key, &manifest.to_bytes()?).await.map(|_| ())
+    }
+
+    /// The manifest of the backup `id`.
+    pub async fn get_manifest(&self, id: &BackupId) -> Result<Manifest> {
+        let plain = self.get_sealed(ObjectKind::Manifest, &layout::manifest_key(id)).await.map_err(|error| {
+            if error.kind() == Kind::NotFound {
+                return Error::impossible(format!("there is no backup {id}"))
+                    .hint("`walproof backup-list` shows those that there are");
+            }
+            error.context(format!("read backup {id}"))
+        })?;
+        let manifest = Manifest::parse(&plain)?;
+        if manifest.id == *id {
+            return Ok(manifest);
+        }
+        Err(Error::corrupt(format!("the manifest of backup {id} says that it is {}", manifest.id)))
+    }
+
+    /// All backups, oldest first.
+    pub async fn list_backups(&self) -> Result<Vec<Manifest>> {
+        let objects = self.store().list(&self.key(layout::BACKUPS)).await.context("list the backups")?;
+        let ids: Vec<BackupId> =
+            objects.iter().filter_map(|object| layout::parse_manifest_key(self.relative(&object.key)?)).collect();
+        let requests = ids.iter().map(|id| self.get_manifest(id));
+        let mut backups: Vec<Manifest> = stream::iter(requests).buffered(CONCURRENT_MANIFESTS).try_collect().await?;
+        backups.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
+        Ok(backups)
+    }
+
+    /// Write, list, read back and delete an object of 1 MiB: what every other operation relies on. The store's
+    /// clock when it was written.
+    pub async fn probe(&self) -> Result<jiff::Timestamp> {
+        let mut random = vec![0; 1 << 20];
+        getrandom::fill(&mut random)
+            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        let name = format!("{:016x}", u64::from_le_bytes(*random.first_chunk().unwrap_or(&[0; 8])));
+        let relative = layout::probe_key(&name);
+        let context = Context { kind: ObjectKind::Probe, identity: self.name(), name: &relative };
+        let sealer = Sealer::new(self.keys(), context, 0)?;
+        random[..64].copy_from_slice(&sealer.header());
+        let bytes = Bytes::from(random);
+        self.store().put(&self.key(&relative), vec![bytes.clone()]).await?;
+        let result = self.probe_reads(&relative, &bytes).await;
+        self.store().delete(&self.key(&relative)).await?;
+        result
+    }
+
+    async fn probe_reads(&self, relative: &str, bytes: &Bytes) -> Result<jiff::Timestamp> {
+        let key = self.key(relative);
+        let listed = self.store().list(&self.key("probes")).await?;
+        let Some(object) = listed.into_iter().find(|object| object.key == key) else {
+            return Err(Error::new(Kind::Unreachable, "an object that was just written is not listed")
+                .hint("is this store strongly consistent?"));
+        };
+        let whole = self.store().get(&key).await?;
+        let part = self.store().get_range(&key, 1000..5000).await?;
+        if whole == *bytes && part == bytes[1000..5000] && object.size == bytes.len() as u64 {
+            return Ok(object.modified);
+        }
+        Err(Error::corrupt("an object does not read back as it was written"))
+    }
+}

@@ -1,0 +1,137 @@
+//! The manifest: the record that makes a backup exist; written last.
+
+use serde::{Deserialize, Serialize};
+
+use super::backup_id::BackupId;
+use super::identity::{ClusterName, decimal};
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, PgTime, TimelineId};
+use crate::seal::VERSION;
+
+/// A finished base backup. JSON, sealed; unknown fields are ignored so that later versions may add some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Format version.
+    pub format: u16,
+    /// The backup's id.
+    pub id: BackupId,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// The cluster's system identifier.
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    /// PostgreSQL's version, as `server_version_num`.
+    pub pg_version_num: u32,
+    /// Catalog version, part of tablespaces' directory names.
+    pub catalog_version: u32,
+    /// Server's clock before `pg_backup_start`.
+    pub started_at: PgTime,
+    /// Server's clock after `pg_backup_stop`: every later instant can be a target.
+    pub finished_at: PgTime,
+    /// First LSN that recovery needs.
+    pub start_lsn: Lsn,
+    /// LSN from which the restored cluster is consistent.
+    pub stop_lsn: Lsn,
+    /// Timeline of both.
+    pub timeline: TimelineId,
+    /// Whether the cluster has page checksums.
+    pub page_checksums: bool,
+    /// Taken on a standby.
+    #[serde(default)]
+    pub from_standby: bool,
+    /// `backup_label`, byte for byte.
+    pub backup_label: String,
+    /// Directories, parents first.
+    pub directories: Vec<DirectoryRecord>,
+    /// Tablespaces.
+    pub tablespaces: Vec<TablespaceRecord>,
+    /// Parts of the file table, in order.
+    pub parts: Vec<PartRecord>,
+    /// Number of files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub size_bytes: u64,
+    /// Bytes of all extents that the file table points at, as stored.
+    pub stored_bytes: u64,
+    /// Bytes of objects that this backup added.
+    pub new_bytes: u64,
+    /// Pages whose checksum failed.
+    pub page_errors: Vec<PageError>,
+    /// Configuration files that lie outside the data directory: not restored, kept for the operator.
+    #[serde(default)]
+    pub outside_files: Vec<OutsideFile>,
+}
+
+/// A directory to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryRecord {
+    /// Relative to the data directory.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A tablespace outside the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablespaceRecord {
+    /// Its oid, the name of the link in `pg_tblspc`.
+    pub oid: u32,
+    /// Where it was.
+    pub location: String,
+}
+
+/// A part of the file table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Files in it.
+    pub files: u64,
+    /// Bytes of those files.
+    pub bytes: u64,
+}
+
+/// A page whose checksum failed on every read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageError {
+    /// The file.
+    pub path: String,
+    /// The block's number within the relation.
+    pub block: u32,
+}
+
+/// A file kept beside the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideFile {
+    /// Where it was.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl Manifest {
+    /// PostgreSQL's version as people write it: 15.20.
+    pub fn pg_version(&self) -> String {
+        format!("{}.{}", self.pg_version_num / 10_000, self.pg_version_num % 10_000)
+    }
+
+    /// The plaintext.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|cause| Error::corrupt(format!("write manifest: {cause}")))
+    }
+
+    /// Parse the plaintext.
+    pub fn parse(plain: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u16,
+        }
+        let wrong = |cause: serde_json::Error| Error::corrupt(format!("read manifest: {cause}"));
+        let Format { format } = serde_json::from_slice(plain).map_err(wrong)?;
+        if format > VERSION {
+            return Err(Error::corrupt(format!(
+                "the backup has format version {format}, this program reads up to {VERSION}"
+            ))
+            .hint("was it taken by a newer walproof? upgrade this one"));
+        }
+        serde_json::from_slice(plain).map_err(wrong)
+    }
+}

@@ -1,0 +1,32 @@
+//! Format and identity of one cluster's backups in a store: the only room that knows a key name or a header byte.
+//!
+//! FORMAT.md beside this file is the specification; the tests parse its vectors.
+
+mod backup_id;
+mod backup_store;
+mod catalog;
+mod file_table;
+mod identity;
+mod layout;
+mod lease;
+mod manifest;
+mod namespace;
+mod pack;
+mod window;
+mod summary;
+mod wal_object;
+mod wal_store;
+
+pub use backup_id::BackupId;
+pub use catalog::{Catalog, Gap, Run};
+pub use file_table::{Extent, FileRecord, FileTable, PackRef, page_digest_seed};
+pub use identity::{ClusterName, Identity, WalDigest};
+pub use lease::Lease;
+pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord, TablespaceRecord};
+pub use namespace::{Namespace, Repository};
+pub use pack::{PackName, PackReader, PackWriter, SealedPack};
+pub use window::{Reach, WalPath};
+pub use summary::Summary;
+pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
+pub use wal_store::WalFile;
+pub(crate) use wal_store::conflict;

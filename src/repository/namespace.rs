@@ -1,0 +1,214 @@
+//! Finding and opening the repository of a cluster: `<prefix>/<cluster>/<system identifier>/`.
+
+use bytes::Bytes;
+
+use super::identity::{ClusterName, Identity};
+use super::layout;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::ControlFile;
+use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
+use crate::store::Store;
+
+/// All repositories of one cluster's name; `initdb` and `pg_upgrade` begin a new one.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    store: Store,
+    prefix: String,
+    cluster: ClusterName,
+    keys: KeyRing,
+    level: i32,
+}
+
+impl Namespace {
+    /// The namespace below `prefix` ("" or "a/b") of `store`; objects are compressed at zstd `level`.
+    pub const fn new(store: Store, prefix: String, cluster: ClusterName, keys: KeyRing, level: i32) -> Self {
+        Self { store, prefix, cluster, keys, level }
+    }
+
+    /// The cluster's name.
+    pub const fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The keys at hand.
+    pub const fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// The zstd level of new objects.
+    pub const fn level(&self) -> i32 {
+        self.level
+    }
+
+    /// The repository's name in every object's authentication.
+    pub fn identity_name(&self, system_identifier: u64) -> String {
+        format!("{}/{system_identifier}", self.cluster)
+    }
+
+    fn directory(&self) -> String {
+        match self.prefix.as_str() {
+            "" => self.cluster.to_string(),
+            prefix => format!("{prefix}/{}", self.cluster),
+        }
+    }
+
+    /// The key prefix of the repository with this system identifier.
+    pub(super) fn root(&self, system_identifier: u64) -> String {
+        format!("{}/{system_identifier}", self.directory())
+    }
+
+    /// Create the repository of the cluster with this control file, or find that it is there: (it, created).
+    pub async fn init(&self, control: &ControlFile) -> Result<(Repository, bool)> {
+        match self.open(control.system_identifier).await {
+            Ok(repository) => Ok((repository, false)),
+            Err(error) if error.kind() == Kind::NotFound => {
+                let identity = Identity::generate(
+                    self.cluster.clone(),
+                    control.system_identifier,
+                    control.major,
+                    control.segment_size,
+                )?;
+                self.put_identity(&identity).await?;
+                // Read back: what counts is what the store says now, should two have done this at once.
+                Ok((self.open(control.system_identifier).await?, true))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_identity(&self, identity: &Identity) -> Result<()> {
+        let plain = serde_json::to_vec(identity).map_err(|cause| Error::corrupt(format!("write identity: {cause}")))?;
+        let name = self.identity_name(identity.system_identifier);
+        let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
+        let sealed = seal_object(&self.keys, context, self.level, &plain)?;
+        let key = format!("{}/{}", self.root(identity.system_identifier), layout::IDENTITY);
+        self.store.put(&key, vec![Bytes::from(sealed)]).await
+    }
+
+    /// Open the repository with this system identifier. Kind `NotFound` when the store answers that there is none.
+    pub async fn open(&self, system_identifier: u64) -> Result<Repository> {
+        let root = self.root(system_identifier);
+        let bytes = self.store.get(&format!("{root}/{}", layout::IDENTITY)).await.map_err(|error| {
+            if error.kind() != Kind::NotFound {
+                return error.context("open the repository");
+            }
+            Error::new(
+                Kind::NotFound,
+                format!("there is no repository of cluster {} with system identifier {system_identifier} in {}", self.cluster, self.store),
+            )
+            .hint("was `walproof init` run for this cluster, and is the repository's disk mounted?")
+        })?;
+        self.open_sealed_identity(system_identifier, &bytes)
+    }
+
+    /// Open the repository from a copy of its identity object, without asking the store.
+    pub fn open_sealed_identity(&self, system_identifier: u64, sealed: &[u8]) -> Result<Repository> {
+        let name = self.identity_name(system_identifier);
+        let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
+        let identity = Identity::parse(&open_object(&self.keys, context, sealed)?)?;
+        let root = self.root(system_identifier);
+        Ok(Repository { namespace: self.clone(), root, name, identity, sealed_identity: sealed.to_vec().into() })
+    }
+
+    /// The system identifiers that the cluster's name has repositories for, sorted.
+    pub async fn system_identifiers(&self) -> Result<Vec<u64>> {
+        let names = self.store.list_directories(&self.directory()).await.context("find the repository")?;
+        let mut found: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Open the repository that was made last, for hosts that know the cluster's name only.
+    pub async fn open_newest(&self) -> Result<Repository> {
+        let mut newest: Option<Repository> = None;
+        for system_identifier in self.system_identifiers().await? {
+            let found = self.open(system_identifier).await?;
+            if newest.as_ref().is_none_or(|known| known.identity.created_at < found.identity.created_at) {
+                newest = Some(found);
+            }
+        }
+        newest.ok_or_else(|| {
+            Error::impossible(format!("there is no repository of cluster {} in {}", self.cluster, self.store))
+                .hint("is cluster.name right, was `walproof init` run, and is the repository's disk mounted?")
+        })
+    }
+}
+
+/// The repository of one cluster.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    namespace: Namespace,
+    pub(super) root: String,
+    pub(super) name: String,
+    identity: Identity,
+    sealed_identity: Bytes,
+}
+
+impl Repository {
+    /// Who it belongs to.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The identity object as it is stored.
+    pub fn sealed_identity(&self) -> &[u8] {
+        &self.sealed_identity
+    }
+
+    /// The same repository with other deadlines.
+    #[must_use]
+    pub fn with_policy(&self, policy: crate::store::Policy) -> Self {
+        let mut other = self.clone();
+        other.namespace.store = other.namespace.store.with_policy(policy);
+        other
+    }
+
+    /// Its name in every object's authentication.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &Store {
+        self.namespace.store()
+    }
+
+    /// The keys at hand.
+    pub const fn keys(&self) -> &KeyRing {
+        self.namespace.keys()
+    }
+
+    /// The zstd level of new objects.
+    pub const fn level(&self) -> i32 {
+        self.namespace.level
+    }
+
+    pub(super) fn key(&self, relative: &str) -> String {
+        format!("{}/{relative}", self.root)
+    }
+
+    /// The key below the repository, of one that a listing shows.
+    pub(super) fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
+        key.strip_prefix(&self.root)?.strip_prefix('/')
+    }
+
+    /// Seal `plain` and put it at `relative`, which is also its name.
+    pub(super) async fn put_sealed(&self, kind: ObjectKind, relative: &str, plain: &[u8]) -> Result<u64> {
+        let context = Context { kind, identity: &self.name, name: relative };
+        let sealed = seal_object(self.keys(), context, self.level(), plain)?;
+        let stored = sealed.len() as u64;
+        self.store().put(&self.key(relative), vec![Bytes::from(sealed)]).await?;
+        Ok(stored)
+    }
+
+    /// Get and open what [`Repository::put_sealed`] put.
+    pub(super) async fn get_sealed(&self, kind: ObjectKind, relative: &str) -> Result<Vec<u8>> {
+        let bytes = self.store().get(&self.key(relative)).await?;
+        open_object(self.keys(), Context { kind, identity: &self.name, name: relative }, &bytes)
+    }
+}

@@ -1,0 +1,16 @@
+//! Bytes to sealed bytes and back: compress, encrypt, frame. Owns keys and nonces.
+//!
+//! The byte layout is specified in `repository/FORMAT.md`; this room knows nothing of key names or of
+//! what an object means, only the [`Context`] that binds a sealed object to its place.
+
+mod compression;
+mod frame;
+mod header;
+mod key;
+mod object;
+
+pub use compression::{Compressor, Decompressor};
+pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
+pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
+pub use key::{KeyRing, MasterKey};
+pub use object::{Context, DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};

@@ -1,0 +1,149 @@
+//! What a failed request means: an answer, a refusal, or a fault that may pass.
+
+use std::error::Error as _;
+
+use crate::error::{Error, Kind};
+
+/// Whether it is worth trying again.
+pub(super) enum Failure {
+    Final(Error),
+    Passing(Error),
+}
+
+/// Sort out an error of the library by what the caller can do about it.
+pub(super) fn classify(cause: &object_store::Error) -> Failure {
+    use object_store::Error as Cause;
+    let text = cause.to_string();
+    match cause {
+        Cause::NotFound { .. } if text.contains("NoSuchBucket") => Failure::Final(no_bucket()),
+        Cause::NotFound { .. } => Failure::Final(Error::new(Kind::NotFound, "there is no such object")),
+        Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => Failure::Final(denied(&text)),
+        // 409 comes as "already exists" for any verb, also while another request on the key is under way.
+        Cause::AlreadyExists { .. } | Cause::Precondition { .. } | Cause::NotModified { .. } => {
+            Failure::Passing(unreachable(&text))
+        }
+        Cause::Generic { .. } => generic(cause, &text),
+        _ => Failure::Final(Error::new(Kind::Other, text)),
+    }
+}
+
+fn generic(cause: &object_store::Error, text: &str) -> Failure {
+    if let Some(local) = local_cause(cause) {
+        return Failure::Final(local);
+    }
+    if text.contains("NoSuchBucket") {
+        return Failure::Final(no_bucket());
+    }
+    if text.contains("incorrectly configured region") {
+        return Failure::Final(Error::new(Kind::Denied, "the store redirects us elsewhere").hint(REGION_HINT));
+    }
+    match status(text) {
+        // Request timeout, conflict, too many requests: these pass.
+        Some(408 | 409 | 429) | None => Failure::Passing(unreachable(text)),
+        Some(code) if code >= 500 => Failure::Passing(unreachable(text)),
+        Some(_) => Failure::Final(denied(text)),
+    }
+}
+
+const REGION_HINT: &str = "does repository.region belong to the endpoint (OVH's are lower case, such as gra)?";
+
+fn no_bucket() -> Error {
+    Error::new(Kind::Denied, "the bucket does not exist").hint("is its name in repository.url right?")
+}
+
+fn denied(text: &str) -> Error {
+    let error = Error::new(Kind::Denied, format!("the store refuses: {}", answer(text)));
+    if text.contains("RequestTimeTooSkewed") {
+        error.hint("is this host's clock right?")
+    } else if text.contains("AuthorizationHeaderMalformed") {
+        error.hint(REGION_HINT)
+    } else {
+        error.hint("are the credentials right, and may this user do that in the bucket?")
+    }
+}
+
+fn unreachable(text: &str) -> Error {
+    let error = Error::new(Kind::Unreachable, answer(text));
+    if text.contains("certificate") || text.contains("UnknownIssuer") {
+        return error.hint("does the store need repository.ca_file?");
+    }
+    error
+}
+
+/// A fault of the local disk below the library: it does not pass within seconds.
+fn local_cause(cause: &object_store::Error) -> Option<Error> {
+    if !matches!(cause, object_store::Error::Generic { store: "LocalFileSystem", .. }) {
+        return None;
+    }
+    let mut next = cause.source();
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(local_io(io));
+        }
+        next = error.source();
+    }
+    Some(Error::new(Kind::Unreachable, cause.to_string()))
+}
+
+fn local_io(io: &std::io::Error) -> Error {
+    match io.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Error::new(Kind::Denied, io.to_string())
+                .hint("does this command run as the user that owns the repository's directory?")
+        }
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Error::new(Kind::Unreachable, io.to_string()).hint("is the repository's file system full?")
+        }
+        _ => Error::new(Kind::Unreachable, io.to_string()),
+    }
+}
+
+/// The HTTP status that the library puts into its message; it exposes it nowhere else.
+fn status(text: &str) -> Option<u16> {
+    let rest = text.split("status code: ").nth(1)?;
+    rest.get(..3)?.parse().ok()
+}
+
+/// The library's message without its address and nesting: the status and S3's own code and message.
+fn answer(text: &str) -> String {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(value, _)| value.trim().to_owned())
+    };
+    match (status(text), element("Code"), element("Message")) {
+        (Some(status), Some(code), Some(message)) => format!("{status} {code}: {message}"),
+        (Some(status), Some(code), None) => format!("{status} {code}"),
+        (Some(status), _, _) => format!("the store answered {status}"),
+        (None, _, _) => {
+            let tail = text.rsplit(" - ").next().unwrap_or(text);
+            tail.trim_start_matches("HTTP error: ").to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Failure {
+        classify(&object_store::Error::Generic { store: "S3", source: text.into() })
+    }
+
+    #[test]
+    fn servers_faults_pass_and_refusals_do_not() {
+        for code in [500, 502, 503, 504, 429, 408, 409] {
+            let text = format!("Error performing PUT http://x in 1ms - Server returned non-2xx status code: {code} X: ");
+            assert!(matches!(of(&text), Failure::Passing(error) if error.kind() == Kind::Unreachable), "{code}");
+        }
+        let text = "Server returned non-2xx status code: 400 Bad Request: <Error><Code>AuthorizationHeaderMalformed</Code><Message>region 'x' is wrong</Message></Error>";
+        let Failure::Final(error) = of(text) else { panic!("400 passes") };
+        assert_eq!(error.to_string(), "the store refuses: 400 AuthorizationHeaderMalformed: region 'x' is wrong");
+        assert_eq!(error.hint_text(), Some(REGION_HINT));
+    }
+
+    #[test]
+    fn a_missing_bucket_is_no_missing_object() {
+        let cause = object_store::Error::NotFound { path: "a".into(), source: "<Code>NoSuchBucket</Code>".into() };
+        assert!(matches!(classify(&cause), Failure::Final(error) if error.kind() == Kind::Denied));
+    }
+}

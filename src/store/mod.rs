@@ -1,0 +1,180 @@
+//! Five dumb verbs over objects, on a local disk, in S3, or in memory: put, get, get_range, list, delete.
+//!
+//! Every call has a deadline and is repeated until it is done or hopeless. All verbs may be repeated freely: the
+//! repository never puts different bytes under one key for which the order of puts would matter.
+
+mod failure;
+mod location;
+mod policy;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+
+pub use location::{Credentials, Location, S3Location};
+pub use policy::Policy;
+
+use crate::cluster::durable;
+use crate::error::{Error, Kind, Result, ResultExt};
+
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its whole key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When the store says that it was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// A place for objects.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    policy: Policy,
+    description: Arc<str>,
+    /// Where objects lie when they are files; directories are then made durable before the files in them.
+    local_root: Option<Arc<PathBuf>>,
+}
+
+impl Store {
+    /// Open the store at `location`. A local directory must exist; nothing is asked of a remote one yet.
+    pub fn open(location: &Location, policy: Policy) -> Result<Self> {
+        let description = location.to_string().into();
+        let objects = location::open(location, &policy)?;
+        let local_root = match location {
+            Location::File(path) => Some(Arc::new(path.clone())),
+            Location::S3(_) | Location::Memory => None,
+        };
+        Ok(Self { objects, policy, description, local_root })
+    }
+
+    /// The same store with other deadlines.
+    #[must_use]
+    pub fn with_policy(&self, policy: Policy) -> Self {
+        Self { policy, ..self.clone() }
+    }
+
+    /// Whether a request crosses a network, so that fetching ahead pays.
+    pub const fn is_remote(&self) -> bool {
+        self.local_root.is_none()
+    }
+
+    /// Make `parts`, one after the other, the object `key`. Durable when this returns. Overwrites.
+    pub async fn put(&self, key: &str, parts: Vec<Bytes>) -> Result<()> {
+        let path = parse(key)?;
+        self.make_parent(key).await?;
+        let payload: PutPayload = parts.into_iter().collect();
+        let put = || async { self.objects.put(&path, payload.clone()).await.map(|_| ()) };
+        self.policy.run(put).await.with_context(|| self.doing("put", key))
+    }
+
+    /// The whole object.
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        let path = parse(key)?;
+        let get = || async { self.objects.get(&path).await?.bytes().await };
+        self.policy.run(get).await.with_context(|| self.doing("get", key))
+    }
+
+    /// The bytes of `range`, all of them.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = parse(key)?;
+        let wanted = range.end - range.start;
+        let get = || async { self.objects.get_range(&path, range.clone()).await };
+        let bytes = self.policy.run(get).await.with_context(|| self.doing("get", key))?;
+        if bytes.len() as u64 == wanted {
+            return Ok(bytes);
+        }
+        Err(Error::corrupt(format!("{} bytes came instead of {wanted}, the object is truncated", bytes.len())))
+            .with_context(|| self.doing("get", key))
+    }
+
+    /// All objects below the directory `prefix`, sorted by key.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let path = parse(prefix)?;
+        let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
+        let listed = self.policy.run(list).await.map_err(absent_listing).with_context(|| self.doing("list", prefix))?;
+        let mut found: Vec<Object> = listed.into_iter().map(object).collect::<Result<_>>()?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// The names of the directories right below the directory `prefix`, sorted.
+    pub async fn list_directories(&self, prefix: &str) -> Result<Vec<String>> {
+        let path = parse(prefix)?;
+        let list = || async { self.objects.list_with_delimiter(Some(&path)).await };
+        let listed = self.policy.run(list).await.map_err(absent_listing).with_context(|| self.doing("list", prefix))?;
+        let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Delete the object; one that is not there is fine.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let path = parse(key)?;
+        let delete = || async {
+            let location = futures_util::stream::once(std::future::ready(Ok(path.clone()))).boxed();
+            match self.objects.delete_stream(location).try_collect::<Vec<_>>().await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                other => other.map(|_| ()),
+            }
+        };
+        self.policy.run(delete).await.with_context(|| self.doing("delete", key))
+    }
+
+    /// The library syncs a file's own directory only; one that a neighbour is just making must be durable too.
+    async fn make_parent(&self, key: &str) -> Result<()> {
+        let Some(root) = &self.local_root else { return Ok(()) };
+        let Some((parent, _)) = key.rsplit_once('/') else { return Ok(()) };
+        let directory = root.join(parent);
+        if directory.is_dir() {
+            return Ok(());
+        }
+        tokio::task::spawn_blocking(move || durable::create_dir_all(&directory, 0o700))
+            .await
+            .map_err(|cause| Error::new(Kind::Other, format!("make a directory: {cause}")))?
+    }
+
+    fn doing(&self, verb: &str, key: &str) -> String {
+        format!("{verb} {}/{key}", self.description)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.description)
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
+
+/// "Not found" is never an answer to a listing: an empty directory lists as empty. So it speaks of the bucket.
+fn absent_listing(error: Error) -> Error {
+    if error.kind() == Kind::NotFound {
+        return error.as_kind(Kind::Unreachable).hint("does the bucket exist, and is its name right?");
+    }
+    error
+}
+
+fn parse(key: &str) -> Result<Key> {
+    Key::parse(key).map_err(|cause| Error::usage(format!("key \"{key}\": {cause}")))
+}
+
+fn object(meta: object_store::ObjectMeta) -> Result<Object> {
+    let modified = Timestamp::new(meta.last_modified.timestamp(), 0)
+        .map_err(|cause| Error::corrupt(format!("time of {}: {cause}", meta.location)))?;
+    Ok(Object { key: meta.location.into(), size: meta.size, modified })
+}

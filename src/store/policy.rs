@@ -1,0 +1,94 @@
+//! Deadlines and repetition: every request ends, and a passing fault is waited out.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::failure::{Failure, classify};
+use crate::error::{Error, Kind, Result};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long requests may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// To reach the server.
+    pub connect: Duration,
+    /// Without a byte from the server.
+    pub idle: Duration,
+    /// One try of one request.
+    pub attempt: Duration,
+    /// One request with all its tries.
+    pub total: Duration,
+}
+
+impl Policy {
+    /// For requests that must be done with within `total`: a quick try is given up early enough for another one.
+    pub fn within(total: Duration) -> Self {
+        Self {
+            connect: Duration::from_secs(5).min(total / 3),
+            idle: Duration::from_secs(60).min(total / 3),
+            attempt: total * 2 / 3,
+            total,
+        }
+    }
+
+    /// Call `request` until it succeeds, fails for good, or the time is over.
+    pub(super) async fn run<T, F, R>(&self, request: R) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+        R: Fn() -> F,
+    {
+        let end = Instant::now() + self.total;
+        let mut pause = FIRST_PAUSE;
+        for tries in 1_u32.. {
+            let remaining = end.saturating_duration_since(Instant::now());
+            let failure = match timeout(self.attempt.min(remaining), request()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(cause)) => classify(&cause),
+                Err(_) => Failure::Passing(
+                    Error::new(Kind::Unreachable, "no answer in time").hint("is the store slow, or the network down?"),
+                ),
+            };
+            let error = match failure {
+                Failure::Final(error) => return Err(error),
+                Failure::Passing(error) => error,
+            };
+            let wait = with_jitter(pause);
+            if Instant::now() + wait >= end {
+                return Err(gave_up(error, tries, self.total));
+            }
+            tracing::debug!(%error, tries, "will try again");
+            sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Err(Error::new(Kind::Unreachable, "gave up"))
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+            attempt: Duration::from_secs(300),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+fn gave_up(error: Error, tries: u32, total: Duration) -> Error {
+    let times = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
+    let within = humantime::format_duration(total);
+    error.context(format!("gave up after {times} within {within}"))
+}
+
+/// Between half of `pause` and all of it, so that many hosts do not come back in step.
+fn with_jitter(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Jitter needs no secrecy: without randomness the pause is simply whole.
+    let share = getrandom::fill(&mut byte).map_or(255, |()| byte[0]);
+    pause / 2 + pause / 2 * u32::from(share) / 255
+}
