@@ -87,5 +87,8 @@ fn deliver(plain: &[u8], to: &Path) -> Result<()> {
         file.write_all(plain)?;
         file.persist(to).map_err(|error| error.error)
     };
-    write().map(|_| ()).map_err(|cause: std::io::Error| Error::io("write", to, &cause)).context("deliver the WAL file")
+    write()
+        .map(|_| ())
+        .map_err(|cause: std::io::Error| Error::io("write", to, &cause))
+        .context("deliver the WAL file")
 }

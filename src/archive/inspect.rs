@@ -1,7 +1,9 @@
 //! What a file must look like before it is archived (R3), and what its summary says.
 
 use crate::error::{Error, Result};
-use crate::postgres::{ControlFile, History, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner};
+use crate::postgres::{
+    ControlFile, History, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner,
+};
 use crate::repository::{Inspect, Summary};
 
 /// Longest `.history` or `.backup` file that is believed: real ones are a few lines.
@@ -18,7 +20,10 @@ impl Inspection {
     pub(super) fn of(name: WalName, control: &ControlFile) -> Result<Self> {
         let size = control.segment_size;
         if name.segment().is_some_and(|segment| !segment.is_valid_for(size)) {
-            return Err(Error::usage(format!("\"{name}\" is not the name of a WAL file with segments of {} bytes", size.bytes())));
+            return Err(Error::usage(format!(
+                "\"{name}\" is not the name of a WAL file with segments of {} bytes",
+                size.bytes()
+            )));
         }
         let segment = |segment: SegmentName, content| {
             let checker = SegmentChecker::new(segment, size, control.system_identifier, content);

@@ -13,7 +13,12 @@ const AHEAD: u64 = 8;
 const CONCURRENT: usize = 4;
 
 /// Bring the segments after `name` into the spool. One process at a time does that for a spool; others leave at once.
-pub async fn prefetch(namespace: &Namespace, system_identifier: u64, name: SegmentName, spool: &Spool) -> Result<()> {
+pub async fn prefetch(
+    namespace: &Namespace,
+    system_identifier: u64,
+    name: SegmentName,
+    spool: &Spool,
+) -> Result<()> {
     let Some(_lock) = spool.lock()? else { return Ok(()) };
     let repository = namespace.open(system_identifier).await?;
     spool.remember_identity(&repository);

@@ -43,8 +43,12 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
         )));
     }
     let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
-    let mut pushed =
-        Pushed { name, already_there: true, raw_len: sealed.summary.plain_len, stored_len: sealed.stored_len() };
+    let mut pushed = Pushed {
+        name,
+        already_there: true,
+        raw_len: sealed.summary.plain_len,
+        stored_len: sealed.stored_len(),
+    };
     if stored.iter().any(|file| file.digest == digest) {
         return refuse_conflict(&name, digest, &stored).map(|()| pushed);
     }
@@ -66,9 +70,9 @@ async fn seal(namespace: &Namespace, control: &ControlFile, name: WalName, path:
     let file = File::open(path).map_err(|cause| {
         let error = Error::io("open", path, &cause);
         match cause.kind() {
-            std::io::ErrorKind::NotFound => {
-                error.as_kind(Kind::Usage).hint("is the path relative to the data directory, and this run there?")
-            }
+            std::io::ErrorKind::NotFound => error
+                .as_kind(Kind::Usage)
+                .hint("is the path relative to the data directory, and this run there?"),
             _ => error,
         }
     })?;

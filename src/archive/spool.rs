@@ -60,9 +60,15 @@ impl Spool {
     }
 
     /// The content of `name`, if it was fetched ahead.
-    pub(super) fn find(&self, namespace: &Namespace, system_identifier: u64, name: &WalName) -> Result<Option<Vec<u8>>> {
+    pub(super) fn find(
+        &self,
+        namespace: &Namespace,
+        system_identifier: u64,
+        name: &WalName,
+    ) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.files().into_iter().find(|file| file.name == *name) else { return Ok(None) };
-        let repository = namespace.open_sealed_identity(system_identifier, &read(&self.directory.join(IDENTITY))?)?;
+        let repository =
+            namespace.open_sealed_identity(system_identifier, &read(&self.directory.join(IDENTITY))?)?;
         let sealed = read(&self.path_of(&file))?;
         let (_, plain) = repository.open_wal_file(&file, &sealed)?;
         Ok(Some(plain))

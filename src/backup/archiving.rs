@@ -51,7 +51,12 @@ pub(super) async fn prove_archiving(repository: &Repository, proof: Option<&Proo
 }
 
 /// Wait until every segment from `start` to `stop` is in the repository.
-pub(super) async fn wait_for_wal(repository: &Repository, timeline: TimelineId, start: Lsn, stop: Lsn) -> Result<()> {
+pub(super) async fn wait_for_wal(
+    repository: &Repository,
+    timeline: TimelineId,
+    start: Lsn,
+    stop: Lsn,
+) -> Result<()> {
     let size = repository.identity().segment_size()?;
     let last = Lsn::new(stop.get().saturating_sub(1));
     let number = |position| SegmentName::containing(timeline, position, size).number(size);
@@ -59,20 +64,30 @@ pub(super) async fn wait_for_wal(repository: &Repository, timeline: TimelineId, 
         (number(start)..=number(last)).map(|n| SegmentName::from_number(timeline, n, size)).collect();
     let missing = wait_for(repository, &segments, WAL_PATIENCE).await?;
     missing.map_or(Ok(()), |segment| {
-        Err(Error::server(format!("the backup's WAL is incomplete: segment {segment} is not in the repository"))
-            .hint("what does the server's log say of archive_command? on a standby: does the primary archive here?"))
+        Err(Error::server(format!(
+            "the backup's WAL is incomplete: segment {segment} is not in the repository"
+        ))
+        .hint(
+            "what does the server's log say of archive_command? on a standby: does the primary archive here?",
+        ))
     })
 }
 
 /// Wait until all `segments` are there; the first one that is still missing when `patience` ends.
-async fn wait_for(repository: &Repository, segments: &[SegmentName], patience: Duration) -> Result<Option<SegmentName>> {
+async fn wait_for(
+    repository: &Repository,
+    segments: &[SegmentName],
+    patience: Duration,
+) -> Result<Option<SegmentName>> {
     let begin = Instant::now();
     let (mut pause, mut reported) = (FIRST_PAUSE, Duration::ZERO);
     let mut waiting = segments;
     while let Some(segment) = waiting.first() {
         let name = WalName::Segment(*segment);
-        let there: Vec<WalName> = repository.list_wal_beside(&name).await?.into_iter().map(|file| file.name).collect();
-        let arrived = waiting.iter().take_while(|segment| there.contains(&WalName::Segment(**segment))).count();
+        let there: Vec<WalName> =
+            repository.list_wal_beside(&name).await?.into_iter().map(|file| file.name).collect();
+        let arrived =
+            waiting.iter().take_while(|segment| there.contains(&WalName::Segment(**segment))).count();
         waiting = &waiting[arrived..];
         if arrived > 0 {
             pause = FIRST_PAUSE;

@@ -129,7 +129,9 @@ async fn put_packs(
     concurrent: usize,
     new_bytes: &AtomicU64,
 ) -> Result<()> {
-    let packs = futures_util::stream::unfold(packs, |mut packs| async { packs.recv().await.map(|pack| (pack, packs)) });
+    let packs = futures_util::stream::unfold(packs, |mut packs| async {
+        packs.recv().await.map(|pack| (pack, packs))
+    });
     packs
         .map(Ok)
         .try_for_each_concurrent(concurrent, |pack| async {

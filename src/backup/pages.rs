@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::postgres::{BLOCKS_PER_RELATION_FILE, Lsn, PAGE_SIZE, PageVerdict, RelationFile, check_page, page_lsn};
+use crate::postgres::{
+    BLOCKS_PER_RELATION_FILE, Lsn, PAGE_SIZE, PageVerdict, RelationFile, check_page, page_lsn,
+};
 
 /// A page that fails is read again so often: hint bits are written without moving the page's LSN, so a torn read
 /// can look corrupt.
@@ -38,8 +40,12 @@ pub(super) fn check_pages(
             match check_page(page, block, start) {
                 PageVerdict::Valid | PageVerdict::New => break,
                 // Being written right now: replay overwrites it. Whether its LSN is a real one shows at the end.
-                PageVerdict::Newer if tries == TRIES => bad.push(BadPage { block, excused_by: Some(page_lsn(page)) }),
-                PageVerdict::Corrupt { .. } if tries == TRIES => bad.push(BadPage { block, excused_by: None }),
+                PageVerdict::Newer if tries == TRIES => {
+                    bad.push(BadPage { block, excused_by: Some(page_lsn(page)) })
+                }
+                PageVerdict::Corrupt { .. } if tries == TRIES => {
+                    bad.push(BadPage { block, excused_by: None })
+                }
                 PageVerdict::Newer | PageVerdict::Corrupt { .. } => {
                     sleep(PAUSE / (TRIES - tries + 1));
                     // A page beyond the file's end now was truncated away; what was read stays.

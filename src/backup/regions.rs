@@ -59,7 +59,13 @@ mod tests {
         let shape: Vec<_> = all.iter().map(|r| (r.number, r.file, r.offset, r.len, r.last)).collect();
         assert_eq!(
             shape,
-            [(0, 0, 0, 0, true), (1, 1, 0, REGION, true), (2, 2, 0, REGION, false), (3, 2, REGION, 1, true), (4, 3, 0, 5, true)]
+            [
+                (0, 0, 0, 0, true),
+                (1, 1, 0, REGION, true),
+                (2, 2, 0, REGION, false),
+                (3, 2, REGION, 1, true),
+                (4, 3, 0, 5, true)
+            ]
         );
     }
 }

@@ -132,7 +132,8 @@ impl<'a> TableWriter<'a> {
 
     async fn store_part(&mut self) -> Result<()> {
         let part = std::mem::take(&mut self.part);
-        let number = u32::try_from(self.parts.len()).map_err(|_| Error::corrupt("the file table has too many parts"))?;
+        let number = u32::try_from(self.parts.len())
+            .map_err(|_| Error::corrupt("the file table has too many parts"))?;
         self.table_bytes += self.repository.put_file_table(self.id, number, &part).await?;
         self.parts.push(PartRecord {
             files: part.files.len() as u64,

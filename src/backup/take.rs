@@ -59,10 +59,8 @@ async fn take_with_lease(
     let started_at = session.current_time().await?;
     let proof = Proof::begin(session, info).await?;
     let label = format!("walproof {id}");
-    let (start_lsn, ()) = tokio::try_join!(
-        session.backup_start(&label, true),
-        prove_archiving(repository, proof.as_ref()),
-    )?;
+    let (start_lsn, ()) =
+        tokio::try_join!(session.backup_start(&label, true), prove_archiving(repository, proof.as_ref()),)?;
     tracing::info!(%id, %start_lsn, "backup started");
     let control = data_dir.control()?;
     let (path, control_again) = (data_dir.path().to_owned(), control.clone());
@@ -90,7 +88,15 @@ async fn take_with_lease(
     let label = BackupLabel::parse(&stop.label)?;
     tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
     wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
-    let manifest = manifest(repository, info, &control, walked, copied, &label, (id, started_at, finished_at, stop.stop));
+    let manifest = manifest(
+        repository,
+        info,
+        &control,
+        walked,
+        copied,
+        &label,
+        (id, started_at, finished_at, stop.stop),
+    );
     // The commit point.
     repository.put_manifest(&manifest).await?;
     Ok(manifest)
@@ -166,7 +172,11 @@ fn check_server(info: &ServerInfo, data_dir: &DataDir, control: &ControlFile) ->
         .hint("is cluster.data_dir a copy or another cluster's?"));
     }
     if info.major != data_dir.version_major() {
-        return Err(Error::server(format!("the server is PostgreSQL {}, its data directory {}", info.major, data_dir.version_major())));
+        return Err(Error::server(format!(
+            "the server is PostgreSQL {}, its data directory {}",
+            info.major,
+            data_dir.version_major()
+        )));
     }
     Ok(())
 }
@@ -179,8 +189,12 @@ fn not_initialised(error: Error) -> Error {
 pub(super) fn needs_archiving(info: &ServerInfo) -> Result<()> {
     let configured = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
     if info.archive_mode == "off" || !(configured || !info.archive_library.is_empty()) {
-        return Err(Error::server("the server does not archive WAL, and a backup is worth nothing without it")
-            .hint("set archive_mode = on and archive_command = 'walproof wal-push %p' (the first needs a restart)"));
+        return Err(Error::server(
+            "the server does not archive WAL, and a backup is worth nothing without it",
+        )
+        .hint(
+            "set archive_mode = on and archive_command = 'walproof wal-push %p' (the first needs a restart)",
+        ));
     }
     if info.wal_level == "minimal" {
         return Err(Error::server("wal_level is minimal: the WAL does not hold enough to restore"))

@@ -103,7 +103,13 @@ impl<'a> Packer<'a> {
                 let repository = self.shared.repository;
                 let extent = u32::try_from(EXTENT).unwrap_or(u32::MAX);
                 let capacity = self.shared.pack_size + EXTENT * 2;
-                self.pack.insert(PackWriter::new(repository.keys(), repository.name(), name, extent, capacity)?)
+                self.pack.insert(PackWriter::new(
+                    repository.keys(),
+                    repository.name(),
+                    name,
+                    extent,
+                    capacity,
+                )?)
             }
         };
         let (offset, frame) = pack.add(&mut self.compressor, plain)?;
@@ -134,7 +140,11 @@ pub(super) fn stopped() -> Error {
 }
 
 /// Work until no region is left.
-pub(super) fn work(shared: &Shared<'_>, full: Sender<SealedPack>, done: &UnboundedSender<RegionDone>) -> Result<()> {
+pub(super) fn work(
+    shared: &Shared<'_>,
+    full: Sender<SealedPack>,
+    done: &UnboundedSender<RegionDone>,
+) -> Result<()> {
     let mut packer = Packer::new(shared, full)?;
     let mut buffer = vec![0; EXTENT];
     while let Some(region) = shared.regions.next() {
@@ -147,7 +157,12 @@ pub(super) fn work(shared: &Shared<'_>, full: Sender<SealedPack>, done: &Unbound
     packer.flush()
 }
 
-fn read_region(shared: &Shared<'_>, region: Region, packer: &mut Packer<'_>, buffer: &mut [u8]) -> Result<RegionDone> {
+fn read_region(
+    shared: &Shared<'_>,
+    region: Region,
+    packer: &mut Packer<'_>,
+    buffer: &mut [u8],
+) -> Result<RegionDone> {
     let entry = &shared.files[region.file];
     let path = shared.data_dir.join(&entry.path);
     let mut done = RegionDone::empty(region);
@@ -178,7 +193,13 @@ fn read_region(shared: &Shared<'_>, region: Region, packer: &mut Packer<'_>, buf
 }
 
 /// A file without pages, as it is now.
-fn read_small(shared: &Shared<'_>, file: &File, path: &Path, packer: &mut Packer<'_>, done: &mut RegionDone) -> Result<()> {
+fn read_small(
+    shared: &Shared<'_>,
+    file: &File,
+    path: &Path,
+    packer: &mut Packer<'_>,
+    done: &mut RegionDone,
+) -> Result<()> {
     let mut bytes = Vec::new();
     let mut limited = std::io::Read::take(file, SMALL * 4);
     std::io::Read::read_to_end(&mut limited, &mut bytes).map_err(|cause| Error::io("read", path, &cause))?;
@@ -222,7 +243,12 @@ fn read_pages(
     Ok(())
 }
 
-fn fill_with_zeros(shared: &Shared<'_>, len: u64, packer: &mut Packer<'_>, done: &mut RegionDone) -> Result<()> {
+fn fill_with_zeros(
+    shared: &Shared<'_>,
+    len: u64,
+    packer: &mut Packer<'_>,
+    done: &mut RegionDone,
+) -> Result<()> {
     let zeros = vec![0; EXTENT];
     let mut rest = usize::try_from(len).unwrap_or(usize::MAX);
     while rest > 0 {

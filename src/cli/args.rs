@@ -12,9 +12,11 @@ use crate::repository::BackupId;
 /// PostgreSQL backups that prove they restore
 #[derive(Debug, Parser)]
 #[command(name = "walproof", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check); 2 usage or \
+#[command(
+    after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check); 2 usage or \
     configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
-    asked; 9 anything else. wal-fetch adds 200 to all but 0 and 1.")]
+    asked; 9 anything else. wal-fetch adds 200 to all but 0 and 1."
+)]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: Global,

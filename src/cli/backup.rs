@@ -78,7 +78,9 @@ pub(super) fn draw(global: &Global, progress: Arc<Progress>) -> tokio::task::Joi
     let wanted = !global.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(0), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
+    {
         bar.set_style(style);
     }
     tokio::spawn(async move {
@@ -148,8 +150,11 @@ pub(super) fn show(global: &Global, id: &BackupId) -> Result<u8> {
 }
 
 fn show_text(manifest: &Manifest) -> Result<()> {
-    let tablespaces: Vec<String> =
-        manifest.tablespaces.iter().map(|tablespace| format!("{} ({})", tablespace.location, tablespace.oid)).collect();
+    let tablespaces: Vec<String> = manifest
+        .tablespaces
+        .iter()
+        .map(|tablespace| format!("{} ({})", tablespace.location, tablespace.oid))
+        .collect();
     let outside: Vec<&str> = manifest.outside_files.iter().map(|file| file.path.as_str()).collect();
     let listed = |items: String| if items.is_empty() { "none".to_owned() } else { items };
     for (name, value) in [
@@ -165,7 +170,10 @@ fn show_text(manifest: &Manifest) -> Result<()> {
         ("size", format!("{} ({} bytes)", size(manifest.size_bytes), manifest.size_bytes)),
         ("stored", format!("{} ({} bytes)", size(manifest.stored_bytes), manifest.stored_bytes)),
         ("new", format!("{} ({} bytes)", size(manifest.new_bytes), manifest.new_bytes)),
-        ("page checksums", if manifest.page_checksums { "verified" } else { "off in this cluster" }.to_owned()),
+        (
+            "page checksums",
+            if manifest.page_checksums { "verified" } else { "off in this cluster" }.to_owned(),
+        ),
         ("page errors", manifest.page_errors.len().to_string()),
         ("tablespaces", listed(tablespaces.join(", "))),
         ("kept configuration", listed(outside.join(", "))),

@@ -51,7 +51,12 @@ impl Findings {
     }
 
     /// Note what came out; the value if it is good.
-    fn result<T>(&mut self, name: &'static str, result: Result<T>, detail: impl FnOnce(&T) -> String) -> Option<T> {
+    fn result<T>(
+        &mut self,
+        name: &'static str,
+        result: Result<T>,
+        detail: impl FnOnce(&T) -> String,
+    ) -> Option<T> {
         match result {
             Ok(value) => {
                 self.add(name, Status::Ok, detail(&value), None);
@@ -118,13 +123,16 @@ fn check_data_dir(config: &Config, found: &mut Findings) -> Option<ControlFile> 
 
 async fn check_server(config: &Config, control: Option<&ControlFile>, found: &mut Findings) {
     let connected = async { Session::connect(config.conninfo()?, "walproof check").await }.await;
-    let Some(session) = found.result("server", connected, |session| format!("PostgreSQL {} answers", session.major()))
+    let Some(session) =
+        found.result("server", connected, |session| format!("PostgreSQL {} answers", session.major()))
     else {
         return;
     };
     let info = match session.info().await {
         Ok(info) => info,
-        Err(error) => return found.add("server settings", Status::Fail, error.to_string(), error.hint_text()),
+        Err(error) => {
+            return found.add("server settings", Status::Fail, error.to_string(), error.hint_text());
+        }
     };
     if let Some(control) = control {
         found.must(
@@ -146,7 +154,12 @@ async fn check_server(config: &Config, control: Option<&ControlFile>, found: &mu
 }
 
 fn check_settings(info: &ServerInfo, found: &mut Findings) {
-    found.must("wal_level", info.wal_level != "minimal", &*info.wal_level, "set wal_level = replica and restart the server");
+    found.must(
+        "wal_level",
+        info.wal_level != "minimal",
+        &*info.wal_level,
+        "set wal_level = replica and restart the server",
+    );
     found.must(
         "archive_mode",
         info.archive_mode != "off",
@@ -155,24 +168,54 @@ fn check_settings(info: &ServerInfo, found: &mut Findings) {
     );
     let command = &info.archive_command;
     if !info.archive_library.is_empty() {
-        found.add("archive_command", Status::Warn, format!("archive_library is {}", info.archive_library), Some("it takes the place of archive_command; is that meant?"));
+        found.add(
+            "archive_command",
+            Status::Warn,
+            format!("archive_library is {}", info.archive_library),
+            Some("it takes the place of archive_command; is that meant?"),
+        );
     } else if command.contains("walproof") && command.contains("wal-push") && command.contains("%p") {
         found.add("archive_command", Status::Ok, command, None);
     } else if info.archive_mode != "off" {
-        found.add("archive_command", Status::Fail, command, Some("set archive_command = 'walproof wal-push %p' and reload the server"));
+        found.add(
+            "archive_command",
+            Status::Fail,
+            command,
+            Some("set archive_command = 'walproof wal-push %p' and reload the server"),
+        );
     }
     if !info.full_page_writes {
-        found.add("full_page_writes", Status::Warn, "off", Some("backups force it on while they run; is it off on purpose?"));
+        found.add(
+            "full_page_writes",
+            Status::Warn,
+            "off",
+            Some("backups force it on while they run; is it off on purpose?"),
+        );
     }
     if !info.data_checksums {
-        found.add("page checksums", Status::Warn, "off: backups cannot notice damaged pages", Some("pg_checksums --enable turns them on while the server is stopped"));
+        found.add(
+            "page checksums",
+            Status::Warn,
+            "off: backups cannot notice damaged pages",
+            Some("pg_checksums --enable turns them on while the server is stopped"),
+        );
     }
 }
 
 async fn check_archiver(session: &Session, found: &mut Findings) {
     match session.archiver_failure().await {
-        Ok(None) => found.add("archiver", Status::Ok, "the last archive_command succeeded, or none was needed yet", None),
-        Ok(Some(failure)) => found.add("archiver", Status::Fail, failure, Some("what does the server's log say of archive_command?")),
+        Ok(None) => found.add(
+            "archiver",
+            Status::Ok,
+            "the last archive_command succeeded, or none was needed yet",
+            None,
+        ),
+        Ok(Some(failure)) => found.add(
+            "archiver",
+            Status::Fail,
+            failure,
+            Some("what does the server's log say of archive_command?"),
+        ),
         Err(error) => found.add("archiver", Status::Warn, error.to_string(), error.hint_text()),
     }
 }
@@ -181,21 +224,32 @@ async fn check_repository(config: &Config, control: Option<&ControlFile>, found:
     let keys = config.keys();
     let encrypted = config.is_encrypted();
     if found
-        .result("key", keys, |_| if encrypted { "usable" } else { "none: encryption.mode is \"none\"" }.to_owned())
+        .result("key", keys, |_| {
+            if encrypted { "usable" } else { "none: encryption.mode is \"none\"" }.to_owned()
+        })
         .is_none()
     {
         return;
     }
     let namespace = config.namespace(Policy::within(Duration::from_secs(30)));
-    let Some(namespace) = found.result("store", namespace, |namespace| namespace.store().to_string()) else { return };
+    let Some(namespace) = found.result("store", namespace, |namespace| namespace.store().to_string()) else {
+        return;
+    };
     let opened = open(&namespace, control).await;
     let Some(repository) = found.result("repository", opened, |repository| {
-        format!("cluster {}, system identifier {}", repository.identity().cluster, repository.identity().system_identifier)
+        format!(
+            "cluster {}, system identifier {}",
+            repository.identity().cluster,
+            repository.identity().system_identifier
+        )
     }) else {
         return;
     };
     let probe = repository.probe().await;
-    let Some(written) = found.result("store test", probe, |_| "write, list, read back, delete".to_owned()) else { return };
+    let Some(written) = found.result("store test", probe, |_| "write, list, read back, delete".to_owned())
+    else {
+        return;
+    };
     let skew = jiff::Timestamp::now().duration_since(written).unsigned_abs();
     let detail = format!("{} s apart from the store's", skew.as_secs());
     let status = if skew > MOST_SKEW { Status::Fail } else { Status::Ok };
@@ -215,19 +269,23 @@ fn check_space(config: &Config, found: &mut Findings) {
     for (name, path) in places {
         let Some(path) = path.filter(|path| path.exists()) else { continue };
         match free(path) {
-            Ok((free, total)) if free.saturating_mul(100) < total.saturating_mul(LEAST_FREE_PERCENT) => found.add(
-                name,
-                Status::Warn,
-                format!("{} free of {}", size(free), size(total)),
-                Some("a full disk stops the server when WAL cannot be archived"),
-            ),
-            Ok((free, total)) => found.add(name, Status::Ok, format!("{} free of {}", size(free), size(total)), None),
+            Ok((free, total)) if free.saturating_mul(100) < total.saturating_mul(LEAST_FREE_PERCENT) => found
+                .add(
+                    name,
+                    Status::Warn,
+                    format!("{} free of {}", size(free), size(total)),
+                    Some("a full disk stops the server when WAL cannot be archived"),
+                ),
+            Ok((free, total)) => {
+                found.add(name, Status::Ok, format!("{} free of {}", size(free), size(total)), None)
+            }
             Err(error) => found.add(name, Status::Warn, error.to_string(), error.hint_text()),
         }
     }
 }
 
 fn free(path: &Path) -> Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(path).map_err(|cause| Error::io("examine the file system of", path, &cause.into()))?;
+    let stat = rustix::fs::statvfs(path)
+        .map_err(|cause| Error::io("examine the file system of", path, &cause.into()))?;
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }

@@ -31,7 +31,11 @@ pub(super) fn init(global: &Global) -> Result<u8> {
             }))?;
         } else {
             let state = if created { "created" } else { "is there already" };
-            let sealed = if config.is_encrypted() { "encrypted" } else { "NOT encrypted (encryption.mode is \"none\")" };
+            let sealed = if config.is_encrypted() {
+                "encrypted"
+            } else {
+                "NOT encrypted (encryption.mode is \"none\")"
+            };
             output::line(format!(
                 "repository of cluster {} (system identifier {}) in {}: {state}, {sealed}, store tested",
                 config.cluster, control.system_identifier, config.repository.url

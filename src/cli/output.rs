@@ -9,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 /// Write a line of a result.
 pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", text.as_ref()).map_err(|cause| Error::new(Kind::Other, format!("write to stdout: {cause}")))
+    writeln!(stdout, "{}", text.as_ref())
+        .map_err(|cause| Error::new(Kind::Other, format!("write to stdout: {cause}")))
 }
 
 /// Write the one JSON document.
@@ -48,7 +49,8 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
         .map(|column| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     for row in std::iter::once(&head).chain(rows) {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         line(cells.join("  ").trim_end())?;
     }
     Ok(())

@@ -45,7 +45,8 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);
         let bar = backup::draw(global, Arc::clone(&progress));
-        let restored = execute(&repository, &plan, &command, Arc::new(move |bytes| progress.add(bytes))).await;
+        let restored =
+            execute(&repository, &plan, &command, Arc::new(move |bytes| progress.add(bytes))).await;
         bar.abort();
         let restored = restored?;
         if global.json {
@@ -102,11 +103,12 @@ fn tablespace(pair: &str) -> Result<(PathBuf, PathBuf)> {
 
 /// What the restored server calls: absolute paths, this repository, and the tail, which only a fresh restore may have.
 fn restore_command(config: &Config, system_identifier: u64) -> Result<String> {
-    let program = std::env::current_exe().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))?;
+    let program =
+        std::env::current_exe().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))?;
     let text = |path: &Path| {
-        path.to_str()
-            .map(restore_command_argument)
-            .ok_or_else(|| Error::usage(format!("the path {} is no text that a configuration file can hold", path.display())))
+        path.to_str().map(restore_command_argument).ok_or_else(|| {
+            Error::usage(format!("the path {} is no text that a configuration file can hold", path.display()))
+        })
     };
     Ok(format!(
         "{} wal-fetch %f %p --tail --system-identifier {system_identifier} --config {}",
@@ -133,7 +135,8 @@ fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Res
             "seconds": done.map(|(_, seconds)| seconds),
         }));
     }
-    let newest = plan.reach.end_time.map_or_else(|| "none since the backup".to_owned(), |time| time.to_string());
+    let newest =
+        plan.reach.end_time.map_or_else(|| "none since the backup".to_owned(), |time| time.to_string());
     output::line(format!("restore cluster {} to {}", plan.backup.cluster, plan.to.display()))?;
     output::line(format!("  target     {} on timeline {}", plan.target, plan.timeline))?;
     output::line(format!("  backup     {}, finished {}", plan.backup.id, plan.backup.finished_at))?;
@@ -155,7 +158,9 @@ fn show_next_steps(plan: &Plan, restored: Restored, seconds: f64) -> Result<()> 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
     let rate = size(rate as u64);
     output::line(format!("restored and durable: {} in {seconds:.1} s ({rate}/s)", size(restored.bytes)))?;
-    output::line("next: start the server on this directory; it fetches the WAL and recovers to the target by itself")?;
+    output::line(
+        "next: start the server on this directory; it fetches the WAL and recovers to the target by itself",
+    )?;
     if plan.target != RecoveryTarget::Latest {
         output::line(match plan.action {
             TargetAction::Pause => {

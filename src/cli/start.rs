@@ -29,7 +29,8 @@ pub(super) fn log(global: &Global, json: bool, usual: LevelFilter) {
     let filter = tracing_subscriber::filter::EnvFilter::default()
         .add_directive(others.into())
         .add_directive(format!("walproof={level}").parse().unwrap_or_else(|_| level.into()));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second initialisation happens in tests only.
     let _ = if json {
         builder.json().flatten_event(true).try_init()

@@ -24,8 +24,14 @@ pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
     let push = async {
         let push = archive::push(&namespace, &control, path);
         tokio::time::timeout(config.archive.timeout, push).await.unwrap_or_else(|_| {
-            Err(Error::new(Kind::Unreachable, format!("not done within {} (archive.timeout)", humantime::format_duration(config.archive.timeout)))
-                .hint("is the store slow, or the network down? PostgreSQL will try again"))
+            Err(Error::new(
+                Kind::Unreachable,
+                format!(
+                    "not done within {} (archive.timeout)",
+                    humantime::format_duration(config.archive.timeout)
+                ),
+            )
+            .hint("is the store slow, or the network down? PostgreSQL will try again"))
         })
     };
     let pushed = start::run_small(push).with_context(|| format!("archive {}", path.display()))?;
@@ -58,10 +64,12 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
     let data_dir = Path::new(".");
     let system_identifier = match arguments.system_identifier {
         Some(given) => given,
-        None => DataDir::open(data_dir)
-            .and_then(|data_dir| data_dir.control())
-            .hint("restore_command runs in the data directory; elsewhere say --system-identifier")?
-            .system_identifier,
+        None => {
+            DataDir::open(data_dir)
+                .and_then(|data_dir| data_dir.control())
+                .hint("restore_command runs in the data directory; elsewhere say --system-identifier")?
+                .system_identifier
+        }
     };
     let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
     let spool = spool(&namespace, system_identifier);
@@ -88,7 +96,13 @@ fn spool(namespace: &Namespace, system_identifier: u64) -> Option<Spool> {
 
 /// Start a process that outlives this one; recovery does not wait for it. If it cannot start, the next segment is
 /// simply fetched when it is asked for.
-fn prefetch_in_background(global: &Global, config: &Config, name: WalName, system_identifier: u64, spool: &Spool) {
+fn prefetch_in_background(
+    global: &Global,
+    config: &Config,
+    name: WalName,
+    system_identifier: u64,
+    spool: &Spool,
+) {
     let Ok(program) = std::env::current_exe() else { return };
     let child = Command::new(program)
         .args(["wal-prefetch", &name.to_string()])
@@ -178,7 +192,10 @@ fn list_text(catalog: &Catalog) -> Result<()> {
     }
     output::table(&["TIMELINE", "FIRST", "LAST", "SEGMENTS"], &rows)?;
     for gap in catalog.gaps() {
-        output::line(format!("GAP on timeline {}: {} to {} are missing", gap.first.timeline, gap.first, gap.last))?;
+        output::line(format!(
+            "GAP on timeline {}: {} to {} are missing",
+            gap.first.timeline, gap.first, gap.last
+        ))?;
     }
     for name in catalog.conflicts() {
         output::line(format!("CONFLICT: different contents are stored under the name {name}"))?;

@@ -68,9 +68,7 @@ const SQL: &str = "
         CASE WHEN pg_is_in_recovery()
             THEN GREATEST(point.timeline_id, recovery.min_recovery_end_timeline)::text
             -- pg_control has the new timeline only after the first checkpoint on it.
-            ELSE ('x' || substr(
-                    pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
-                )::bit(32)::int8::text
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8::text
         END AS timeline,
         pg_is_in_recovery() AS in_recovery,
         current_setting('archive_mode') AS archive_mode,

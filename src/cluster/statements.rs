@@ -49,17 +49,6 @@ impl Session {
         parsed(&self.row("switch to a new WAL segment", sql, &[]).await?, "switched")
     }
 
-    /// What the archiver's last attempt failed at and when, for the operator; `None` if it succeeded or
-    /// there was none.
-    pub async fn archiver_failure(&self) -> Result<Option<String>> {
-        let sql = "SELECT CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') THEN
-                format('%s failed at %s, %s failures since %s', last_failed_wal,
-                    to_char(last_failed_time, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), failed_count,
-                    to_char(stats_reset, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))
-            END AS failure FROM pg_stat_archiver";
-        column(&self.row("ask how the archiver fares", sql, &[]).await?, "failure")
-    }
-
     /// Writes a named target for recovery, of at most 63 bytes. Returns where it ends.
     pub async fn create_restore_point(&self, name: &str) -> Result<Lsn> {
         let sql = "SELECT pg_create_restore_point($1)::text AS point";

@@ -13,7 +13,8 @@ use crate::store::Credentials;
 pub(super) fn find(id_file: Option<&Path>, secret_file: Option<&Path>) -> Result<Credentials> {
     let access_key_id = one(id_file, "AWS_ACCESS_KEY_ID", "access_key_id")?;
     let secret_access_key = one(secret_file, "AWS_SECRET_ACCESS_KEY", "secret_access_key")?;
-    let session_token = std::env::var("AWS_SESSION_TOKEN").ok().filter(|_| id_file.is_none()).map(Zeroizing::new);
+    let session_token =
+        std::env::var("AWS_SESSION_TOKEN").ok().filter(|_| id_file.is_none()).map(Zeroizing::new);
     Ok(Credentials { access_key_id: access_key_id.to_string(), secret_access_key, session_token })
 }
 

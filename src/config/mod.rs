@@ -77,7 +77,10 @@ impl Config {
         let cluster: ClusterName = raw.cluster.name.parse().context("cluster.name")?;
         let archive = raw.archive.check(&cluster)?;
         if !(-7..=22).contains(&raw.compression.level) {
-            return Err(Error::usage(format!("compression.level is {}, zstd has -7 to 22", raw.compression.level)));
+            return Err(Error::usage(format!(
+                "compression.level is {}, zstd has -7 to 22",
+                raw.compression.level
+            )));
         }
         if raw.backup.concurrency == 0 {
             return Err(Error::usage("backup.concurrency is 0"));
@@ -155,7 +158,8 @@ mod tests {
         Config::parse(text, Path::new("/etc/walproof/walproof.toml"))
     }
 
-    const LEAST: &str = "[cluster]\nname = \"main\"\n[repository]\nurl = \"file:///srv/b\"\n[encryption]\nmode = \"none\"\n";
+    const LEAST: &str =
+        "[cluster]\nname = \"main\"\n[repository]\nurl = \"file:///srv/b\"\n[encryption]\nmode = \"none\"\n";
 
     #[test]
     fn the_least_that_is_needed() {

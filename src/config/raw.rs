@@ -64,15 +64,19 @@ impl Encryption {
         match self.mode.as_deref() {
             None | Some("aes-256-gcm" | "none") => {}
             Some(other) => {
-                return Err(Error::usage(format!("encryption.mode is \"{other}\"")).hint("leave it out, or say \"none\""));
+                return Err(Error::usage(format!("encryption.mode is \"{other}\""))
+                    .hint("leave it out, or say \"none\""));
             }
         }
         let keys = usize::from(self.key_file.is_some()) + usize::from(self.key_command.is_some());
         if !self.is_on() && keys > 0 {
-            return Err(Error::usage("encryption.mode is \"none\", and a key is configured").hint("which one is meant?"));
+            return Err(Error::usage("encryption.mode is \"none\", and a key is configured")
+                .hint("which one is meant?"));
         }
         if keys > 1 {
-            return Err(Error::usage("encryption has both key_file and key_command").hint("which one is meant?"));
+            return Err(
+                Error::usage("encryption has both key_file and key_command").hint("which one is meant?")
+            );
         }
         if self.is_on() && keys == 0 && secret::credential("key").is_none() {
             return Err(Error::usage("encryption has no key_file and no key_command").hint(
@@ -184,7 +188,9 @@ impl Log {
         match self.format.as_deref() {
             None | Some("text") => Ok(false),
             Some("json") => Ok(true),
-            Some(other) => Err(Error::usage(format!("log.format is \"{other}\"")).hint("use \"text\" or \"json\"")),
+            Some(other) => {
+                Err(Error::usage(format!("log.format is \"{other}\"")).hint("use \"text\" or \"json\""))
+            }
         }
     }
 }
@@ -246,7 +252,11 @@ impl Raw {
         duration(&self.objectives.rto).context("objectives.rto")?;
         match self.drill.target.as_deref() {
             None | Some("random" | "latest") => {}
-            Some(other) => return Err(Error::usage(format!("drill.target is \"{other}\"")).hint("use \"random\" or \"latest\"")),
+            Some(other) => {
+                return Err(
+                    Error::usage(format!("drill.target is \"{other}\"")).hint("use \"random\" or \"latest\"")
+                );
+            }
         }
         let _ = (&self.metrics.listen, &self.notify.heartbeat_url);
         Ok(())
@@ -255,13 +265,17 @@ impl Raw {
 
 /// A duration such as "5s", "15m", "7d".
 pub(super) fn duration(text: &str) -> Result<Duration> {
-    humantime::parse_duration(text)
-        .map_err(|cause| Error::usage(format!("\"{text}\" is not a duration: {cause}")).hint("write it like 5s, 15m, 1h or 7d"))
+    humantime::parse_duration(text).map_err(|cause| {
+        Error::usage(format!("\"{text}\" is not a duration: {cause}")).hint("write it like 5s, 15m, 1h or 7d")
+    })
 }
 
 /// A number of bytes such as "0", "50MB", "100MiB".
 pub(super) fn bytes(text: &str) -> Result<u64> {
-    let wrong = || Error::usage(format!("\"{text}\" is not a number of bytes")).hint("write it like 0, 500kB, 50MB or 100MiB");
+    let wrong = || {
+        Error::usage(format!("\"{text}\" is not a number of bytes"))
+            .hint("write it like 0, 500kB, 50MB or 100MiB")
+    };
     let trimmed = text.trim();
     let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let number: u64 = trimmed[..digits].parse().map_err(|_| wrong())?;

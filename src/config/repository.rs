@@ -61,13 +61,15 @@ impl Raw {
         match url.scheme() {
             "file" => self.file(&url),
             "s3" => self.s3(&url),
-            other => Err(Error::usage(format!("repository.url has the scheme \"{other}\"")).hint("use s3:// or file://")),
+            other => Err(Error::usage(format!("repository.url has the scheme \"{other}\""))
+                .hint("use s3:// or file://")),
         }
     }
 
     fn file(self, url: &Url) -> Result<RepositoryConfig> {
         let path = url.to_file_path().map_err(|()| {
-            Error::usage(format!("repository.url \"{}\" is no local path", self.url)).hint("write it with three slashes: file:///srv/backups")
+            Error::usage(format!("repository.url \"{}\" is no local path", self.url))
+                .hint("write it with three slashes: file:///srv/backups")
         })?;
         if path == Path::new("/") {
             return Err(Error::usage("repository.url is the root directory"));
@@ -98,7 +100,9 @@ impl Raw {
                 .hint("use https://, or say allow_http = true"));
         }
         if endpoint.contains(".perf.cloud.ovh.net") {
-            tracing::warn!("the .perf. endpoint is OVH's legacy one: dearer, and without lifecycle rules; use s3.<region>.io.cloud.ovh.net");
+            tracing::warn!(
+                "the .perf. endpoint is OVH's legacy one: dearer, and without lifecycle rules; use s3.<region>.io.cloud.ovh.net"
+            );
         }
         let place = S3Place {
             bucket,
@@ -116,12 +120,17 @@ impl Raw {
 
 /// OVH's regions imply their endpoint and the other way round; another endpoint's region is us-east-1 unless said.
 fn region_and_endpoint(region: Option<&str>, endpoint: Option<&str>) -> Result<(String, String)> {
-    let endpoint_host = |endpoint: &str| Url::parse(endpoint).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let endpoint_host =
+        |endpoint: &str| Url::parse(endpoint).ok().and_then(|url| url.host_str().map(str::to_owned));
     match (region, endpoint) {
-        (None, None) => Err(Error::usage("repository.region is missing").hint("for OVHcloud in Gravelines: region = \"gra\"")),
+        (None, None) => {
+            Err(Error::usage("repository.region is missing")
+                .hint("for OVHcloud in Gravelines: region = \"gra\""))
+        }
         (Some(region), None) => {
             let region = region.to_ascii_lowercase();
-            let fits = !region.is_empty() && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            let fits =
+                !region.is_empty() && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if !fits {
                 return Err(Error::usage(format!("repository.region is \"{region}\"")));
             }
@@ -155,10 +164,13 @@ impl RepositoryConfig {
             Place::File(path) => return Ok(Location::File(path.clone())),
             Place::S3(s3) => s3,
         };
-        let ca = match &s3.ca_file {
-            None => None,
-            Some(path) => Some(std::fs::read(path).map_err(|cause| Error::usage(format!("repository.ca_file {}: {cause}", path.display())))?),
-        };
+        let ca =
+            match &s3.ca_file {
+                None => None,
+                Some(path) => Some(std::fs::read(path).map_err(|cause| {
+                    Error::usage(format!("repository.ca_file {}: {cause}", path.display()))
+                })?),
+            };
         Ok(Location::S3(Box::new(S3Location {
             bucket: s3.bucket.clone(),
             region: s3.region.clone(),
@@ -189,9 +201,13 @@ mod tests {
 
     #[test]
     fn the_region_follows_from_an_ovh_endpoint() {
-        let config = check("url = \"s3://bucket\"\nendpoint = \"https://s3.eu-west-par.io.cloud.ovh.net/\"").unwrap();
+        let config =
+            check("url = \"s3://bucket\"\nendpoint = \"https://s3.eu-west-par.io.cloud.ovh.net/\"").unwrap();
         let Place::S3(s3) = config.place else { panic!() };
-        assert_eq!((s3.region.as_str(), s3.endpoint.as_str()), ("eu-west-par", "https://s3.eu-west-par.io.cloud.ovh.net"));
+        assert_eq!(
+            (s3.region.as_str(), s3.endpoint.as_str()),
+            ("eu-west-par", "https://s3.eu-west-par.io.cloud.ovh.net")
+        );
     }
 
     #[test]

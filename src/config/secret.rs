@@ -29,19 +29,28 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>> {
     };
     let metadata = std::fs::metadata(path).map_err(usage)?;
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
-    let from_systemd = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory));
+    let from_systemd =
+        std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory));
     if metadata.mode() & forbidden != 0 && !from_systemd {
-        return Err(Error::usage(format!("{} can be read by others (mode {:04o})", path.display(), metadata.mode() & 0o7777))
-            .hint(format!("chmod 600 {}", path.display())));
+        return Err(Error::usage(format!(
+            "{} can be read by others (mode {:04o})",
+            path.display(),
+            metadata.mode() & 0o7777
+        ))
+        .hint(format!("chmod 600 {}", path.display())));
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(usage)?);
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{} is no text", path.display())))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{} is no text", path.display())))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// What a shell command prints. Its output is never shown; what it says on stderr reaches the operator directly.
 pub(super) fn output_of(command: &str) -> Result<Zeroizing<String>> {
-    let failed = |what: String| Error::usage(format!("encryption.key_command {what}")).hint("does it work when run by hand as this user?");
+    let failed = |what: String| {
+        Error::usage(format!("encryption.key_command {what}"))
+            .hint("does it work when run by hand as this user?")
+    };
     let mut child = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
@@ -66,7 +75,9 @@ pub(super) fn output_of(command: &str) -> Result<Zeroizing<String>> {
         return Err(failed(format!("fails ({status})")));
     }
     let mut text = Zeroizing::new(String::new());
-    let mut output = child.stdout.take().ok_or_else(|| Error::new(Kind::Other, "the key command has no output"))?;
-    std::io::Read::read_to_string(&mut output, &mut text).map_err(|cause| failed(format!("prints no text: {cause}")))?;
+    let mut output =
+        child.stdout.take().ok_or_else(|| Error::new(Kind::Other, "the key command has no output"))?;
+    std::io::Read::read_to_string(&mut output, &mut text)
+        .map_err(|cause| failed(format!("prints no text: {cause}")))?;
     Ok(text)
 }

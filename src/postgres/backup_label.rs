@@ -71,8 +71,8 @@ pub struct TablespaceEntry {
     pub path: String,
 }
 
-/// The file `tablespace_map`, from which a server makes the links in `pg_tblspc` when recovery begins (written by
-/// do_pg_backup_start in xlog.c, read by read_tablespace_map in xlogrecovery.c).
+/// The file `tablespace_map`, from which a server makes the links in `pg_tblspc` when recovery begins
+/// (written by do_pg_backup_start in xlog.c, read by read_tablespace_map in xlogrecovery.c).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TablespaceMap(pub Vec<TablespaceEntry>);
 
@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(label.start_segment.to_string(), "000000010000000000000002");
         assert_eq!(label.timeline, TimelineId::FIRST);
         assert_eq!(label.text, LABEL);
+        BackupLabel::parse(&LABEL.replace("walproof", "wal\nproof")).unwrap();
         let old = LABEL.replace("START TIMELINE: 1\n", "");
         assert_eq!(BackupLabel::parse(&old).unwrap().timeline, TimelineId::FIRST);
     }
@@ -186,9 +187,24 @@ mod tests {
 
     #[test]
     fn a_map_that_makes_no_sense_is_refused() {
-        for text in ["x", "1", "1 \n", " /x\n", "+1 /x\n", "4294967296 /x\n", "1\t/x\n", "\\"] {
-            let parsed = TablespaceMap::parse(text);
-            assert!(parsed.is_err() || text == "\\", "{text:?}");
+        for text in ["x", "1", "1 \n", " /x\n", "+1 /x\n", "4294967296 /x\n", "1\t/x\n"] {
+            TablespaceMap::parse(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic() {
+        let map = "16384 /a\\\\b\n";
+        for text in [LABEL, map] {
+            for (index, _) in text.char_indices() {
+                for other in ["", "\n", "\\", "\0", "é", "9", "F", " ", "/"] {
+                    let changed = format!("{}{other}{}", &text[..index], &text[index + 1..]);
+                    let _ = BackupLabel::parse(&changed);
+                    let _ = TablespaceMap::parse(&changed);
+                }
+                let _ = BackupLabel::parse(&text[..index]);
+                let _ = TablespaceMap::parse(&text[..index]);
+            }
         }
     }
 }

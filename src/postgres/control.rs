@@ -53,8 +53,8 @@ const CHECKSUM_SEARCH: std::ops::Range<usize> = 200..512;
 impl ControlFile {
     /// Parse the file, little-endian.
     ///
-    /// Corrupt if it is too short, its checksum does not hold or its values make no sense; Server if an unknown
-    /// version made it, or one built with other block sizes.
+    /// Corrupt if it is too short, its checksum does not hold or its values make no sense; Server if an
+    /// unknown version made it, or one built with other block sizes.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         Reader { bytes }.control_file().context("pg_control")
     }
@@ -105,7 +105,8 @@ impl Reader<'_> {
         }
         let Some(major) = known.filter(|_| holds) else {
             return Err(Error::server(format!(
-                "made by a PostgreSQL version that this program does not know (catalog version {catalog_version})"
+                "made by a PostgreSQL version that this program does not know \
+                 (catalog version {catalog_version})"
             ))
             .hint("is there a newer release of walproof for that version?"));
         };
@@ -161,7 +162,9 @@ mod tests {
 
     fn file(catalog: u32, shift: usize, checksum: usize) -> Vec<u8> {
         let mut bytes = vec![0; 8192];
-        for (offset, value) in [(0, 7), (4, 1), (8, 1300), (12, catalog), (16, 6), (32, 0x28), (40, 0x20), (48, 3)] {
+        for (offset, value) in
+            [(0, 7), (4, 1), (8, 1300), (12, catalog), (16, 6), (32, 0x28), (40, 0x20), (48, 3)]
+        {
             put(&mut bytes, offset, value);
         }
         for (offset, value) in [
@@ -237,9 +240,12 @@ mod tests {
 
     #[test]
     fn other_blocks_and_timeline_0_are_refused() {
-        for (offset, value, kind) in
-            [(216, 16384, Kind::Server), (224, 16384, Kind::Server), (48, 0, Kind::Corrupt), (228, 7, Kind::Corrupt)]
-        {
+        for (offset, value, kind) in [
+            (216, 16384, Kind::Server),
+            (224, 16384, Kind::Server),
+            (48, 0, Kind::Corrupt),
+            (228, 7, Kind::Corrupt),
+        ] {
             let mut bytes = file(202_209_061, 0, 288);
             put(&mut bytes, offset, value);
             seal(&mut bytes, 288);
@@ -254,5 +260,19 @@ mod tests {
             assert_eq!(ControlFile::parse(&bytes[..length]).unwrap_err().kind(), Kind::Corrupt);
         }
         ControlFile::parse(&bytes[..296]).unwrap();
+    }
+
+    #[test]
+    fn no_value_makes_it_panic() {
+        let bytes = file(202_605_131, 8, 300);
+        for offset in 0..75 {
+            for value in [0, 1, 0x7FFF_FFFF, u32::MAX] {
+                let mut bytes = bytes.clone();
+                put(&mut bytes, offset * 4, value);
+                let _ = ControlFile::parse(&bytes);
+                seal(&mut bytes, 300);
+                let _ = ControlFile::parse(&bytes);
+            }
+        }
     }
 }

@@ -58,7 +58,8 @@ impl FromStr for Lsn {
             fits.then(|| u64::from_str_radix(part, 16).ok()).flatten()
         };
         let halves = text.split_once('/').and_then(|(high, low)| half(high).zip(half(low)));
-        let (high, low) = halves.ok_or_else(|| Error::usage(format!("\"{text}\" is not an LSN (like 0/504AE60)")))?;
+        let (high, low) =
+            halves.ok_or_else(|| Error::usage(format!("\"{text}\" is not an LSN (like 0/504AE60)")))?;
         Ok(Self(high << 32 | low))
     }
 }

@@ -16,10 +16,38 @@ const FNV_PRIME: u32 = 16_777_619;
 
 /// What each column's hash begins with (checksumBaseOffsets).
 const OFFSETS: [u32; LANES] = [
-    0x5B1F_36E9, 0xB852_5960, 0x02AB_50AA, 0x1DE6_6D2A, 0x79FF_467A, 0x9BB9_F8A3, 0x217E_7CD2, 0x83E1_3D2C,
-    0xF8D4_474F, 0xE39E_B970, 0x42C6_AE16, 0x9932_16FA, 0x7B09_3B5D, 0x98DA_FF3C, 0xF718_902A, 0x0B1C_9CDB,
-    0xE58F_764B, 0x1876_36BC, 0x5D7B_3BB1, 0xE73D_E7DE, 0x92BE_C979, 0xCCA6_C0B2, 0x304A_0979, 0x85AA_43D4,
-    0x7831_25BB, 0x6CA8_EAA2, 0xE407_EAC6, 0x4B5C_FC3E, 0x9FBF_8C76, 0x15CA_20BE, 0xF2CA_9FD3, 0x959B_D756,
+    0x5B1F_36E9,
+    0xB852_5960,
+    0x02AB_50AA,
+    0x1DE6_6D2A,
+    0x79FF_467A,
+    0x9BB9_F8A3,
+    0x217E_7CD2,
+    0x83E1_3D2C,
+    0xF8D4_474F,
+    0xE39E_B970,
+    0x42C6_AE16,
+    0x9932_16FA,
+    0x7B09_3B5D,
+    0x98DA_FF3C,
+    0xF718_902A,
+    0x0B1C_9CDB,
+    0xE58F_764B,
+    0x1876_36BC,
+    0x5D7B_3BB1,
+    0xE73D_E7DE,
+    0x92BE_C979,
+    0xCCA6_C0B2,
+    0x304A_0979,
+    0x85AA_43D4,
+    0x7831_25BB,
+    0x6CA8_EAA2,
+    0xE407_EAC6,
+    0x4B5C_FC3E,
+    0x9FBF_8C76,
+    0x15CA_20BE,
+    0xF2CA_9FD3,
+    0x959B_D756,
 ];
 
 /// The checksum that the page should carry as block number `block` of its relation (checksum_impl.h,
@@ -55,7 +83,8 @@ fn mix(sums: &mut [u32; LANES], row: &[u32; LANES]) {
     }
 }
 
-/// The end of the WAL record that last changed the page (bufpage.h, pd_lsn); 0 if the page is too short to say.
+/// The end of the WAL record that last changed the page (bufpage.h, pd_lsn); 0 if the page is too short to
+/// say.
 pub fn page_lsn(page: &[u8]) -> Lsn {
     // Two little-endian halves, the upper one first.
     page.first_chunk().map_or(Lsn::INVALID, |halves| Lsn::new(u64::from_le_bytes(*halves).rotate_left(32)))
@@ -68,8 +97,8 @@ pub enum PageVerdict {
     Valid,
     /// Nothing but zeros: allocated and not yet used.
     New,
-    /// The checksum is wrong, but the page was written after the backup began: perhaps read while being written.
-    /// Replay overwrites it with an image from the WAL.
+    /// The checksum is wrong, but the page was written after the backup began: perhaps read while being
+    /// written. Replay overwrites it with an image from the WAL.
     Newer,
     /// The page is damaged.
     Corrupt {
@@ -80,8 +109,8 @@ pub enum PageVerdict {
     },
 }
 
-/// Check the page that is block number `block` of its relation, in a cluster with checksums, for a backup that began
-/// at `start`. A page that is not [`PAGE_SIZE`] bytes long is corrupt.
+/// Check the page that is block number `block` of its relation, in a cluster with checksums, for a backup
+/// that began at `start`. A page that is not [`PAGE_SIZE`] bytes long is corrupt.
 pub fn check_page(page: &[u8], block: u32, start: Lsn) -> PageVerdict {
     let field = |offset: usize| match page.get(offset..offset + 2) {
         Some(&[low, high]) => u16::from_le_bytes([low, high]),
@@ -124,7 +153,8 @@ pub struct RelationFile {
     pub filenode: u32,
     /// The fork.
     pub fork: Fork,
-    /// Which file of the fork; its first page is block `segment * BLOCKS_PER_RELATION_FILE`, which fits in 32 bits.
+    /// Which file of the fork; its first page is block `segment * BLOCKS_PER_RELATION_FILE`, which fits in 32
+    /// bits.
     pub segment: u32,
 }
 
@@ -150,9 +180,9 @@ impl RelationFile {
 /// Whether this is the name of a file of a temporary relation: `t3_16384`, with fork and segment as others
 /// (looks_like_temp_rel_name in fd.c).
 pub fn is_temporary_relation(name: &str) -> bool {
-    name.strip_prefix('t')
-        .and_then(|rest| rest.split_once('_'))
-        .is_some_and(|(backend, relation)| number(backend).is_some() && RelationFile::parse(relation).is_some())
+    name.strip_prefix('t').and_then(|rest| rest.split_once('_')).is_some_and(|(backend, relation)| {
+        number(backend).is_some() && RelationFile::parse(relation).is_some()
+    })
 }
 
 /// Decimal digits only; `parse` alone takes a sign.
@@ -163,6 +193,69 @@ fn number(digits: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Pseudo-random bytes with a page size that PostgreSQL accepts.
+    fn page() -> Vec<u8> {
+        let mut state = 1_u64;
+        let mut page = vec![0; PAGE_SIZE];
+        for byte in &mut page {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state >> 33).to_le_bytes()[0];
+        }
+        page[18..20].copy_from_slice(&(8192_u16 | 4).to_le_bytes());
+        page
+    }
+
+    fn sealed(block: u32) -> Vec<u8> {
+        let mut page = page();
+        let checksum = page_checksum(&page, block);
+        page[8..10].copy_from_slice(&checksum.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn checksums_are_those_of_postgresql() {
+        // As page_checksum() of its extension pageinspect says, version 15.
+        for (block, expected) in [(0, 44527), (7, 44522), (131_079, 44524), (2_147_483_647, 53778)] {
+            assert_eq!(page_checksum(&page(), block), expected);
+            assert_eq!(page_checksum(&sealed(block), block), expected);
+        }
+    }
+
+    #[test]
+    fn pages_are_judged() {
+        let page = sealed(5);
+        let lsn = page_lsn(&page);
+        assert_eq!(lsn.get().rotate_left(32).to_le_bytes(), page[..8]);
+        let later = Lsn::new(lsn.get() + 1);
+        assert_eq!(check_page(&page, 5, later), PageVerdict::Valid);
+        assert_eq!(check_page(&page, 6, lsn), PageVerdict::Newer);
+        let verdict =
+            PageVerdict::Corrupt { expected: page_checksum(&page, 6), found: page_checksum(&page, 5) };
+        assert_eq!(check_page(&page, 6, later), verdict);
+    }
+
+    #[test]
+    fn a_page_without_upper_bound_is_new_or_corrupt() {
+        let mut page = vec![0; PAGE_SIZE];
+        assert_eq!(check_page(&page, 5, Lsn::INVALID), PageVerdict::New);
+        page[PAGE_SIZE - 1] = 1;
+        assert!(matches!(check_page(&page, 5, Lsn::INVALID), PageVerdict::Corrupt { found: 0, .. }));
+        let mut page = sealed(5);
+        page[14..16].fill(0);
+        let checksum = page_checksum(&page, 5);
+        page[8..10].copy_from_slice(&checksum.to_le_bytes());
+        assert!(matches!(check_page(&page, 5, Lsn::INVALID), PageVerdict::Corrupt { .. }));
+    }
+
+    #[test]
+    fn what_is_no_page_is_corrupt() {
+        let mut page = sealed(5);
+        page.push(0);
+        for length in (0..40).chain([PAGE_SIZE - 128, PAGE_SIZE - 1, PAGE_SIZE + 1]) {
+            assert!(matches!(check_page(&page[..length], 5, Lsn::INVALID), PageVerdict::Corrupt { .. }));
+        }
+    }
 
     #[test]
     fn names_of_relation_files_parse() {
@@ -183,8 +276,26 @@ mod tests {
     #[test]
     fn other_names_do_not_parse() {
         for name in [
-            "", ".", "_", "_fsm", "1_", "1.", "1_xyz", "1_fsm_vm", "1.2.3", "1.2_fsm", "+1", "1.+2", " 1", "1é",
-            "4294967296", "1.32768", "PG_VERSION", "pg_filenode.map", "pg_internal.init", "t1_2",
+            "",
+            ".",
+            "_",
+            "_fsm",
+            "1_",
+            "1.",
+            "1_xyz",
+            "1_fsm_vm",
+            "1.2.3",
+            "1.2_fsm",
+            "+1",
+            "1.+2",
+            " 1",
+            "1é",
+            "4294967296",
+            "1.32768",
+            "PG_VERSION",
+            "pg_filenode.map",
+            "pg_internal.init",
+            "t1_2",
         ] {
             assert_eq!(RelationFile::parse(name), None, "{name}");
         }

@@ -131,11 +131,13 @@ impl RecoverySettings {
             ("recovery_target_action", _) => self.action.to_string(),
             _ => String::new(),
         };
-        let mut text = String::new();
+        let mut lines = Vec::with_capacity(NAMES.len());
         for name in NAMES {
-            text.push_str(&format!("{name} = {}\n", quote(&value(name))?));
+            lines.push((value(name), name));
         }
-        Ok(text)
+        // An empty target after one that is set is taken for a second target (assign_recovery_target_*).
+        lines.sort_by_key(|(value, _)| !value.is_empty());
+        lines.iter().map(|(value, name)| Ok(format!("{name} = {}\n", quote(value)?))).collect()
     }
 }
 
@@ -159,7 +161,8 @@ fn quote(value: &str) -> Result<String> {
 /// postgresql.auto.conf without earlier lines of the settings that [`RecoverySettings::render`] writes.
 pub fn strip_leftovers(auto_conf: &str) -> String {
     let is_ours = |line: &str| {
-        let name = line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
+        let name =
+            line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
         NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
     };
     auto_conf.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect()
@@ -167,7 +170,8 @@ pub fn strip_leftovers(auto_conf: &str) -> String {
 
 /// `text` as one argument of restore_command: safe from the shell, and from PostgreSQL's `%` placeholders.
 pub fn restore_command_argument(text: &str) -> String {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-:=+,@".contains(&byte));
+    let plain = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-:=+,@".contains(&byte));
     if plain {
         return text.to_owned();
     }
@@ -192,10 +196,10 @@ mod tests {
         let text = settings(RecoveryTarget::Name("it's".to_owned())).render().unwrap();
         assert_eq!(
             text,
-            "restore_command = 'walproof wal-fetch ''\\\\a b'' %f %p'\narchive_cleanup_command = ''\n\
-             recovery_end_command = ''\nrecovery_target = ''\nrecovery_target_time = ''\nrecovery_target_lsn = ''\n\
-             recovery_target_xid = ''\nrecovery_target_name = 'it''s'\nrecovery_target_inclusive = 'on'\n\
-             recovery_target_timeline = '2'\nrecovery_target_action = 'pause'\n"
+            "archive_cleanup_command = ''\nrecovery_end_command = ''\nrecovery_target = ''\n\
+             recovery_target_time = ''\nrecovery_target_lsn = ''\nrecovery_target_xid = ''\n\
+             restore_command = 'walproof wal-fetch ''\\\\a b'' %f %p'\nrecovery_target_name = 'it''s'\n\
+             recovery_target_inclusive = 'on'\nrecovery_target_timeline = '2'\nrecovery_target_action = 'pause'\n"
         );
         settings(RecoveryTarget::Name("a\nfsync = off".to_owned())).render().unwrap_err();
     }

@@ -73,7 +73,10 @@ impl FromStr for PgTime {
     /// RFC 3339, or PostgreSQL's text form (`2026-11-22 13:00:00.12+01`). The offset from UTC must be there.
     fn from_str(text: &str) -> Result<Self> {
         let trimmed = text.trim();
-        let utc = trimmed.strip_suffix("UTC").or_else(|| trimmed.strip_suffix("GMT")).map(|rest| format!("{}Z", rest.trim_end()));
+        let utc = trimmed
+            .strip_suffix("UTC")
+            .or_else(|| trimmed.strip_suffix("GMT"))
+            .map(|rest| format!("{}Z", rest.trim_end()));
         let candidate = utc.unwrap_or_else(|| trimmed.to_owned());
         if let Ok(timestamp) = candidate.parse::<Timestamp>() {
             return Ok(timestamp.into());

@@ -105,12 +105,14 @@ impl History {
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
-            let wrong = || Error::corrupt(format!("history of timeline {timeline}: \"{content}\" makes no sense"));
+            let wrong =
+                || Error::corrupt(format!("history of timeline {timeline}: \"{content}\" makes no sense"));
             let mut fields = content.splitn(3, char::is_whitespace);
             let parent: TimelineId = fields.next().and_then(|field| field.parse().ok()).ok_or_else(wrong)?;
             let switch: Lsn = fields.next().and_then(|field| field.parse().ok()).ok_or_else(wrong)?;
             let reason = fields.next().unwrap_or_default().trim().to_owned();
-            let increasing = history.entries.last().is_none_or(|last| last.parent < parent && last.switch <= switch);
+            let increasing =
+                history.entries.last().is_none_or(|last| last.parent < parent && last.switch <= switch);
             if !increasing || parent >= timeline {
                 return Err(wrong());
             }
@@ -147,11 +149,15 @@ mod tests {
 
     #[test]
     fn histories_parse_as_postgresql_reads_them() {
-        let text = "# comment\n1\t0/3000000\tno recovery target specified\n\n 2\t0/5000100\tbefore 2026-11-22 x\n";
+        let text =
+            "# comment\n1\t0/3000000\tno recovery target specified\n\n 2\t0/5000100\tbefore 2026-11-22 x\n";
         let history = History::parse(id(4), text).unwrap();
         let lineage = history.lineage();
         assert_eq!(lineage.len(), 3);
-        assert_eq!(lineage[1], Stretch { timeline: id(2), begin: Lsn::new(0x300_0000), end: Some(Lsn::new(0x500_0100)) });
+        assert_eq!(
+            lineage[1],
+            Stretch { timeline: id(2), begin: Lsn::new(0x300_0000), end: Some(Lsn::new(0x500_0100)) }
+        );
         assert_eq!(history.stretch(id(4)).unwrap().begin, Lsn::new(0x500_0100));
         assert_eq!(history.stretch(id(3)), None);
         assert_eq!(history.entries[0].reason, "no recovery target specified");

@@ -110,7 +110,9 @@ impl WalName {
     pub const fn segment(&self) -> Option<SegmentName> {
         match self {
             Self::History(_) => None,
-            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => Some(*segment),
+            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => {
+                Some(*segment)
+            }
         }
     }
 
@@ -118,7 +120,9 @@ impl WalName {
     pub fn timeline(&self) -> TimelineId {
         match self {
             Self::History(timeline) => *timeline,
-            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => segment.timeline,
+            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => {
+                segment.timeline
+            }
         }
     }
 }
@@ -186,9 +190,19 @@ mod tests {
     #[test]
     fn what_is_no_name_is_named() {
         for text in [
-            "", ".", "x", "000000010000000a000000ff", "00000000000000010000000A", "000000010000000A000000FF0",
-            "000000010000000A000000F", "00000001.history.x", "+0000001.history", "000000010000000A000000FF.28.backup",
-            "000000010000000A000000FF.partial.gz", "é00000010000000A000000F", "../000000010000000A000000FF",
+            "",
+            ".",
+            "x",
+            "000000010000000a000000ff",
+            "00000000000000010000000A",
+            "000000010000000A000000FF0",
+            "000000010000000A000000F",
+            "00000001.history.x",
+            "+0000001.history",
+            "000000010000000A000000FF.28.backup",
+            "000000010000000A000000FF.partial.gz",
+            "é00000010000000A000000F",
+            "../000000010000000A000000FF",
         ] {
             let error = text.parse::<WalName>().unwrap_err().to_string();
             assert_eq!(error, format!("\"{text}\" is not the name of a WAL file"));

@@ -42,11 +42,13 @@ pub struct LongHeader {
 }
 
 impl PageHeader {
-    /// The header at the beginning of `page`; what comes after it is not looked at, nor whether the magic is known.
+    /// The header at the beginning of `page`; what comes after it is not looked at, nor whether the magic is
+    /// known.
     ///
     /// Corrupt if the page is too short for its header or has flags that no version sets.
     pub fn parse(page: &[u8]) -> Result<Self> {
-        let short = || Error::corrupt(format!("a WAL page of {} bytes is too short for its header", page.len()));
+        let short =
+            || Error::corrupt(format!("a WAL page of {} bytes is too short for its header", page.len()));
         let head: &[u8; 20] = page.first_chunk().ok_or_else(short)?;
         let info = u16::from_le_bytes([head[2], head[3]]);
         if info & !KNOWN != 0 {

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 pub enum SegmentContent {
     /// Only zeros: a finished segment.
     Full,
-    /// Anything, mostly pages of the segment whose file was recycled: one that is still written, or a `.partial`.
+    /// Anything, mostly pages of the segment whose file was recycled: one that is still written, or a
+    /// `.partial`.
     Partial,
 }
 
@@ -82,8 +83,8 @@ impl SegmentChecker {
 
     /// Check the next `bytes`: whole pages, unless the file ends within a page, which is an error.
     ///
-    /// Corrupt if the file is not what its name claims, Server if another cluster or an unknown version wrote it.
-    /// After an error the checker is of no more use.
+    /// Corrupt if the file is not what its name claims, Server if another cluster or an unknown version wrote
+    /// it. After an error the checker is of no more use.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         let (pages, rest) = bytes.as_chunks::<WAL_PAGE_SIZE>();
         for page in pages {
@@ -166,7 +167,8 @@ impl SegmentChecker {
         }
         let Some(major) = major else {
             return Err(Error::server(format!(
-                "segment {name} was made by a PostgreSQL version that this program does not know (WAL page magic {:04X})",
+                "segment {name} was made by a PostgreSQL version that this program does not know \
+                 (WAL page magic {:04X})",
                 header.magic
             ))
             .hint("is there a newer release of walproof for that version?"));
@@ -208,8 +210,11 @@ impl SegmentChecker {
 
     fn stale(&self) -> Error {
         let position = self.position(self.length);
-        Error::corrupt(format!("segment {} holds stale pages: it is not finished (page at {position})", self.name))
-            .hint("is something other than archive_command handing over files of pg_wal, or is the disk failing?")
+        Error::corrupt(format!(
+            "segment {} holds stale pages: it is not finished (page at {position})",
+            self.name
+        ))
+        .hint("is something other than archive_command handing over files of pg_wal, or is the disk failing?")
     }
 
     fn wrong_length(&self) -> Error {
@@ -285,7 +290,8 @@ mod tests {
     fn stale_pages_pass_only_in_partial_segments() {
         for stale in [3, 50] {
             let mut bytes = segment(3);
-            bytes[stale * WAL_PAGE_SIZE..(stale + 1) * WAL_PAGE_SIZE].copy_from_slice(&segment(9)[8 * 8192..9 * 8192]);
+            bytes[stale * WAL_PAGE_SIZE..(stale + 1) * WAL_PAGE_SIZE]
+                .copy_from_slice(&segment(9)[8 * 8192..9 * 8192]);
             let error = check(&bytes, SegmentContent::Full).unwrap_err();
             assert!(error.to_string().contains("holds stale pages: it is not finished"), "{error}");
             let checked = check(&bytes, SegmentContent::Partial).unwrap();
@@ -324,7 +330,9 @@ mod tests {
         let bytes = segment(4);
         let mut longer = bytes.clone();
         longer.extend([0; 8192]);
-        for wrong in [&bytes[..0], &bytes[..1], &bytes[..8192], &bytes[..8193], &longer, &longer[..SIZE as usize + 1]] {
+        for wrong in
+            [&bytes[..0], &bytes[..1], &bytes[..8192], &bytes[..8193], &longer, &longer[..=SIZE as usize]]
+        {
             let error = check(wrong, SegmentContent::Full).unwrap_err();
             assert!(error.to_string().contains("bytes instead of 1048576"), "{error}");
         }
@@ -341,7 +349,7 @@ mod tests {
         for _ in 0..300 {
             let mut bytes = good.clone();
             for _ in 0..random() % 6 {
-                bytes[random() % 50_000] = (random() % 256) as u8;
+                bytes[random() % 50_000] = random().to_le_bytes()[0];
             }
             bytes.truncate(random() % (SIZE as usize * 2));
             let _ = check(&bytes, SegmentContent::Full);

@@ -17,8 +17,9 @@ impl BackupId {
     /// A new id for a backup that starts `now` by the database server's clock.
     pub fn generate(now: Timestamp) -> Result<Self> {
         let mut random = [0; 4];
-        getrandom::fill(&mut random)
-            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        getrandom::fill(&mut random).map_err(|cause| {
+            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
+        })?;
         Ok(Self(format!("{}-{:08x}", now.strftime("%Y%m%dT%H%M%SZ"), u32::from_be_bytes(random))))
     }
 
@@ -77,7 +78,14 @@ mod tests {
         let id = BackupId::generate(Timestamp::UNIX_EPOCH).unwrap();
         assert!(id.as_str().starts_with("19700101T000000Z-"));
         assert_eq!(id.as_str().parse::<BackupId>().unwrap(), id);
-        for text in ["", "LATEST", "19700101T000000Z-", "19700101T000000Z-1234567G", "19700101-000000Z-12345678", "../../../../../../../../ab"] {
+        for text in [
+            "",
+            "LATEST",
+            "19700101T000000Z-",
+            "19700101T000000Z-1234567G",
+            "19700101-000000Z-12345678",
+            "../../../../../../../../ab",
+        ] {
             text.parse::<BackupId>().unwrap_err();
         }
     }

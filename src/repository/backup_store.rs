@@ -33,8 +33,9 @@ impl Repository {
         let digests = self
             .put_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number), &table.digest_bytes())
             .await?;
-        let files =
-            self.put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes()).await?;
+        let files = self
+            .put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes())
+            .await?;
         Ok(files + digests)
     }
 
@@ -58,13 +59,14 @@ impl Repository {
 
     /// The manifest of the backup `id`.
     pub async fn get_manifest(&self, id: &BackupId) -> Result<Manifest> {
-        let plain = self.get_sealed(ObjectKind::Manifest, &layout::manifest_key(id)).await.map_err(|error| {
-            if error.kind() == Kind::NotFound {
-                return Error::impossible(format!("there is no backup {id}"))
-                    .hint("`walproof backup-list` shows those that there are");
-            }
-            error.context(format!("read backup {id}"))
-        })?;
+        let plain =
+            self.get_sealed(ObjectKind::Manifest, &layout::manifest_key(id)).await.map_err(|error| {
+                if error.kind() == Kind::NotFound {
+                    return Error::impossible(format!("there is no backup {id}"))
+                        .hint("`walproof backup-list` shows those that there are");
+                }
+                error.context(format!("read backup {id}"))
+            })?;
         let manifest = Manifest::parse(&plain)?;
         if manifest.id == *id {
             return Ok(manifest);
@@ -75,10 +77,13 @@ impl Repository {
     /// All backups, oldest first.
     pub async fn list_backups(&self) -> Result<Vec<Manifest>> {
         let objects = self.store().list(&self.key(layout::BACKUPS)).await.context("list the backups")?;
-        let ids: Vec<BackupId> =
-            objects.iter().filter_map(|object| layout::parse_manifest_key(self.relative(&object.key)?)).collect();
+        let ids: Vec<BackupId> = objects
+            .iter()
+            .filter_map(|object| layout::parse_manifest_key(self.relative(&object.key)?))
+            .collect();
         let requests = ids.iter().map(|id| self.get_manifest(id));
-        let mut backups: Vec<Manifest> = stream::iter(requests).buffered(CONCURRENT_MANIFESTS).try_collect().await?;
+        let mut backups: Vec<Manifest> =
+            stream::iter(requests).buffered(CONCURRENT_MANIFESTS).try_collect().await?;
         backups.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
         Ok(backups)
     }
@@ -87,8 +92,9 @@ impl Repository {
     /// clock when it was written.
     pub async fn probe(&self) -> Result<jiff::Timestamp> {
         let mut random = vec![0; 1 << 20];
-        getrandom::fill(&mut random)
-            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        getrandom::fill(&mut random).map_err(|cause| {
+            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
+        })?;
         let name = format!("{:016x}", u64::from_le_bytes(*random.first_chunk().unwrap_or(&[0; 8])));
         let relative = layout::probe_key(&name);
         let context = Context { kind: ObjectKind::Probe, identity: self.name(), name: &relative };

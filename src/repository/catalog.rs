@@ -69,7 +69,10 @@ impl Catalog {
         let mut runs: Vec<Run> = Vec::new();
         for segment in &self.segments {
             match runs.last_mut() {
-                Some(run) if run.last.timeline == segment.timeline && run.last.next(self.segment_size) == *segment => {
+                Some(run)
+                    if run.last.timeline == segment.timeline
+                        && run.last.next(self.segment_size) == *segment =>
+                {
                     run.last = *segment;
                     run.segments += 1;
                 }
@@ -144,7 +147,10 @@ mod tests {
         assert_eq!(gaps.len(), 1);
         assert_eq!(gaps[0].first.to_string(), "000000010000000100000001");
         assert_eq!(gaps[0].last.to_string(), "000000010000000100000002");
-        assert_eq!(catalog.conflicts().iter().map(ToString::to_string).collect::<Vec<_>>(), ["000000010000000100000003"]);
+        assert_eq!(
+            catalog.conflicts().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["000000010000000100000003"]
+        );
         assert_eq!(catalog.newest_timeline().get(), 2);
     }
 }

@@ -130,7 +130,8 @@ impl FileTable {
     pub fn read_digests(&mut self, mut bytes: &[u8]) -> Result<()> {
         for file in &mut self.files {
             for _ in 0..digest_count(file.size) {
-                let digest = take::<8>(&mut bytes).ok_or_else(|| Error::corrupt("page digests are missing"))?;
+                let digest =
+                    take::<8>(&mut bytes).ok_or_else(|| Error::corrupt("page digests are missing"))?;
                 file.digests.push(u64::from_le_bytes(digest));
             }
         }
@@ -172,7 +173,10 @@ impl FileTable {
             let packs = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
             let sum: u64 = file.extents.iter().map(|extent| u64::from(extent.plain_len)).sum();
             if !inside || sum != file.size || file.extents.iter().any(|extent| extent.pack >= packs) {
-                return Err(Error::corrupt(format!("the file table's record of \"{}\" makes no sense", file.path)));
+                return Err(Error::corrupt(format!(
+                    "the file table's record of \"{}\" makes no sense",
+                    file.path
+                )));
             }
         }
         Ok(())
@@ -210,7 +214,14 @@ mod tests {
         assert_eq!(table.pack_index(&name, &[7; HEADER_LEN]).unwrap(), pack);
         let extent = Extent { pack, frame: 1, offset: 64, stored_len: 100, plain_len: 8193 };
         let digests = vec![1, 2];
-        table.files.push(FileRecord { path: "base/1/2".into(), mode: 0o600, modified: -1, size: 8193, extents: vec![extent], digests });
+        table.files.push(FileRecord {
+            path: "base/1/2".into(),
+            mode: 0o600,
+            modified: -1,
+            size: 8193,
+            extents: vec![extent],
+            digests,
+        });
         table
     }
 

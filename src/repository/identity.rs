@@ -39,8 +39,9 @@ impl FromStr for ClusterName {
         if fits {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::usage(format!("\"{text}\" cannot name a cluster"))
-            .hint("use 1 to 63 letters, digits, dots, hyphens or underscores, beginning with a letter or digit"))
+        Err(Error::usage(format!("\"{text}\" cannot name a cluster")).hint(
+            "use 1 to 63 letters, digits, dots, hyphens or underscores, beginning with a letter or digit",
+        ))
     }
 }
 
@@ -112,10 +113,16 @@ pub struct Identity {
 
 impl Identity {
     /// A new identity with a new secret.
-    pub(super) fn generate(cluster: ClusterName, system_identifier: u64, major: Major, size: SegmentSize) -> Result<Self> {
+    pub(super) fn generate(
+        cluster: ClusterName,
+        system_identifier: u64,
+        major: Major,
+        size: SegmentSize,
+    ) -> Result<Self> {
         let mut random = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut random[..])
-            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        getrandom::fill(&mut random[..]).map_err(|cause| {
+            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
+        })?;
         Ok(Self {
             format: VERSION,
             cluster,
@@ -129,8 +136,8 @@ impl Identity {
 
     /// Parse the plaintext of the identity object.
     pub(super) fn parse(plain: &[u8]) -> Result<Self> {
-        let identity: Self =
-            serde_json::from_slice(plain).map_err(|cause| Error::corrupt(format!("read identity: {cause}")))?;
+        let identity: Self = serde_json::from_slice(plain)
+            .map_err(|cause| Error::corrupt(format!("read identity: {cause}")))?;
         if identity.format > VERSION {
             return Err(Error::corrupt(format!(
                 "the repository has format version {}, this program reads up to {VERSION}",
@@ -182,11 +189,16 @@ impl fmt::Debug for Identity {
 pub(super) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(in crate::repository) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::repository) fn serialize<S: Serializer>(
+        number: &u64,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
 
-    pub(in crate::repository) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in crate::repository) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<u64, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
@@ -198,7 +210,13 @@ mod tests {
     #[test]
     fn a_newer_identity_is_refused_and_its_secret_never_shown() {
         let size = SegmentSize::new(1 << 24).unwrap();
-        let mut identity = Identity::generate("main".parse().unwrap(), 7, Major::from_catalog_version(202_209_061).unwrap(), size).unwrap();
+        let mut identity = Identity::generate(
+            "main".parse().unwrap(),
+            7,
+            Major::from_catalog_version(202_209_061).unwrap(),
+            size,
+        )
+        .unwrap();
         assert!(!format!("{identity:?}").contains(identity.secret.as_str()));
         let same = Identity::parse(&serde_json::to_vec(&identity).unwrap()).unwrap();
         assert_eq!(same.wal_digest(&[1; 32]).unwrap(), identity.wal_digest(&[1; 32]).unwrap());

@@ -76,10 +76,12 @@ impl Lease {
     pub async fn take(repository: &Repository, purpose: &str) -> Result<Self> {
         let holder = Holder::this_process(purpose);
         let mut random = [0; 8];
-        getrandom::fill(&mut random)
-            .map_err(|cause| Error::new(Kind::Other, format!("read random numbers from the system: {cause}")))?;
+        getrandom::fill(&mut random).map_err(|cause| {
+            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
+        })?;
         let relative = layout::lease_key(&format!("{purpose}-{:016x}", u64::from_le_bytes(random)));
-        let plain = serde_json::to_vec(&holder).map_err(|cause| Error::corrupt(format!("write lease: {cause}")))?;
+        let plain =
+            serde_json::to_vec(&holder).map_err(|cause| Error::corrupt(format!("write lease: {cause}")))?;
         repository.put_sealed(ObjectKind::Lease, &relative, &plain).await.context("take the lease")?;
         let renewal = tokio::spawn(renew(repository.clone(), relative.clone(), plain));
         let lease = Self { repository: repository.clone(), relative, renewal };
@@ -103,16 +105,22 @@ impl Lease {
     /// Give the lease back.
     pub async fn release(self) -> Result<()> {
         self.renewal.abort();
-        self.repository.store().delete(&self.repository.key(&self.relative)).await.context("release the lease")
+        self.repository
+            .store()
+            .delete(&self.repository.key(&self.relative))
+            .await
+            .context("release the lease")
     }
 
     async fn other_holder(&self, purpose: &str) -> Result<Option<Holder>> {
         let objects = self.repository.store().list(&self.repository.key(layout::LEASES)).await?;
         let mine = self.repository.key(&self.relative);
-        let now = objects.iter().find(|object| object.key == mine).map(|object| object.modified).ok_or_else(|| {
-            Error::new(Kind::Unreachable, "the lease that was just written is not listed")
-                .hint("is this store strongly consistent?")
-        })?;
+        let now = objects.iter().find(|object| object.key == mine).map(|object| object.modified).ok_or_else(
+            || {
+                Error::new(Kind::Unreachable, "the lease that was just written is not listed")
+                    .hint("is this store strongly consistent?")
+            },
+        )?;
         for object in objects.iter().filter(|object| object.key != mine) {
             if let Some(holder) = self.living_holder(object, now, purpose).await? {
                 return Ok(Some(holder));

@@ -82,7 +82,8 @@ impl Namespace {
     }
 
     async fn put_identity(&self, identity: &Identity) -> Result<()> {
-        let plain = serde_json::to_vec(identity).map_err(|cause| Error::corrupt(format!("write identity: {cause}")))?;
+        let plain = serde_json::to_vec(identity)
+            .map_err(|cause| Error::corrupt(format!("write identity: {cause}")))?;
         let name = self.identity_name(identity.system_identifier);
         let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
         let sealed = seal_object(&self.keys, context, self.level, &plain)?;
@@ -99,7 +100,10 @@ impl Namespace {
             }
             Error::new(
                 Kind::NotFound,
-                format!("there is no repository of cluster {} with system identifier {system_identifier} in {}", self.cluster, self.store),
+                format!(
+                    "there is no repository of cluster {} with system identifier {system_identifier} in {}",
+                    self.cluster, self.store
+                ),
             )
             .hint("was `walproof init` run for this cluster, and is the repository's disk mounted?")
         })?;
@@ -112,7 +116,13 @@ impl Namespace {
         let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
         let identity = Identity::parse(&open_object(&self.keys, context, sealed)?)?;
         let root = self.root(system_identifier);
-        Ok(Repository { namespace: self.clone(), root, name, identity, sealed_identity: sealed.to_vec().into() })
+        Ok(Repository {
+            namespace: self.clone(),
+            root,
+            name,
+            identity,
+            sealed_identity: sealed.to_vec().into(),
+        })
     }
 
     /// The system identifiers that the cluster's name has repositories for, sorted.

@@ -43,7 +43,13 @@ pub struct PackWriter {
 
 impl PackWriter {
     /// Begin the pack `name` whose extents hold at most `extent_limit` bytes; `capacity` is its expected size.
-    pub fn new(keys: &KeyRing, identity: &str, name: PackName, extent_limit: u32, capacity: usize) -> Result<Self> {
+    pub fn new(
+        keys: &KeyRing,
+        identity: &str,
+        name: PackName,
+        extent_limit: u32,
+        capacity: usize,
+    ) -> Result<Self> {
         let text = name.context_name();
         let context = Context { kind: ObjectKind::Pack, identity, name: &text };
         let sealer = Sealer::new(keys, context, extent_limit)?;
@@ -104,9 +110,19 @@ impl PackReader {
     }
 
     /// Append the plaintext of the extent in frame `frame`, stored as exactly `stored`, to `out`.
-    pub fn open(&self, decompressor: &mut Decompressor, frame: u64, stored: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    pub fn open(
+        &self,
+        decompressor: &mut Decompressor,
+        frame: u64,
+        stored: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let opened = self.opener.open_frame(decompressor, frame, stored, out).and_then(|(_, rest)| {
-            if rest.is_empty() { Ok(()) } else { Err(Error::corrupt("the extent is shorter than the manifest says")) }
+            if rest.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::corrupt("the extent is shorter than the manifest says"))
+            }
         });
         opened.with_context(|| format!("open extent {frame} of {}", self.name.context_name()))
     }
@@ -123,9 +139,8 @@ mod tests {
         let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 3 };
         let mut compressor = Compressor::new(1).unwrap();
         let mut writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, 1024).unwrap();
-        let extents: Vec<_> = (0..4_u8)
-            .map(|number| writer.add(&mut compressor, &[number; 8192]).unwrap())
-            .collect();
+        let extents: Vec<_> =
+            (0..4_u8).map(|number| writer.add(&mut compressor, &[number; 8192]).unwrap()).collect();
         let pack = writer.finish(&mut compressor).unwrap();
         scrub_object(&pack.bytes).unwrap();
         let reader = PackReader::new(&keys, "main/7", name, &pack.header).unwrap();

@@ -56,7 +56,8 @@ impl Summary {
         let mut bytes = Vec::with_capacity(FIXED_LEN);
         bytes.extend_from_slice(&self.plain_len.to_le_bytes());
         bytes.extend_from_slice(&self.end.get().to_le_bytes());
-        let times = self.times.map_or((NONE, NONE), |(first, last)| (first.unix_micros(), last.unix_micros()));
+        let times =
+            self.times.map_or((NONE, NONE), |(first, last)| (first.unix_micros(), last.unix_micros()));
         bytes.extend_from_slice(&times.0.to_le_bytes());
         bytes.extend_from_slice(&times.1.to_le_bytes());
         let xids = self.xids.unwrap_or((0, 0));
@@ -96,7 +97,8 @@ impl Summary {
             *input = rest;
             restore_points.push(RestorePoint { name: String::from_utf8_lossy(name).into_owned(), time, lsn });
         }
-        let times = (first != NONE).then(|| (PgTime::from_unix_micros(first), PgTime::from_unix_micros(last)));
+        let times =
+            (first != NONE).then(|| (PgTime::from_unix_micros(first), PgTime::from_unix_micros(last)));
         let xids = (max_xid != 0).then_some((min_xid, max_xid));
         Some(Self { plain_len, end, times, commits, xids, complete: flags & COMPLETE != 0, restore_points })
     }

@@ -123,7 +123,12 @@ fn read_frames(
     Ok(done)
 }
 
-fn seal_frames(sealer: &Sealer, level: i32, work: &Mutex<Receiver<Work>>, spare: &SyncSender<Vec<u8>>) -> Result<Vec<Done>> {
+fn seal_frames(
+    sealer: &Sealer,
+    level: i32,
+    work: &Mutex<Receiver<Work>>,
+    spare: &SyncSender<Vec<u8>>,
+) -> Result<Vec<Done>> {
     let mut compressor = Compressor::new(level)?;
     let mut scratch = Vec::new();
     let mut done = Vec::new();
@@ -151,7 +156,8 @@ pub fn open_wal(keys: &KeyRing, identity: &str, name: &WalName, bytes: &[u8]) ->
         let opener = Opener::new(keys, context(identity, &text), bytes)?;
         let mut decompressor = Decompressor::new()?;
         let mut plain = Vec::new();
-        let (mut last, mut rest) = opener.open_frame(&mut decompressor, 0, &bytes[HEADER_LEN..], &mut plain)?;
+        let (mut last, mut rest) =
+            opener.open_frame(&mut decompressor, 0, &bytes[HEADER_LEN..], &mut plain)?;
         let summary = Summary::parse(&plain)?;
         plain.clear();
         plain.reserve_exact(usize::try_from(summary.plain_len).unwrap_or(0).min(1 << 30));
@@ -209,8 +215,16 @@ mod tests {
         for len in [0, 1, WAL_FRAME, WAL_FRAME + 1, 5 * WAL_FRAME] {
             let plain: Vec<u8> = (0..len).map(|at| (at % 253) as u8).collect();
             for threads in [1, 3] {
-                let sealed =
-                    seal_wal(&keys, "main/7", &name, (1, threads), &mut plain.as_slice(), len as u64, Count(0)).unwrap();
+                let sealed = seal_wal(
+                    &keys,
+                    "main/7",
+                    &name,
+                    (1, threads),
+                    &mut plain.as_slice(),
+                    len as u64,
+                    Count(0),
+                )
+                .unwrap();
                 let bytes = sealed.parts.concat();
                 let (summary, opened) = open_wal(&keys, "main/7", &name, &bytes).unwrap();
                 assert_eq!(opened, plain);

@@ -38,7 +38,8 @@ impl Namespace {
     pub async fn wal_versions(&self, system_identifier: u64, name: &WalName) -> Result<Vec<WalFile>> {
         let root = self.root(system_identifier);
         let objects = self.store().list(&format!("{root}/{}", layout::wal_directory(name))).await?;
-        let relative = |object: &Object| object.key.get(root.len() + 1..).and_then(|key| wal_file(key, object));
+        let relative =
+            |object: &Object| object.key.get(root.len() + 1..).and_then(|key| wal_file(key, object));
         Ok(objects.iter().filter_map(relative).filter(|file| file.name == *name).collect())
     }
 }
@@ -110,8 +111,10 @@ impl Repository {
         let versions: Vec<&WalFile> = files.iter().filter(|file| file.name == name).collect();
         match versions.as_slice() {
             [] if timeline.get() == 1 => Ok(History::root(timeline)),
-            [] => Err(Error::impossible(format!("the history of timeline {timeline} is not in the repository"))
-                .hint("does this timeline exist? `walproof wal-list` shows those that do")),
+            [] => {
+                Err(Error::impossible(format!("the history of timeline {timeline} is not in the repository"))
+                    .hint("does this timeline exist? `walproof wal-list` shows those that do"))
+            }
             [file] => {
                 let sealed = self.get_wal_sealed(file).await?;
                 let (_, plain) = self.open_wal_file(file, &sealed)?;

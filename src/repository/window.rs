@@ -44,11 +44,13 @@ impl Catalog {
         let mut segments = Vec::new();
         for number in start.get() / size.bytes().. {
             let begun = lineage.iter().rev().filter(|stretch| stretch.begin.get() / size.bytes() <= number);
-            let name = |stretch: &crate::postgres::Stretch| SegmentName::from_number(stretch.timeline, number, size);
+            let name =
+                |stretch: &crate::postgres::Stretch| SegmentName::from_number(stretch.timeline, number, size);
             let mut newer_missing = false;
             let found = begun.take_while(|stretch| {
                 // An older timeline's copy serves only where the newer one begins within this segment.
-                let usable = !newer_missing || stretch.end.is_some_and(|end| end.get() / size.bytes() == number);
+                let usable =
+                    !newer_missing || stretch.end.is_some_and(|end| end.get() / size.bytes() == number);
                 newer_missing = true;
                 usable
             });
@@ -64,9 +66,15 @@ impl Catalog {
     }
 
     /// How far `backup` reaches along `history`; `None` when its timeline does not lead there.
-    pub async fn reach(&self, repository: &Repository, backup: &Manifest, history: &History) -> Result<Option<Reach>> {
-        let leads_there =
-            history.stretch(backup.timeline).is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end));
+    pub async fn reach(
+        &self,
+        repository: &Repository,
+        backup: &Manifest,
+        history: &History,
+    ) -> Result<Option<Reach>> {
+        let leads_there = history
+            .stretch(backup.timeline)
+            .is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end));
         if !leads_there {
             return Ok(None);
         }
@@ -96,7 +104,12 @@ impl Catalog {
     }
 
     /// Where on `path` transaction `xid` ends; the summaries tell which segments are worth reading.
-    pub async fn locate_xid(&self, repository: &Repository, path: &WalPath, xid: u32) -> Result<Option<(Lsn, PgTime)>> {
+    pub async fn locate_xid(
+        &self,
+        repository: &Repository,
+        path: &WalPath,
+        xid: u32,
+    ) -> Result<Option<(Lsn, PgTime)>> {
         let files = self.versions(path)?;
         let summaries = repository.wal_summaries(&files).await?;
         for ((file, summary), segment) in files.iter().zip(summaries).zip(&path.segments) {
@@ -106,7 +119,8 @@ impl Catalog {
             }
             let sealed = repository.get_wal_sealed(file).await?;
             let (_, plain) = repository.open_wal_file(file, &sealed)?;
-            let mut scanner = WalScanner::new(segment.start(self.segment_size), self.segment_size).collecting();
+            let mut scanner =
+                WalScanner::new(segment.start(self.segment_size), self.segment_size).collecting();
             scanner.feed(&plain);
             if let Some(end) = scanner.finish().transactions.into_iter().find(|end| end.xid == xid) {
                 return Ok(Some((end.end, end.time)));
@@ -147,7 +161,9 @@ mod tests {
     fn catalog(names: &[&str]) -> Catalog {
         let digest = WalDigest::from_bytes([1; 16]);
         let file = |name: &&str| WalFile {
-            name: format!("{}{:016X}", &name[..8], u64::from_str_radix(&name[9..], 16).unwrap()).parse().unwrap(),
+            name: format!("{}{:016X}", &name[..8], u64::from_str_radix(&name[9..], 16).unwrap())
+                .parse()
+                .unwrap(),
             digest,
             stored_len: 1,
             modified: Timestamp::UNIX_EPOCH,

@@ -31,7 +31,10 @@ impl Plan {
                 return Err(not_empty(&version));
             }
             if location.starts_with(&self.to) {
-                return Err(Error::usage(format!("tablespace {} lies in the data directory", location.display())));
+                return Err(Error::usage(format!(
+                    "tablespace {} lies in the data directory",
+                    location.display()
+                )));
             }
         }
         self.check_space(unfinished)
@@ -41,7 +44,9 @@ impl Plan {
     /// will give back, so there the disk decides.
     fn check_space(&self, unfinished: bool) -> Result<()> {
         let all_here = self.tablespaces.is_empty() && !unfinished;
-        let Some(existing) = self.to.ancestors().find(|path| path.exists()).filter(|_| all_here) else { return Ok(()) };
+        let Some(existing) = self.to.ancestors().find(|path| path.exists()).filter(|_| all_here) else {
+            return Ok(());
+        };
         let stat = rustix::fs::statvfs(existing)
             .map_err(|cause| Error::io("examine the file system of", existing, &cause.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -74,8 +79,9 @@ fn state(root: &Path) -> Result<State> {
 }
 
 fn not_empty(path: &Path) -> Error {
-    Error::impossible(format!("{} is not empty", path.display()))
-        .hint("restore into an empty directory, and move the old one away only when the new one is proven good")
+    Error::impossible(format!("{} is not empty", path.display())).hint(
+        "restore into an empty directory, and move the old one away only when the new one is proven good",
+    )
 }
 
 fn is_empty_or_missing(path: &Path) -> Result<bool> {
@@ -114,8 +120,9 @@ impl Target {
         for (_, location) in &plan.tablespaces {
             let version = location.join(version_directory(&plan.backup));
             // Only what the interrupted restore had linked is its own.
-            let linked = std::fs::read_dir(self.root.join("pg_tblspc"))
-                .is_ok_and(|links| links.flatten().any(|link| std::fs::read_link(link.path()).is_ok_and(|to| to == *location)));
+            let linked = std::fs::read_dir(self.root.join("pg_tblspc")).is_ok_and(|links| {
+                links.flatten().any(|link| std::fs::read_link(link.path()).is_ok_and(|to| to == *location))
+            });
             if linked && version.exists() {
                 durable::remove_contents(&version)?;
             } else if !is_empty_or_missing(&version)? {
@@ -123,7 +130,9 @@ impl Target {
             }
         }
         let keep = self.root.join("global");
-        for entry in std::fs::read_dir(&self.root).map_err(|cause| Error::io("look into", &self.root, &cause))? {
+        for entry in
+            std::fs::read_dir(&self.root).map_err(|cause| Error::io("look into", &self.root, &cause))?
+        {
             let path = entry.map_err(|cause| Error::io("look into", &self.root, &cause))?.path();
             if path != keep {
                 remove(&path)?;
@@ -168,7 +177,11 @@ impl Target {
     /// A path of the manifest below the data directory; one that would leave it is refused.
     pub(super) fn path(&self, relative: &str) -> Result<PathBuf> {
         let inside = relative.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-        if inside { Ok(self.root.join(relative)) } else { Err(Error::corrupt(format!("\"{relative}\" is no path of a backup"))) }
+        if inside {
+            Ok(self.root.join(relative))
+        } else {
+            Err(Error::corrupt(format!("\"{relative}\" is no path of a backup")))
+        }
     }
 
     /// Put `bytes` where `pg_control` waits for the rest.

@@ -39,7 +39,8 @@ pub async fn execute(
     plan.check_directories()?;
     let target = Target::begin(plan)?;
     for number in 0..plan.backup.parts.len() {
-        let number = u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
+        let number =
+            u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
         let table = repository.get_file_table(&plan.backup.id, number).await?;
         restore_part(repository, &target, plan, table, &count).await?;
     }
@@ -111,7 +112,12 @@ fn readers(repository: &Repository, table: &FileTable) -> Result<Vec<Arc<PackRea
     table.packs.iter().map(reader).collect()
 }
 
-async fn fetch(repository: &Repository, table: &FileTable, readers: &[Arc<PackReader>], batch: Batch) -> Result<Fetched> {
+async fn fetch(
+    repository: &Repository,
+    table: &FileTable,
+    readers: &[Arc<PackReader>],
+    batch: Batch,
+) -> Result<Fetched> {
     let pack = &table.packs[batch.pack];
     let bytes = repository.get_pack_range(&pack.name, batch.range.clone()).await.map_err(|error| {
         if error.kind() == Kind::NotFound {
@@ -136,7 +142,8 @@ async fn restore_control(
         let pack = &table.packs[extent.pack as usize];
         let reader = PackReader::new(repository.keys(), repository.name(), pack.name.clone(), &pack.header)?;
         let start = u64::from(extent.offset);
-        let stored = repository.get_pack_range(&pack.name, start..start + u64::from(extent.stored_len)).await?;
+        let stored =
+            repository.get_pack_range(&pack.name, start..start + u64::from(extent.stored_len)).await?;
         reader.open(&mut Decompressor::new()?, u64::from(extent.frame), &stored, &mut plain)?;
     }
     check_control(plan, &plain).context("restore pg_control")?;

@@ -44,7 +44,8 @@ pub(super) fn batches(table: &FileTable, destinations: &[Arc<Destination>]) -> V
         let mut position = 0;
         for extent in &file.extents {
             let pack = extent.pack as usize;
-            let (start, end) = (u64::from(extent.offset), u64::from(extent.offset) + u64::from(extent.stored_len));
+            let (start, end) =
+                (u64::from(extent.offset), u64::from(extent.offset) + u64::from(extent.stored_len));
             let piece = Piece { file: Arc::clone(destination), position, extent: *extent };
             position += u64::from(extent.plain_len);
             plain += u64::from(extent.plain_len);
@@ -68,7 +69,6 @@ pub(super) fn batches(table: &FileTable, destinations: &[Arc<Destination>]) -> V
     batches
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,13 +89,22 @@ mod tests {
             packs: Vec::new(),
             files: vec![
                 file(&[extent(0, 64, 10), extent(0, 74, 10)]),
-                file(&[extent(0, 84, 10), extent(1, 94, 10), extent(1, 105, 5_000_000), extent(1, 5_000_105, 1)]),
+                file(&[
+                    extent(0, 84, 10),
+                    extent(1, 94, 10),
+                    extent(1, 105, 5_000_000),
+                    extent(1, 5_000_105, 1),
+                ]),
             ],
         };
         let destination = Arc::new(Destination { path: "f".into(), mode: 0 });
         let found = batches(&table, &[Arc::clone(&destination), destination]);
-        let ranges: Vec<_> = found.iter().map(|batch| (batch.pack, batch.range.clone(), batch.pieces.len())).collect();
-        assert_eq!(ranges, [(0, 64..94, 3), (1, 94..104, 1), (1, 105..5_000_105, 1), (1, 5_000_105..5_000_106, 1)]);
+        let ranges: Vec<_> =
+            found.iter().map(|batch| (batch.pack, batch.range.clone(), batch.pieces.len())).collect();
+        assert_eq!(
+            ranges,
+            [(0, 64..94, 3), (1, 94..104, 1), (1, 105..5_000_105, 1), (1, 5_000_105..5_000_106, 1)]
+        );
         assert_eq!(found[0].pieces[1].position, 10);
         assert_eq!(found[0].pieces[2].position, 0);
     }

@@ -25,7 +25,11 @@ pub(super) fn write_recovery(target: &Target, plan: &Plan, restore_command: &str
         Err(cause) => return Err(Error::io("read", &auto_conf, &cause)),
     };
     let backup = &plan.backup.id;
-    let text = format!("{before}\n# written by walproof restore, backup {backup}, target: {}\n{}", one_line(&plan.target.to_string()), settings.render()?);
+    let text = format!(
+        "{before}\n# written by walproof restore, backup {backup}, target: {}\n{}",
+        one_line(&plan.target.to_string()),
+        settings.render()?
+    );
     let mode = file_mode(plan);
     write(&auto_conf, text.as_bytes(), mode)?;
     write(&target.path("backup_label")?, plan.backup.backup_label.as_bytes(), mode)?;

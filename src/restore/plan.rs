@@ -51,7 +51,8 @@ pub async fn plan(repository: &Repository, request: &RestoreRequest) -> Result<P
     }
     let timeline = request.timeline.unwrap_or_else(|| catalog.newest_timeline());
     let history = repository.history(timeline, &catalog.wal).await?;
-    let (backup, reach) = Chooser { repository, catalog: &catalog, history: &history }.choose(request).await?;
+    let (backup, reach) =
+        Chooser { repository, catalog: &catalog, history: &history }.choose(request).await?;
     let tablespaces = map_tablespaces(&backup, &request.tablespaces)?;
     Ok(Plan {
         to: request.to.clone(),
@@ -84,7 +85,9 @@ impl Chooser<'_> {
     async fn choose(&self, request: &RestoreRequest) -> Result<(Manifest, Reach)> {
         let mut usable = Vec::new();
         for backup in self.candidates(request.backup.as_ref())? {
-            let Some(reach) = self.catalog.reach(self.repository, backup, self.history).await? else { continue };
+            let Some(reach) = self.catalog.reach(self.repository, backup, self.history).await? else {
+                continue;
+            };
             if !reach.covers(backup) {
                 tracing::warn!(backup = %backup.id, missing = %reach.path.end, "the WAL of this backup is incomplete");
                 continue;
@@ -143,8 +146,9 @@ impl Chooser<'_> {
     async fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Error {
         let timeline = self.history.timeline;
         let Some((oldest, _)) = usable.last() else {
-            return Error::impossible(format!("no backup can be restored along timeline {timeline}"))
-                .hint("`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines");
+            return Error::impossible(format!("no backup can be restored along timeline {timeline}")).hint(
+                "`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines",
+            );
         };
         let newest = usable.iter().map(|(_, reach)| reach).max_by_key(|reach| reach.end);
         let end_time = newest.and_then(|reach| reach.end_time).unwrap_or(oldest.finished_at);
@@ -178,9 +182,11 @@ impl Chooser<'_> {
 fn map_tablespaces(backup: &Manifest, wanted: &[(PathBuf, PathBuf)]) -> Result<Vec<(u32, PathBuf)>> {
     for (from, to) in wanted {
         if !backup.tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == from) {
-            let known: Vec<&str> = backup.tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
-            return Err(Error::usage(format!("the backup has no tablespace at {}", from.display()))
-                .hint(format!("it has: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })));
+            let known: Vec<&str> =
+                backup.tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
+            return Err(Error::usage(format!("the backup has no tablespace at {}", from.display())).hint(
+                format!("it has: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") }),
+            ));
         }
         if !to.is_absolute() {
             return Err(Error::usage(format!("{} is not an absolute path", to.display())));

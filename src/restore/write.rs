@@ -24,7 +24,8 @@ pub(super) fn write_batches(batches: &Mutex<Receiver<Fetched>>, count: &(dyn Fn(
     let mut decompressor = Decompressor::new()?;
     let mut plain = Vec::new();
     loop {
-        let next = batches.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
+        let next =
+            batches.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
         let Some(fetched) = next else { return Ok(()) };
         write_batch(&fetched, &mut decompressor, &mut plain, count)?;
     }
@@ -39,7 +40,8 @@ fn write_batch(
     let mut open: Option<(Arc<Destination>, File)> = None;
     for piece in &fetched.batch.pieces {
         let start = u64::from(piece.extent.offset) - fetched.batch.range.start;
-        let start = usize::try_from(start).map_err(|_| Error::corrupt("an extent lies too far in its pack"))?;
+        let start =
+            usize::try_from(start).map_err(|_| Error::corrupt("an extent lies too far in its pack"))?;
         let stored = &fetched.bytes[start..start + piece.extent.stored_len as usize];
         plain.clear();
         fetched
@@ -47,13 +49,17 @@ fn write_batch(
             .open(decompressor, u64::from(piece.extent.frame), stored, plain)
             .with_context(|| format!("restore {}", piece.file.path.display()))?;
         if plain.len() != piece.extent.plain_len as usize {
-            return Err(Error::corrupt(format!("an extent of {} has the wrong length", piece.file.path.display())));
+            return Err(Error::corrupt(format!(
+                "an extent of {} has the wrong length",
+                piece.file.path.display()
+            )));
         }
         let file = match &open {
             Some((destination, file)) if Arc::ptr_eq(destination, &piece.file) => file,
             _ => &open.insert((Arc::clone(&piece.file), create(&piece.file)?)).1,
         };
-        file.write_all_at(plain, piece.position).map_err(|cause| Error::io("write", &piece.file.path, &cause))?;
+        file.write_all_at(plain, piece.position)
+            .map_err(|cause| Error::io("write", &piece.file.path, &cause))?;
         count(plain.len() as u64);
     }
     Ok(())
@@ -63,7 +69,8 @@ fn write_batch(
 pub(super) fn create(destination: &Destination) -> Result<File> {
     let path = &destination.path;
     let open = || {
-        let file = File::options().write(true).create(true).truncate(false).mode(destination.mode).open(path)?;
+        let file =
+            File::options().write(true).create(true).truncate(false).mode(destination.mode).open(path)?;
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(destination.mode))?;
         Ok(file)
     };

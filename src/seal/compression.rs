@@ -12,7 +12,8 @@ pub struct Compressor {
 impl Compressor {
     /// A compressor at zstd `level` (negative levels are faster than 1).
     pub fn new(level: i32) -> Result<Self> {
-        let failed = |cause: std::io::Error| Error::new(Kind::Other, format!("set up zstd level {level}: {cause}"));
+        let failed =
+            |cause: std::io::Error| Error::new(Kind::Other, format!("set up zstd level {level}: {cause}"));
         let mut context = zstd::bulk::Compressor::new(level).map_err(failed)?;
         // The frame header carries the length and a checksum already.
         context.set_parameter(zstd::zstd_safe::CParameter::ContentSizeFlag(false)).map_err(failed)?;

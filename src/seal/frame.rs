@@ -77,7 +77,9 @@ impl FrameHeader {
             raw: head[8] & RAW != 0,
             crc: word(12),
         };
-        let sane = header.to_bytes() == *head && header.plain_len <= frame_limit && header.body_len as usize >= TAG_LEN;
+        let sane = header.to_bytes() == *head
+            && header.plain_len <= frame_limit
+            && header.body_len as usize >= TAG_LEN;
         if !sane {
             return Err(Error::corrupt("a frame's header makes no sense"));
         }

@@ -143,7 +143,8 @@ impl Header {
         if version == 0 || crc32fast::hash(&bytes[..60]) != crc {
             return Err(Error::corrupt("the object's header is damaged (checksum)"));
         }
-        let header = Self::fields(bytes).ok_or_else(|| Error::corrupt("the object's header makes no sense"))?;
+        let header =
+            Self::fields(bytes).ok_or_else(|| Error::corrupt("the object's header makes no sense"))?;
         if header.to_bytes() != *bytes {
             return Err(Error::corrupt("the object's header has unknown fields"));
         }
@@ -155,7 +156,9 @@ impl Header {
         Some(Self {
             kind: ObjectKind::from_byte(bytes[10])?,
             cipher: [Cipher::None, Cipher::Aes256Gcm].into_iter().find(|c| *c as u8 == bytes[11])?,
-            compression: [Compression::None, Compression::Zstd].into_iter().find(|c| *c as u8 == bytes[12])?,
+            compression: [Compression::None, Compression::Zstd]
+                .into_iter()
+                .find(|c| *c as u8 == bytes[12])?,
             key_id: *bytes[16..].first_chunk()?,
             salt: *bytes[24..].first_chunk()?,
             frame_limit: (frame_limit <= LARGEST_FRAME).then_some(frame_limit)?,
@@ -165,8 +168,10 @@ impl Header {
     /// The error for an object whose key is not at hand.
     pub(super) fn key_missing(&self, keys: &KeyRing) -> Error {
         match self.cipher {
-            Cipher::None => Error::corrupt("the object is not encrypted, and the configuration demands that it is")
-                .hint("was the repository made with encryption.mode = \"none\"?"),
+            Cipher::None => {
+                Error::corrupt("the object is not encrypted, and the configuration demands that it is")
+                    .hint("was the repository made with encryption.mode = \"none\"?")
+            }
             Cipher::Aes256Gcm => Error::corrupt(format!(
                 "the object is sealed with key {}, at hand: {}",
                 hex(&self.key_id),

@@ -159,7 +159,14 @@ mod tests {
 
     #[test]
     fn r24_what_is_no_key_is_refused_without_being_repeated() {
-        for text in ["", "# only a comment", "walproof-key-1", "walproof-key-1 00ff", "secret-secret", "walproof-key-1 é"] {
+        for text in [
+            "",
+            "# only a comment",
+            "walproof-key-1",
+            "walproof-key-1 00ff",
+            "secret-secret",
+            "walproof-key-1 é",
+        ] {
             let error = KeyRing::parse(text).unwrap_err().to_string();
             assert!(!error.contains("secret-secret") && !error.contains("00ff"), "{error}");
         }

@@ -177,7 +177,10 @@ impl Opener {
     pub fn new(keys: &KeyRing, context: Context<'_>, bytes: &[u8]) -> Result<Self> {
         let header = Header::parse(bytes)?;
         if header.kind != context.kind {
-            return Err(Error::corrupt(format!("the object is of kind {:?}, not {:?}", header.kind, context.kind)));
+            return Err(Error::corrupt(format!(
+                "the object is of kind {:?}, not {:?}",
+                header.kind, context.kind
+            )));
         }
         let protection = Protection::new(&header, keys, context)?;
         Ok(Self { header, protection })
@@ -361,6 +364,9 @@ mod tests {
         let sealed = seal_object(&KeyRing::parse(&old.to_text()).unwrap(), context("a"), 1, b"x").unwrap();
         let both = KeyRing::parse(&format!("{}\n{}\n", *new.to_text(), *old.to_text())).unwrap();
         assert_eq!(open_object(&both, context("a"), &sealed).unwrap(), b"x");
-        assert_eq!(Header::parse(&seal_object(&both, context("a"), 1, b"").unwrap()).unwrap().key_id, new.id());
+        assert_eq!(
+            Header::parse(&seal_object(&both, context("a"), 1, b"").unwrap()).unwrap().key_id,
+            new.id()
+        );
     }
 }

@@ -35,7 +35,9 @@ fn generic(cause: &object_store::Error, text: &str) -> Failure {
         return Failure::Final(no_bucket());
     }
     if text.contains("incorrectly configured region") {
-        return Failure::Final(Error::new(Kind::Denied, "the store redirects us elsewhere").hint(REGION_HINT));
+        return Failure::Final(
+            Error::new(Kind::Denied, "the store redirects us elsewhere").hint(REGION_HINT),
+        );
     }
     match status(text) {
         // Request timeout, conflict, too many requests: these pass.
@@ -45,7 +47,8 @@ fn generic(cause: &object_store::Error, text: &str) -> Failure {
     }
 }
 
-const REGION_HINT: &str = "does repository.region belong to the endpoint (OVH's are lower case, such as gra)?";
+const REGION_HINT: &str =
+    "does repository.region belong to the endpoint (OVH's are lower case, such as gra)?";
 
 fn no_bucket() -> Error {
     Error::new(Kind::Denied, "the bucket does not exist").hint("is its name in repository.url right?")
@@ -132,18 +135,27 @@ mod tests {
     #[test]
     fn servers_faults_pass_and_refusals_do_not() {
         for code in [500, 502, 503, 504, 429, 408, 409] {
-            let text = format!("Error performing PUT http://x in 1ms - Server returned non-2xx status code: {code} X: ");
-            assert!(matches!(of(&text), Failure::Passing(error) if error.kind() == Kind::Unreachable), "{code}");
+            let text = format!(
+                "Error performing PUT http://x in 1ms - Server returned non-2xx status code: {code} X: "
+            );
+            assert!(
+                matches!(of(&text), Failure::Passing(error) if error.kind() == Kind::Unreachable),
+                "{code}"
+            );
         }
         let text = "Server returned non-2xx status code: 400 Bad Request: <Error><Code>AuthorizationHeaderMalformed</Code><Message>region 'x' is wrong</Message></Error>";
         let Failure::Final(error) = of(text) else { panic!("400 passes") };
-        assert_eq!(error.to_string(), "the store refuses: 400 AuthorizationHeaderMalformed: region 'x' is wrong");
+        assert_eq!(
+            error.to_string(),
+            "the store refuses: 400 AuthorizationHeaderMalformed: region 'x' is wrong"
+        );
         assert_eq!(error.hint_text(), Some(REGION_HINT));
     }
 
     #[test]
     fn a_missing_bucket_is_no_missing_object() {
-        let cause = object_store::Error::NotFound { path: "a".into(), source: "<Code>NoSuchBucket</Code>".into() };
+        let cause =
+            object_store::Error::NotFound { path: "a".into(), source: "<Code>NoSuchBucket</Code>".into() };
         assert!(matches!(classify(&cause), Failure::Final(error) if error.kind() == Kind::Denied));
     }
 }

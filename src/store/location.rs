@@ -76,8 +76,11 @@ pub(super) fn open(location: &Location, policy: &Policy) -> Result<Arc<dyn Objec
         Location::Memory => Ok(Arc::new(InMemory::new())),
         Location::File(path) => {
             let objects = LocalFileSystem::new_with_prefix(path).map_err(|_| {
-                Error::new(Kind::Unreachable, format!("the repository's directory {} is not there", path.display()))
-                    .hint("is its disk mounted?")
+                Error::new(
+                    Kind::Unreachable,
+                    format!("the repository's directory {} is not there", path.display()),
+                )
+                .hint("is its disk mounted?")
             })?;
             // Without this an acknowledged segment can vanish in a power cut.
             Ok(Arc::new(objects.with_fsync(true)))
@@ -100,7 +103,8 @@ fn open_s3(s3: &S3Location, policy: &Policy) -> Result<Arc<dyn ObjectStore>> {
             client = client.with_root_certificate(certificate);
         }
     }
-    let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: policy.attempt };
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: policy.attempt };
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&s3.bucket)
         .with_region(&s3.region)

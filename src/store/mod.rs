@@ -93,15 +93,23 @@ impl Store {
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
-        Err(Error::corrupt(format!("{} bytes came instead of {wanted}, the object is truncated", bytes.len())))
-            .with_context(|| self.doing("get", key))
+        Err(Error::corrupt(format!(
+            "{} bytes came instead of {wanted}, the object is truncated",
+            bytes.len()
+        )))
+        .with_context(|| self.doing("get", key))
     }
 
     /// All objects below the directory `prefix`, sorted by key.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let path = parse(prefix)?;
         let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
-        let listed = self.policy.run(list).await.map_err(absent_listing).with_context(|| self.doing("list", prefix))?;
+        let listed = self
+            .policy
+            .run(list)
+            .await
+            .map_err(absent_listing)
+            .with_context(|| self.doing("list", prefix))?;
         let mut found: Vec<Object> = listed.into_iter().map(object).collect::<Result<_>>()?;
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
@@ -111,7 +119,12 @@ impl Store {
     pub async fn list_directories(&self, prefix: &str) -> Result<Vec<String>> {
         let path = parse(prefix)?;
         let list = || async { self.objects.list_with_delimiter(Some(&path)).await };
-        let listed = self.policy.run(list).await.map_err(absent_listing).with_context(|| self.doing("list", prefix))?;
+        let listed = self
+            .policy
+            .run(list)
+            .await
+            .map_err(absent_listing)
+            .with_context(|| self.doing("list", prefix))?;
         let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
         let mut names: Vec<String> = names.collect();
         names.sort_unstable();

@@ -49,7 +49,8 @@ impl Policy {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(cause)) => classify(&cause),
                 Err(_) => Failure::Passing(
-                    Error::new(Kind::Unreachable, "no answer in time").hint("is the store slow, or the network down?"),
+                    Error::new(Kind::Unreachable, "no answer in time")
+                        .hint("is the store slow, or the network down?"),
                 ),
             };
             let error = match failure {
