@@ -28,7 +28,8 @@ impl Spool {
         for directory in [&parent, &directory] {
             let made = DirBuilder::new().mode(0o700).create(directory);
             let metadata = std::fs::symlink_metadata(directory).ok()?;
-            let private = metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o077 == 0;
+            let others = metadata.mode() & 0o077;
+            let private = metadata.is_dir() && metadata.uid() == user && others == 0;
             if !private {
                 tracing::warn!(path = %directory.display(), ?made, "is not a directory of this user alone; no prefetch");
                 return None;

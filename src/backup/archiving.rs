@@ -9,9 +9,9 @@ use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
 use crate::repository::Repository;
 
 /// How long a segment that was just finished may take to reach the repository.
-const PROOF_PATIENCE: Duration = Duration::from_secs(60);
+const PROOF_PATIENCE: Duration = Duration::from_mins(1);
 /// How long the last segments of a backup may take.
-const WAL_PATIENCE: Duration = Duration::from_secs(900);
+const WAL_PATIENCE: Duration = Duration::from_mins(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(30);

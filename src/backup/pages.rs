@@ -41,10 +41,10 @@ pub(super) fn check_pages(
                 PageVerdict::Valid | PageVerdict::New => break,
                 // Being written right now: replay overwrites it. Whether its LSN is a real one shows at the end.
                 PageVerdict::Newer if tries == TRIES => {
-                    bad.push(BadPage { block, excused_by: Some(page_lsn(page)) })
+                    bad.push(BadPage { block, excused_by: Some(page_lsn(page)) });
                 }
                 PageVerdict::Corrupt { .. } if tries == TRIES => {
-                    bad.push(BadPage { block, excused_by: None })
+                    bad.push(BadPage { block, excused_by: None });
                 }
                 PageVerdict::Newer | PageVerdict::Corrupt { .. } => {
                     sleep(PAUSE / (TRIES - tries + 1));

@@ -63,7 +63,7 @@ impl<'a> TableWriter<'a> {
         self.early.insert(done.region.number, done);
         while let Some(done) = self.early.remove(&self.next) {
             self.next += 1;
-            self.append(done)?;
+            self.append(&done)?;
             if self.current.is_none() && self.part.weight() >= PART_WEIGHT {
                 self.store_part().await?;
             }
@@ -71,10 +71,10 @@ impl<'a> TableWriter<'a> {
         Ok(())
     }
 
-    fn append(&mut self, done: RegionDone) -> Result<()> {
+    fn append(&mut self, done: &RegionDone) -> Result<()> {
         let entry = &self.files[done.region.file];
         let path = entry.path.to_string_lossy().into_owned();
-        self.note_bad_pages(&path, &done);
+        self.note_bad_pages(&path, done);
         if done.vanished && done.region.offset == 0 {
             // A file of several regions may be seen gone by the first and be padded by the rest; all of it is void.
             self.current = None;
@@ -90,7 +90,7 @@ impl<'a> TableWriter<'a> {
         }
         let last = done.region.last;
         if let Some(file) = &mut self.current {
-            place(&mut self.part, file, &done)?;
+            place(&mut self.part, file, done)?;
         }
         if last && let Some(file) = self.current.take() {
             self.finish_file(file);

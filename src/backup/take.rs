@@ -187,8 +187,9 @@ fn not_initialised(error: Error) -> Error {
 
 /// R10: it is set up to archive.
 pub(super) fn needs_archiving(info: &ServerInfo) -> Result<()> {
-    let configured = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
-    if info.archive_mode == "off" || !(configured || !info.archive_library.is_empty()) {
+    let by_command = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
+    let configured = by_command || !info.archive_library.is_empty();
+    if info.archive_mode == "off" || !configured {
         return Err(Error::server(
             "the server does not archive WAL, and a backup is worth nothing without it",
         )

@@ -95,23 +95,11 @@ impl<'a> Packer<'a> {
     /// Seal one extent and note it in `done`.
     pub(super) fn add(&mut self, plain: &[u8], done: &mut RegionDone) -> Result<()> {
         page_digest_seed(self.shared.page_seed, plain, &mut done.digests);
-        let pack = match &mut self.pack {
+        let pack = match self.pack.take() {
             Some(pack) => pack,
-            None => {
-                let number = self.shared.next_pack.fetch_add(1, Ordering::Relaxed);
-                let name = PackName { backup: self.shared.id.clone(), number };
-                let repository = self.shared.repository;
-                let extent = u32::try_from(EXTENT).unwrap_or(u32::MAX);
-                let capacity = self.shared.pack_size + EXTENT * 2;
-                self.pack.insert(PackWriter::new(
-                    repository.keys(),
-                    repository.name(),
-                    name,
-                    extent,
-                    capacity,
-                )?)
-            }
+            None => self.begin_pack()?,
         };
+        let pack = self.pack.insert(pack);
         let (offset, frame) = pack.add(&mut self.compressor, plain)?;
         if done.packs.last().is_none_or(|known| known.name != *pack.name()) {
             done.packs.push(PackRef { name: pack.name().clone(), header: pack.header() });
@@ -125,6 +113,13 @@ impl<'a> Packer<'a> {
             plain_len: frame.plain_len,
         });
         if pack.len() >= self.shared.pack_size { self.flush() } else { Ok(()) }
+    }
+
+    fn begin_pack(&self) -> Result<PackWriter> {
+        let Shared { repository, id, next_pack, pack_size, .. } = self.shared;
+        let name = PackName { backup: (*id).clone(), number: next_pack.fetch_add(1, Ordering::Relaxed) };
+        let extent = u32::try_from(EXTENT).unwrap_or(u32::MAX);
+        PackWriter::new(repository.keys(), repository.name(), name, extent, pack_size + EXTENT * 2)
     }
 
     /// End the current pack, if there is one, and hand it on; waits while too many are on their way.

@@ -140,6 +140,7 @@ pub(super) struct Restore {
 }
 
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_field_names, reason = "the fields are the names of the flags")]
 pub(super) struct Target {
     /// Recover to this instant, such as 2026-11-22T13:00:00+01:00
     #[arg(long, value_name = "TIME", group = "target")]

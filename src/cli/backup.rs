@@ -84,7 +84,10 @@ pub(super) fn draw(global: &Global, progress: Arc<Progress>) -> tokio::task::Joi
         bar.set_style(style);
     }
     tokio::spawn(async move {
-        while wanted {
+        if !wanted {
+            return;
+        }
+        loop {
             let (done, total) = progress.get();
             bar.set_length(total);
             bar.set_position(done);

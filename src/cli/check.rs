@@ -17,7 +17,7 @@ use crate::repository::{Namespace, Repository};
 use crate::store::Policy;
 
 /// More than this between this host's clock and the store's makes S3 refuse requests and ages lie.
-const MOST_SKEW: Duration = Duration::from_secs(60);
+const MOST_SKEW: Duration = Duration::from_mins(1);
 /// Less than this share of free space is worth a word.
 const LEAST_FREE_PERCENT: u64 = 10;
 
@@ -277,7 +277,7 @@ fn check_space(config: &Config, found: &mut Findings) {
                     Some("a full disk stops the server when WAL cannot be archived"),
                 ),
             Ok((free, total)) => {
-                found.add(name, Status::Ok, format!("{} free of {}", size(free), size(total)), None)
+                found.add(name, Status::Ok, format!("{} free of {}", size(free), size(total)), None);
             }
             Err(error) => found.add(name, Status::Warn, error.to_string(), error.hint_text()),
         }

@@ -17,7 +17,7 @@ pub(super) fn init(global: &Global) -> Result<u8> {
         // The one command that may make it: for all others a directory that is not there is a disk that is not mounted.
         durable::create_dir_all(directory, 0o700).context("create the repository's directory")?;
     }
-    let namespace = config.namespace(Policy::within(std::time::Duration::from_secs(60)))?;
+    let namespace = config.namespace(Policy::within(std::time::Duration::from_mins(1)))?;
     start::run_large(async {
         let (repository, created) = namespace.init(&control).await?;
         repository.probe().await.context("test the store")?;

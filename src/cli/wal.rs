@@ -56,11 +56,8 @@ fn live_control(config: &Config) -> Result<ControlFile> {
 
 pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
     let config = start::configure(global, LevelFilter::WARN)?;
-    let name: WalName = match arguments.name.parse() {
-        Ok(name) => name,
-        // PostgreSQL asks for nothing else, and what has no name cannot be in the archive; still no proof of absence.
-        Err(error) => return Err(error),
-    };
+    // PostgreSQL asks for nothing else, and what has no name cannot be in the archive; still no proof of absence.
+    let name: WalName = arguments.name.parse()?;
     let data_dir = Path::new(".");
     let system_identifier = match arguments.system_identifier {
         Some(given) => given,

@@ -38,6 +38,7 @@ impl Lsn {
     }
 
     /// The first byte of the segment that holds this position.
+    #[must_use]
     pub const fn segment_start(self, size: SegmentSize) -> Self {
         Self(self.0 - self.0 % size.bytes())
     }

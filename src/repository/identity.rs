@@ -189,6 +189,7 @@ impl fmt::Debug for Identity {
 pub(super) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(in crate::repository) fn serialize<S: Serializer>(
         number: &u64,
         serializer: S,

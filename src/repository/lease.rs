@@ -13,7 +13,7 @@ use crate::seal::ObjectKind;
 use crate::store::Object;
 
 /// A lease that was not renewed for so long, by the store's clock, is dead.
-const LIFETIME: Duration = Duration::from_secs(120);
+const LIFETIME: Duration = Duration::from_mins(2);
 /// How often a lease is renewed.
 const RENEWAL: Duration = Duration::from_secs(30);
 

@@ -213,7 +213,7 @@ mod tests {
         let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
         let name: WalName = "000000010000000000000001".parse().unwrap();
         for len in [0, 1, WAL_FRAME, WAL_FRAME + 1, 5 * WAL_FRAME] {
-            let plain: Vec<u8> = (0..len).map(|at| (at % 253) as u8).collect();
+            let plain: Vec<u8> = (0..len).map(|at| u8::try_from(at % 253).unwrap()).collect();
             for threads in [1, 3] {
                 let sealed = seal_wal(
                     &keys,

@@ -137,15 +137,15 @@ async fn restore_control(
     table: &FileTable,
     index: usize,
 ) -> Result<()> {
-    let mut plain = Vec::new();
+    let mut bytes = Vec::new();
     for extent in &table.files[index].extents {
         let pack = &table.packs[extent.pack as usize];
         let reader = PackReader::new(repository.keys(), repository.name(), pack.name.clone(), &pack.header)?;
         let start = u64::from(extent.offset);
         let stored =
             repository.get_pack_range(&pack.name, start..start + u64::from(extent.stored_len)).await?;
-        reader.open(&mut Decompressor::new()?, u64::from(extent.frame), &stored, &mut plain)?;
+        reader.open(&mut Decompressor::new()?, u64::from(extent.frame), &stored, &mut bytes)?;
     }
-    check_control(plan, &plain).context("restore pg_control")?;
-    target.write_control(&plain, file_mode(plan))
+    check_control(plan, &bytes).context("restore pg_control")?;
+    target.write_control(&bytes, file_mode(plan))
 }

@@ -101,7 +101,7 @@ impl Chooser<'_> {
                 }
             }
         }
-        Err(self.unreachable(request, &usable).await)
+        Err(self.unreachable(request, &usable))
     }
 
     /// Backups to consider, newest first.
@@ -143,7 +143,7 @@ impl Chooser<'_> {
     }
 
     /// The error that names what can be reached instead.
-    async fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Error {
+    fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Error {
         let timeline = self.history.timeline;
         let Some((oldest, _)) = usable.last() else {
             return Error::impossible(format!("no backup can be restored along timeline {timeline}")).hint(
@@ -162,10 +162,10 @@ impl Chooser<'_> {
             "{} is outside the recovery window{with}; reachable on timeline {timeline}: {range}",
             request.target
         ))
-        .hint(self.window_hint(request, end_time))
+        .hint(Self::window_hint(request, end_time))
     }
 
-    fn window_hint(&self, request: &RestoreRequest, end: PgTime) -> &'static str {
+    fn window_hint(request: &RestoreRequest, end: PgTime) -> &'static str {
         match request.target {
             RecoveryTarget::Time { time, .. } if time >= end => {
                 "for the newest state leave out the target; was the WAL after that instant archived (a switch or archive_timeout finishes a segment)?"

@@ -26,7 +26,9 @@ impl Compressor {
     pub fn for_pages(level: i32) -> Result<Self> {
         let mut compressor = Self::new(level)?;
         if level == 1 {
-            for parameter in [zstd::zstd_safe::CParameter::HashLog(15), zstd::zstd_safe::CParameter::MinMatch(5)] {
+            for parameter in
+                [zstd::zstd_safe::CParameter::HashLog(15), zstd::zstd_safe::CParameter::MinMatch(5)]
+            {
                 compressor
                     .context
                     .set_parameter(parameter)

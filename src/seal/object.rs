@@ -348,7 +348,9 @@ mod tests {
             .collect();
         let with = |order: &[usize]| {
             let mut bytes = sealer.header().to_vec();
-            order.iter().for_each(|index| bytes.extend_from_slice(&frames[*index]));
+            for index in order {
+                bytes.extend_from_slice(&frames[*index]);
+            }
             open_object(&keys, context("a"), &bytes)
         };
         assert_eq!(with(&[0, 1, 2]).unwrap().len(), 192);

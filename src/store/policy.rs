@@ -29,7 +29,7 @@ impl Policy {
     pub fn within(total: Duration) -> Self {
         Self {
             connect: Duration::from_secs(5).min(total / 3),
-            idle: Duration::from_secs(60).min(total / 3),
+            idle: Duration::from_mins(1).min(total / 3),
             attempt: total * 2 / 3,
             total,
         }
@@ -73,9 +73,9 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            idle: Duration::from_secs(60),
-            attempt: Duration::from_secs(300),
-            total: Duration::from_secs(600),
+            idle: Duration::from_mins(1),
+            attempt: Duration::from_mins(5),
+            total: Duration::from_mins(10),
         }
     }
 }
