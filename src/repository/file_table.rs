@@ -64,8 +64,8 @@ pub(super) const fn digest_count(size: u64) -> u64 {
     size.div_ceil(PAGE)
 }
 
-/// The digest of each 8 KiB of `bytes` (XXH3-64 with the repository's secret seed): equal pages have equal digests;
-/// who does not know the seed cannot make two different pages that share one.
+/// The digest of each 8 KiB of `bytes` (XXH3-64 with the repository's secret seed): equal pages have equal digests,
+/// and different ones but for a chance of 2^-64, see FORMAT.md "Page digests" for why that is enough.
 pub fn page_digest_seed(seed: u64, bytes: &[u8], digests: &mut Vec<u64>) {
     digests.extend(bytes.chunks(8192).map(|page| xxhash_rust::xxh3::xxh3_64_with_seed(page, seed)));
 }

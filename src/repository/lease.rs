@@ -23,7 +23,8 @@ struct Holder {
     /// Why the lease is held ("backup").
     purpose: String,
     host: String,
-    /// Identifies the boot of the host, so that a process id means something.
+    /// Identifies the boot of the host and the process namespace (containers share the former), so that a process id
+    /// means something.
     boot: String,
     pid: u32,
     /// Start time of the process in clock ticks since boot: process ids are used again.
@@ -53,7 +54,9 @@ impl Holder {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    boot.and_then(|boot| Ok(format!("{} {}", boot.trim(), namespace?.display()))).unwrap_or_default()
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the command name before it may hold anything, so count from its last `)`.

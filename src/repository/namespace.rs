@@ -1,6 +1,7 @@
 //! Finding and opening the repository of a cluster: `<prefix>/<cluster>/<system identifier>/`.
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::identity::{ClusterName, Identity};
 use super::layout;
@@ -67,6 +68,7 @@ impl Namespace {
         match self.open(control.system_identifier).await {
             Ok(repository) => Ok((repository, false)),
             Err(error) if error.kind() == Kind::NotFound => {
+                self.refuse_orphans(control.system_identifier).await?;
                 let identity = Identity::generate(
                     self.cluster.clone(),
                     control.system_identifier,
@@ -81,8 +83,19 @@ impl Namespace {
         }
     }
 
+    /// A new identity has a new secret, with which none of the WAL that is there could be opened.
+    async fn refuse_orphans(&self, system_identifier: u64) -> Result<()> {
+        let root = self.root(system_identifier);
+        if self.store.list_directories(&root).await?.is_empty() {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("{root} holds objects, and its identity is gone"))
+            .hint("was the identity object deleted? bring it back (object versioning, a copy), or move the rest away"))
+    }
+
     async fn put_identity(&self, identity: &Identity) -> Result<()> {
         let plain = serde_json::to_vec(identity)
+            .map(Zeroizing::new)
             .map_err(|cause| Error::corrupt(format!("write identity: {cause}")))?;
         let name = self.identity_name(identity.system_identifier);
         let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
@@ -114,7 +127,7 @@ impl Namespace {
     pub fn open_sealed_identity(&self, system_identifier: u64, sealed: &[u8]) -> Result<Repository> {
         let name = self.identity_name(system_identifier);
         let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
-        let identity = Identity::parse(&open_object(&self.keys, context, sealed)?)?;
+        let identity = Identity::parse(&Zeroizing::new(open_object(&self.keys, context, sealed)?))?;
         let root = self.root(system_identifier);
         Ok(Repository {
             namespace: self.clone(),
@@ -220,5 +233,21 @@ impl Repository {
     pub(super) async fn get_sealed(&self, kind: ObjectKind, relative: &str) -> Result<Vec<u8>> {
         let bytes = self.store().get(&self.key(relative)).await?;
         open_object(self.keys(), Context { kind, identity: &self.name, name: relative }, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Location, Policy};
+
+    #[tokio::test]
+    async fn a_second_identity_is_not_made_over_what_is_there() {
+        let store = Store::open(&Location::Memory, Policy::default()).unwrap();
+        let cluster = "main".parse().unwrap();
+        let namespace = Namespace::new(store, "a/b".into(), cluster, KeyRing::unencrypted(), 1);
+        namespace.refuse_orphans(7).await.unwrap();
+        namespace.store().put("a/b/main/7/history/x", Vec::new()).await.unwrap();
+        assert_eq!(namespace.refuse_orphans(7).await.unwrap_err().kind(), Kind::Corrupt);
     }
 }

@@ -13,6 +13,8 @@ use crate::seal::{
     Compressor, Context, Decompressor, FRAME_OVERHEAD, HEADER_LEN, KeyRing, ObjectKind, Opener, Sealer,
 };
 
+/// The largest segment size that PostgreSQL knows: no WAL file is larger.
+const LARGEST_SEGMENT: usize = 1 << 30;
 /// Plaintext bytes of a content frame.
 pub const WAL_FRAME: usize = 1 << 20;
 
@@ -160,12 +162,18 @@ pub fn open_wal(keys: &KeyRing, identity: &str, name: &WalName, bytes: &[u8]) ->
             opener.open_frame(&mut decompressor, 0, &bytes[HEADER_LEN..], &mut plain)?;
         let summary = Summary::parse(&plain)?;
         plain.clear();
-        plain.reserve_exact(usize::try_from(summary.plain_len).unwrap_or(0).min(1 << 30));
+        let Some(len) = usize::try_from(summary.plain_len).ok().filter(|len| *len <= LARGEST_SEGMENT) else {
+            return Err(Error::corrupt("the object says that it is larger than any segment"));
+        };
+        plain.reserve_exact(len);
         for index in 1.. {
             if last || rest.is_empty() {
                 break;
             }
             (last, rest) = opener.open_frame(&mut decompressor, index, rest, &mut plain)?;
+            if plain.len() as u64 > summary.plain_len {
+                break;
+            }
         }
         if !last || !rest.is_empty() || plain.len() as u64 != summary.plain_len {
             return Err(Error::corrupt("the object does not end where its last frame does"));

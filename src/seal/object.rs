@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::compression::{Compressor, Decompressor};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, SealedFrame, TAG_LEN};
-use super::header::{Cipher, HEADER_LEN, Header, ObjectKind};
+use super::header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind};
 use super::key::KeyRing;
 use crate::error::{Error, Result, ResultExt};
 
@@ -201,6 +201,9 @@ impl Opener {
         decompressor.scratch.clear();
         decompressor.scratch.extend_from_slice(content);
         self.protection.unprotect(index, &header.authenticated(), &mut decompressor.scratch, *tag)?;
+        if !header.raw && self.header.compression == Compression::None {
+            return Err(Error::corrupt("a frame is compressed, and the object's header says that none is"));
+        }
         if !header.raw {
             decompressor.append_scratch(header.plain_len as usize, out)?;
         } else if content.len() == header.plain_len as usize {
@@ -235,6 +238,9 @@ pub fn seal_object(keys: &KeyRing, context: Context<'_>, level: i32, plain: &[u8
     Ok(out)
 }
 
+/// No object that is opened as a whole holds more; authentication alone does not bound what comes out of a small one.
+const LARGEST_OBJECT: usize = 1 << 30;
+
 /// Open one whole object.
 pub fn open_object(keys: &KeyRing, context: Context<'_>, bytes: &[u8]) -> Result<Vec<u8>> {
     let open = || {
@@ -244,6 +250,9 @@ pub fn open_object(keys: &KeyRing, context: Context<'_>, bytes: &[u8]) -> Result
         let mut rest = &bytes[HEADER_LEN..];
         for index in 0.. {
             let (last, next) = opener.open_frame(&mut decompressor, index, rest, &mut out)?;
+            if out.len() > LARGEST_OBJECT {
+                return Err(Error::corrupt("the object holds more than any that was ever written"));
+            }
             if last && next.is_empty() {
                 break;
             }
