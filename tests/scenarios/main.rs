@@ -10,4 +10,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod exit_codes;
+mod init;
+mod prefetch;
 mod rig;
+mod store_faults;
+mod tamper;
+mod wal;

@@ -42,6 +42,7 @@ pub mod s3_service;
 pub mod s3_target;
 pub mod scratch;
 pub mod server;
+pub mod site;
 pub mod wal_file;
 pub mod walproof;
 pub mod walproof_builder;
@@ -49,6 +50,7 @@ pub mod walproof_builder;
 pub use random::{Random, seed};
 pub use repo::Repo;
 pub use scratch::Scratch;
+pub use site::Site;
 pub use walproof::Walproof;
 
 use std::time::{Duration, Instant};
