@@ -12,5 +12,6 @@ mod support;
 
 mod backup;
 mod pitr;
+mod restore;
 
 mod rig;
