@@ -10,9 +10,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup;
 mod exit_codes;
 mod init;
+mod pitr;
 mod prefetch;
+mod restore;
 mod rig;
 mod store_faults;
 mod tamper;
