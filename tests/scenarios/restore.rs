@@ -135,6 +135,7 @@ fn r19_leftover_recovery_settings_are_neutralised() {
         "alter system set recovery_target_time = '2020-01-01 00:00:00+00';
          alter system set restore_command = 'exit 201';
          alter system set recovery_end_command = 'exit 1';
+         alter system set recovery_min_apply_delay = '1h';
          alter system set work_mem = '5MB'",
     );
     cluster.set("recovery_target_name", "nowhere").set("restore_command", "exit 202");
