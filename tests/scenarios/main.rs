@@ -11,6 +11,7 @@
 mod support;
 
 mod exit_codes;
+mod init;
 mod prefetch;
 mod rig;
 mod store_faults;

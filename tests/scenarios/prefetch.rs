@@ -103,7 +103,7 @@ fn fetching_ahead_stops_at_a_gap_and_passed_segments_are_forgotten() {
 
 #[test]
 fn r25_a_tampered_spool_is_ignored_and_the_right_bytes_come_from_the_store() {
-    let recovery = Recovery::of_segments(6);
+    let mut recovery = Recovery::of_segments(6);
     recovery.site.comes_back(recovery.name(1));
     recovery.wait_until_spooled(6);
     recovery.settle();
@@ -118,6 +118,10 @@ fn r25_a_tampered_spool_is_ignored_and_the_right_bytes_come_from_the_store() {
         recovery.site.comes_back(recovery.name(segment));
     }
     fs::write(six.with_file_name("identity"), "forged").unwrap();
+    recovery.site.comes_back(recovery.name(6));
+    // The spool has mended its identity and is of use again.
+    recovery.settle();
+    recovery.server.stop();
     recovery.site.comes_back(recovery.name(6));
 }
 

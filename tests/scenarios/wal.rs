@@ -3,6 +3,7 @@
 
 use crate::support::fabricate::{ControlFile, FakeDataDir, MIB, SYSTEM_IDENTIFIER, history};
 use crate::support::process;
+use crate::support::s3::S3Server;
 use crate::support::site::{Site, file_names};
 use crate::support::{Random, Repo, Scratch, Walproof};
 use serde_json::json;
@@ -11,43 +12,6 @@ use std::time::Duration;
 
 const BACKUP_HISTORY: &str = "START WAL LOCATION: 0/500028 (file 000000010000000000000005)\n\
                               STOP WAL LOCATION: 0/500138 (file 000000010000000000000005)\n";
-
-#[test]
-fn init_creates_a_repository_and_then_finds_it() {
-    let site = Site::uninitialised(Repo::local(), |builder| builder);
-    let identifier = SYSTEM_IDENTIFIER.to_string();
-    site.walproof.run(["init"]).success().stdout_contains("created, encrypted").stdout_contains(&identifier);
-    let made = site.repo().objects();
-    assert_eq!(made.len(), 1, "{made:?}");
-    site.walproof.run(["init"]).success().stdout_contains("is there already");
-    assert_eq!(site.repo().objects(), made);
-
-    let answer = site.walproof.json(["init"]);
-    assert_eq!((&answer["created"], &answer["encrypted"]), (&json!(false), &json!(true)));
-    assert_eq!((&answer["cluster"], &answer["system_identifier"]), (&json!("roadwave"), &json!(identifier)));
-    assert_eq!(answer["repository"], json!(site.repo().url()));
-}
-
-#[test]
-fn init_does_not_replace_an_identity_that_was_lost() {
-    let site = Site::new(Repo::local());
-    let name = site.archive_all([5]).remove(0);
-    let (key, identity) = (site.repo().key("identity"), site.repo().read(&site.repo().key("identity")));
-    site.repo().delete(&key);
-    site.walproof.run(["init"]).complains_with(5).stderr_contains("no identity").hints("deleted");
-    site.walproof.push(&name).complains_with(4);
-    site.fetch_fails(&name, 204);
-    site.repo().write(&key, &identity);
-    site.walproof.run(["init"]).success();
-    site.comes_back(&name);
-}
-
-#[test]
-fn init_says_when_nothing_is_encrypted() {
-    let site = Site::uninitialised(Repo::local(), |builder| builder.unencrypted());
-    site.walproof.run(["init"]).success().stdout_contains("NOT encrypted");
-    site.archive_all([5]).iter().for_each(|name| site.comes_back(name));
-}
 
 #[test]
 fn r4_every_kind_of_wal_file_comes_back_as_it_was() {
@@ -69,7 +33,9 @@ fn r4_every_kind_of_wal_file_comes_back_as_it_was() {
 #[test]
 fn a_finished_segment_may_end_in_zeros_and_the_first_of_a_timeline_began_on_the_old_one() {
     let site = Site::new(Repo::local());
-    for file in [site.data.wal(5).pages(3), site.wal_on(2, 6).page_timeline(1), site.data.wal(9).pages(1)] {
+    for file in
+        [site.data.wal(5).pages(3), site.data.wal(6).timeline(2).page_timeline(1), site.data.wal(9).pages(1)]
+    {
         let name = site.archive(&file);
         site.comes_back(&name);
     }
@@ -121,31 +87,43 @@ fn r2_partial_segments_may_differ_and_each_is_kept() {
 /// so whose bytes are not there.
 #[test]
 fn r2_of_two_different_segments_pushed_at_once_one_is_told() {
-    let site = Site::new(Repo::local());
-    let elsewhere = Scratch::new();
+    let server = S3Server::start();
     let (mut winners, mut told) = (0, 0);
-    for number in 1..=12 {
-        let contents = [1, 2].map(|seed| site.data.wal(number).random(1000 * number + seed));
-        let name = site.data.add_wal(&contents[0]);
-        let other = contents[1].write_to(elsewhere.path());
-        let here = site.walproof.spawn(["wal-push", &format!("pg_wal/{name}")]);
-        let there = site.walproof.spawn(["wal-push", other.to_str().unwrap()]);
-        let outputs = [here, there].map(|running| running.wait(process::TIMEOUT));
-        assert!(outputs.iter().any(|output| output.code() != 0), "both won {name}");
-        let objects = site.stored(&name);
-        for (output, content) in outputs.iter().zip(&contents) {
-            if output.code() == 0 {
-                winners += 1;
-                assert!(opens_alone(&site, &name, &objects, &content.bytes()), "{name} is lost: {output}");
-            } else {
-                told += 1;
-                output.complains_with(3);
-            }
+    for repo in [Repo::local(), Repo::s3(&server)] {
+        let site = Site::new(repo);
+        for number in 1..=8 {
+            let (won, lost) = race(&site, number);
+            winners += won;
+            told += lost;
         }
-        assert!(objects.iter().all(|_| (1..=2).contains(&objects.len())), "{objects:?}");
-        site.fetch_code(&name, if objects.len() == 1 { 0 } else { 203 });
     }
     println!("{winners} won, {told} were told of a conflict");
+}
+
+/// Push two contents of segment `number`: (how many were archived, how many were told of a conflict).
+fn race(site: &Site, number: u64) -> (u32, u32) {
+    let elsewhere = Scratch::new();
+    let (mut winners, mut told) = (0, 0);
+    let contents = [1, 2].map(|seed| site.data.wal(number).random(1000 * number + seed));
+    let name = site.data.add_wal(&contents[0]);
+    let other = contents[1].write_to(elsewhere.path());
+    let here = site.walproof.spawn(["wal-push", &format!("pg_wal/{name}")]);
+    let there = site.walproof.spawn(["wal-push", other.to_str().unwrap()]);
+    let outputs = [here, there].map(|running| running.wait(process::TIMEOUT));
+    assert!(outputs.iter().any(|output| output.code() != 0), "both won {name}");
+    let objects = site.stored(&name);
+    for (output, content) in outputs.iter().zip(&contents) {
+        if output.code() == 0 {
+            winners += 1;
+            assert!(opens_alone(site, &name, &objects, &content.bytes()), "{name} is lost: {output}");
+        } else {
+            told += 1;
+            output.complains_with(3);
+        }
+    }
+    assert!((1..=2).contains(&objects.len()), "{objects:?}");
+    site.fetch_code(&name, if objects.len() == 1 { 0 } else { 203 });
+    (winners, told)
 }
 
 /// Whether one of `objects`, were it the only one, is fetched as `content`.
@@ -155,7 +133,9 @@ fn opens_alone(site: &Site, name: &str, objects: &[String], content: &[u8]) -> b
         kept.iter().filter(|(key, _)| key != chosen).for_each(|(key, _)| site.repo().delete(key));
         site.fetch(name).success();
         let same = fs::read(site.fetched(name)).unwrap() == content;
-        kept.iter().for_each(|(key, bytes)| site.repo().write(key, bytes));
+        for (key, bytes) in &kept {
+            site.repo().write(key, bytes);
+        }
         same
     });
     let _ = fs::remove_file(site.fetched(name));
@@ -264,7 +244,7 @@ fn r6_of_two_versions_none_is_chosen() {
     let objects = [site.stored(&name), site.archive_elsewhere(&site.data.wal(5).random(2))].concat();
     assert_eq!(objects.len(), 2);
     site.fetch_fails(&name, 203).hints("two primaries");
-    site.walproof.run(["wal-list"]).success().stdout_contains(&format!("CONFLICT: different contents"));
+    site.walproof.run(["wal-list"]).success().stdout_contains("CONFLICT: different contents");
     assert_eq!(site.walproof.json(["wal-list"])["conflicts"], json!([name]));
 }
 
@@ -310,6 +290,21 @@ fn a_fetch_needs_the_data_directory_or_the_identifier() {
 }
 
 #[test]
+fn a_push_needs_no_data_dir_where_postgresql_runs_it() {
+    let site = Site::new(Repo::local());
+    let name = site.data.add_wal(&site.data.wal(5));
+    site.unset("data_dir");
+    site.walproof.push(&name).success();
+    site.comes_back(&name);
+    let path = site.data.pg_wal().join(&name);
+    let args = ["wal-push", path.to_str().unwrap()];
+    let alter = |command: &mut std::process::Command| {
+        command.current_dir("/");
+    };
+    site.run_altered(args, alter).complains_with(6).hints("data_dir");
+}
+
+#[test]
 fn r3_a_cluster_with_another_segment_size_is_not_this_one() {
     let site = Site::new(Repo::local());
     let other = FakeDataDir::with(ControlFile::new(15).segment_size(2 * MIB));
@@ -334,7 +329,7 @@ fn wal_list_shows_runs_gaps_and_timelines() {
     site.archive_all([255, 256, 257, 260]);
     site.archive_text("00000002.history", history(&[(1, 0x1050_0028)]));
     for number in [261, 262] {
-        site.archive(&site.wal_on(2, number));
+        site.archive(&site.data.wal(number).timeline(2));
     }
     let list = site.walproof.json(["wal-list"]);
     let run = |first: &str, last: &str, segments| json!({"first": first, "last": last, "segments": segments});
@@ -378,10 +373,14 @@ impl Site {
         let name = file.name();
         let hidden: Vec<_> =
             self.stored(&name).into_iter().map(|key| (self.repo().read(&key), key)).collect();
-        hidden.iter().for_each(|(_, key)| self.repo().delete(key));
+        for (_, key) in &hidden {
+            self.repo().delete(key);
+        }
         self.archive(file);
         let new = self.stored(&name);
-        hidden.iter().for_each(|(bytes, key)| self.repo().write(key, bytes));
+        for (bytes, key) in &hidden {
+            self.repo().write(key, bytes);
+        }
         new
     }
 }

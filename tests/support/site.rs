@@ -1,7 +1,7 @@
 //! A host that archives, without a server: a fabricated data directory, an initialised repository, and the
 //! program configured for both. Segments are small, so that a test can afford many.
 
-use super::fabricate::{ControlFile, FakeDataDir, MIB, SYSTEM_IDENTIFIER, WalFile};
+use super::fabricate::{ControlFile, FakeDataDir, MIB, WalFile};
 use super::process::{self, Output};
 use super::walproof_builder::WalproofBuilder;
 use super::{Repo, Scratch, Walproof};
@@ -47,12 +47,6 @@ impl Site {
 
     pub fn repo(&self) -> &Repo {
         self.walproof.repo()
-    }
-
-    /// Segment `number` of this cluster on `timeline`.
-    #[track_caller]
-    pub fn wal_on(&self, timeline: u32, number: u64) -> WalFile {
-        WalFile::new(MAJOR, SYSTEM_IDENTIFIER, timeline, number, MIB)
     }
 
     /// Put `file` into pg_wal and archive it; gives its name.
