@@ -247,6 +247,15 @@ fn r25_a_backup_that_was_changed_is_never_restored() {
         for (victim, partner) in [(&manifest, &files), (&files, &digests), (&packs[0], &files)] {
             harm_backup(&backup, victim, partner);
         }
+        // The newest segment says how far the backup reaches.
+        let wal = repo.keys("/wal/").into_iter().rfind(|key| !key.contains(".backup-")).unwrap();
+        let sealed = repo.read(&wal);
+        for length in [0, 70] {
+            repo.truncate(&wal, length);
+            println!("{wal}: cut to {length}");
+            backup.restore_fails(5);
+        }
+        repo.write(&wal, &sealed);
         repo.rename(&packs[0], &format!("{}0", packs[0]));
         backup.restore_fails(5);
         repo.rename(&format!("{}0", packs[0]), &packs[0]);
@@ -262,7 +271,12 @@ fn harm_backup(backup: &Backup, victim: &str, partner: &str) {
     let (content, other) = (repo.read(victim), repo.read(partner));
     // A restore needs neither the header nor the empty last frame of a pack: they are for `verify`.
     let (first, last) = if victim.contains("/packs/") { (64, 200) } else { (3, 30) };
-    for offset in [first, content.len() / 3, content.len() / 2, content.len() - last] {
+    let mut offsets = vec![content.len() / 2];
+    // What is opened is the same wherever it lies; S3 costs a second each.
+    if repo.dir().is_some() {
+        offsets.extend([first, content.len() / 3, content.len() - last]);
+    }
+    for offset in offsets {
         repo.flip_bit(victim, offset);
         println!("{victim}: a flipped bit at {offset} of {}", content.len());
         backup.restore_fails(5);
@@ -281,7 +295,7 @@ fn harm_backup(backup: &Backup, victim: &str, partner: &str) {
 fn rename_manifest(backup: &Backup, manifest: &str) {
     let repo = backup.walproof.repo();
     let id = manifest.rsplit('/').nth(1).unwrap();
-    let forged = format!("2{}", &id[1..]).replace("202", "201");
+    let forged = id.replacen("202", "201", 1);
     let other = manifest.replace(id, &forged);
     repo.copy(manifest, &other);
     backup.walproof.run(["backup-show", &forged]).complains_with(5);
