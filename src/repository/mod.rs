@@ -1,6 +1,7 @@
 //! Format and identity of one cluster's backups in a store: the only room that knows a key name or a header byte.
 //!
-//! FORMAT.md beside this file is the specification; the tests parse its vectors.
+//! The specification follows; `tests/format.rs` parses its vectors.
+#![doc = include_str!("FORMAT.md")]
 
 mod backup_id;
 mod backup_store;

@@ -1,0 +1,414 @@
+//! A second reader and writer of the format, made from FORMAT.md alone; it parses the vectors there.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
+use walproof::repository::{
+    FileTable, Identity, Manifest, PackName, PackReader, Summary, open_wal, page_digest_seed,
+};
+use walproof::seal::{
+    Cipher, Compression, Context, Decompressor, Header, KeyRing, MasterKey, ObjectKind, open_object,
+    scrub_object, seal_object,
+};
+
+const FORMAT: &str = include_str!("../src/repository/FORMAT.md");
+const KEY_FILE: &str = "walproof-key-1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const REPOSITORY: &str = "main/7420000000000000007";
+const HISTORY: &str = "00000002.history";
+const HISTORY_TEXT: &[u8] = b"1\t0/2800000\tx\n";
+const PACK: &str = "pack 20261122T130000Z-00000001/00000002";
+const LAST: u8 = 1;
+const RAW: u8 = 2;
+
+/// The block of FORMAT.md that begins with this fence.
+fn block(fence: &str) -> &'static str {
+    let begin = format!("\n```{fence}\n");
+    let mut found = FORMAT.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap());
+    let block = found.next().unwrap_or_else(|| panic!("FORMAT.md has no block {fence}"));
+    assert!(found.next().is_none(), "FORMAT.md has two blocks {fence}");
+    block
+}
+
+fn vector(name: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        block(&format!("text vector {name}")).bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+/// Hex, 32 bytes a line.
+fn lines(bytes: &[u8]) -> String {
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]));
+    bytes.chunks(32).flat_map(|line| line.iter().flat_map(digits).chain(['\n'])).collect()
+}
+
+/// The bytes that this reader and writer makes are those in FORMAT.md.
+fn assert_vector(name: &str, bytes: &[u8]) {
+    assert!(vector(name) == bytes, "vector {name} should be\n{}", lines(bytes));
+}
+
+fn counting(from: u8) -> [u8; 32] {
+    std::array::from_fn(|at| from + u8::try_from(at).unwrap())
+}
+
+fn keys() -> KeyRing {
+    assert!(FORMAT.contains(KEY_FILE));
+    KeyRing::parse(KEY_FILE).unwrap()
+}
+
+fn identity() -> Identity {
+    serde_json::from_str(block("json identity")).unwrap()
+}
+
+fn key_id(key: &[u8; 32]) -> [u8; 8] {
+    *blake3::derive_key("walproof 1 key id", key).first_chunk().unwrap()
+}
+
+fn data_key(key: &[u8; 32], salt: &[u8]) -> [u8; 32] {
+    let mut data_key = [0; 32];
+    hkdf::Hkdf::<sha2::Sha256>::new(Some(salt), key).expand(b"walproof 1 object key", &mut data_key).unwrap();
+    data_key
+}
+
+fn context_digest(header: &[u8], name: &str) -> [u8; 32] {
+    let mut bytes = header.to_vec();
+    for text in [REPOSITORY, name] {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    blake3::derive_key("walproof 1 object context", &bytes)
+}
+
+fn header(kind: u8, encrypted: bool, frame_limit: u32) -> Vec<u8> {
+    let mut bytes = b"WALPROOF".to_vec();
+    bytes.extend(1_u16.to_le_bytes());
+    bytes.extend([kind, u8::from(encrypted), 1, 0, 0, 0]);
+    bytes.extend(if encrypted { key_id(&counting(0)) } else { [0; 8] });
+    bytes.extend(counting(0x20));
+    bytes.extend(frame_limit.to_le_bytes());
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+/// Header and place of an object, as this reader and writer knows it.
+struct Object {
+    encrypted: bool,
+    context: [u8; 32],
+    key: Aes256Gcm,
+}
+
+impl Object {
+    fn new(header: &[u8], name: &str) -> Self {
+        Self {
+            encrypted: header[11] == 1,
+            context: context_digest(header, name),
+            key: Aes256Gcm::new(&data_key(&counting(0), &header[24..56]).into()),
+        }
+    }
+
+    fn associated(&self, number: u64, frame_header: &[u8]) -> Vec<u8> {
+        [&self.context[..], &number.to_le_bytes(), frame_header].concat()
+    }
+
+    fn nonce(number: u64) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&number.to_be_bytes());
+        nonce
+    }
+
+    fn unkeyed_tag(associated: &[u8], content: &[u8]) -> [u8; 16] {
+        *blake3::hash(&[associated, content].concat()).as_bytes().first_chunk().unwrap()
+    }
+
+    /// A frame with this content, already compressed unless raw.
+    fn seal(&self, number: u64, flags: u8, plain_len: usize, content: &[u8]) -> Vec<u8> {
+        let mut frame = u32::try_from(content.len() + 16).unwrap().to_le_bytes().to_vec();
+        frame.extend(u32::try_from(plain_len).unwrap().to_le_bytes());
+        frame.extend([flags, 0, 0, 0]);
+        let associated = self.associated(number, &frame);
+        let body = if self.encrypted {
+            let payload = Payload { msg: content, aad: &associated };
+            self.key.encrypt(&Nonce::from(Self::nonce(number)), payload).unwrap()
+        } else {
+            [content, &Self::unkeyed_tag(&associated, content)].concat()
+        };
+        let crc = crc32fast::hash(&[&frame[..], &body].concat());
+        frame.extend(crc.to_le_bytes());
+        frame.extend(body);
+        frame
+    }
+
+    /// The plaintext of the frame that `bytes` begins with, whether it is the last one, and what follows.
+    fn open<'a>(&self, number: u64, bytes: &'a [u8]) -> (Vec<u8>, bool, &'a [u8]) {
+        let word = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        let (body, rest) = bytes[16..].split_at(word(0) as usize);
+        assert_eq!(crc32fast::hash(&[&bytes[..12], body].concat()), word(12));
+        let associated = self.associated(number, &bytes[..12]);
+        let content = if self.encrypted {
+            let payload = Payload { msg: body, aad: &associated };
+            self.key.decrypt(&Nonce::from(Self::nonce(number)), payload).unwrap()
+        } else {
+            let (content, tag) = body.split_at(body.len() - 16);
+            assert_eq!(Self::unkeyed_tag(&associated, content), tag);
+            content.to_vec()
+        };
+        let plain_len = word(4) as usize;
+        let plain =
+            if bytes[8] & RAW != 0 { content } else { zstd::bulk::decompress(&content, plain_len).unwrap() };
+        assert_eq!(plain.len(), plain_len);
+        (plain, bytes[8] & LAST != 0, rest)
+    }
+}
+
+/// All frames of an object.
+fn open_all(bytes: &[u8], name: &str) -> Vec<Vec<u8>> {
+    let object = Object::new(&bytes[..64], name);
+    let (mut frames, mut rest) = (Vec::new(), &bytes[64..]);
+    loop {
+        let (plain, last, next) = object.open(frames.len() as u64, rest);
+        frames.push(plain);
+        rest = next;
+        assert_eq!(last, rest.is_empty());
+        if last {
+            return frames;
+        }
+    }
+}
+
+/// An object of raw frames.
+fn seal_all(header: &[u8], name: &str, frames: &[&[u8]]) -> Vec<u8> {
+    let object = Object::new(header, name);
+    let mut bytes = header.to_vec();
+    for (number, plain) in frames.iter().enumerate() {
+        let flags = if number + 1 == frames.len() { RAW | LAST } else { RAW };
+        bytes.extend(object.seal(number as u64, flags, plain.len(), plain));
+    }
+    bytes
+}
+
+#[test]
+fn keys_and_what_is_derived_from_them() {
+    let id = key_id(&counting(0));
+    assert_vector("key-id", &id);
+    assert_eq!(keys().sealing().unwrap().id(), id);
+    assert_eq!(*MasterKey::from_bytes(counting(0).into()).to_text(), KEY_FILE);
+    assert_vector("data-key", &data_key(&counting(0), &counting(0x20)));
+    assert_vector("context-digest", &context_digest(&header(2, true, 1 << 20), HISTORY));
+}
+
+#[test]
+fn the_header_has_its_fields_in_place() {
+    assert_vector("wal-header", &header(2, true, 1 << 20));
+    let parsed = Header::parse(&vector("wal-header")).unwrap();
+    let expected = Header {
+        kind: ObjectKind::Wal,
+        cipher: Cipher::Aes256Gcm,
+        compression: Compression::Zstd,
+        key_id: key_id(&counting(0)),
+        salt: counting(0x20),
+        frame_limit: 1 << 20,
+    };
+    assert_eq!(parsed, expected);
+}
+
+#[test]
+fn a_wal_object_opens_with_and_without_encryption() {
+    let summary = Summary::of_length(HISTORY_TEXT.len() as u64);
+    let mut bytes = vec![0; 52];
+    bytes[0] = u8::try_from(HISTORY_TEXT.len()).unwrap();
+    for time in [16, 24] {
+        bytes[time..time + 8].copy_from_slice(&i64::MIN.to_le_bytes());
+    }
+    assert_vector("history-summary", &bytes);
+    let name: WalName = HISTORY.parse().unwrap();
+    for (vector_name, keys, encrypted) in
+        [("wal-object", keys(), true), ("wal-object-unencrypted", KeyRing::unencrypted(), false)]
+    {
+        let object = seal_all(&header(2, encrypted, 1 << 20), HISTORY, &[&bytes, HISTORY_TEXT]);
+        assert_vector(vector_name, &object);
+        let opened = open_wal(&keys, REPOSITORY, &name, &vector(vector_name)).unwrap();
+        assert_eq!(opened, (summary.clone(), HISTORY_TEXT.to_vec()));
+        scrub_object(&object).unwrap();
+    }
+}
+
+#[test]
+fn wal_digests_are_keyed_by_the_identity() {
+    let keyed = blake3::keyed_hash(&counting(0x40), blake3::hash(HISTORY_TEXT).as_bytes());
+    assert_vector("wal-digest", &keyed.as_bytes()[..16]);
+    let digest = identity().wal_digest(blake3::hash(HISTORY_TEXT).as_bytes()).unwrap();
+    assert_eq!(digest.to_string(), lines(&vector("wal-digest")).trim());
+}
+
+#[test]
+fn a_summary_tells_of_its_segment() {
+    let time = |text: &str| text.parse::<PgTime>().unwrap();
+    let times = (time("2026-11-22T12:00:00Z"), time("2026-11-22T13:00:00.5Z"));
+    let mut bytes = Vec::new();
+    bytes.extend(16_777_216_u64.to_le_bytes());
+    bytes.extend(0x03FF_FF00_u64.to_le_bytes());
+    bytes.extend(1_795_348_800_000_000_i64.to_le_bytes());
+    bytes.extend(1_795_352_400_500_000_i64.to_le_bytes());
+    for word in [3_u32, 700, 702, 1, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(1_795_350_600_000_000_i64.to_le_bytes());
+    bytes.extend(0x0300_0100_u64.to_le_bytes());
+    bytes.push(13);
+    bytes.extend(b"before deploy");
+    assert_vector("segment-summary", &bytes);
+    let lsn = Lsn::new(0x0300_0100);
+    let expected = Summary {
+        plain_len: 1 << 24,
+        end: Lsn::new(0x03FF_FF00),
+        times: Some(times),
+        commits: 3,
+        xids: Some((700, 702)),
+        complete: true,
+        restore_points: vec![RestorePoint {
+            name: "before deploy".into(),
+            time: time("2026-11-22T12:30:00Z"),
+            lsn,
+        }],
+    };
+    assert_eq!(Summary::parse(&vector("segment-summary")).unwrap(), expected);
+    assert_eq!(expected.to_bytes(), bytes);
+}
+
+fn extents() -> [Vec<u8>; 2] {
+    [(0..100).collect(), vec![0; 8192]]
+}
+
+#[test]
+fn extents_of_a_pack_open_alone() {
+    let [first, second] = extents();
+    let pack = vector("pack");
+    // What Zstandard makes of an extent is its own business; everything around it is not.
+    let object = Object::new(&header(3, true, 8192), PACK);
+    let content = zstd::bulk::compress(&second, 1).unwrap();
+    let made = [
+        header(3, true, 8192),
+        object.seal(0, RAW, 100, &first),
+        object.seal(1, 0, 8192, &content),
+        object.seal(2, RAW | LAST, 0, &[]),
+    ]
+    .concat();
+    assert!(pack.starts_with(&made[..64]), "vector pack should be like\n{}", lines(&made));
+    assert_eq!(open_all(&pack, PACK), [first.clone(), second.clone(), Vec::new()]);
+    scrub_object(&pack).unwrap();
+
+    let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 2 };
+    let reader = PackReader::new(&keys(), REPOSITORY, name, &pack[..64]).unwrap();
+    let table = FileTable::parse(&vector("file-table")).unwrap();
+    for (file, expected) in table.files.iter().zip([second, first]) {
+        let extent = file.extents[0];
+        let start = extent.offset as usize;
+        let stored = &pack[start..start + extent.stored_len as usize];
+        let mut plain = Vec::new();
+        reader.open(&mut Decompressor::new().unwrap(), extent.frame.into(), stored, &mut plain).unwrap();
+        assert_eq!(plain, expected, "{}", file.path);
+    }
+}
+
+#[test]
+fn a_part_of_a_file_table_and_its_digests() {
+    let pack = vector("pack");
+    let stored = |at: usize| u32::from_le_bytes(*pack[at..].first_chunk().unwrap()) + 16;
+    let first = stored(64);
+    let mut bytes = Vec::new();
+    let text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    bytes.extend(1_u32.to_le_bytes());
+    text(&mut bytes, "20261122T130000Z-00000001");
+    bytes.extend(2_u32.to_le_bytes());
+    bytes.extend(header(3, true, 8192));
+    bytes.extend(2_u32.to_le_bytes());
+    let second = stored(64 + first as usize);
+    for (path, modified, size, frame, offset, stored) in [
+        ("base/1/2", 1_795_348_800_i64, 8192_u32, 1_u32, 64 + first, second),
+        ("global/pg_control", 0, 100, 0, 64, first),
+    ] {
+        text(&mut bytes, path);
+        bytes.extend(0o600_u32.to_le_bytes());
+        bytes.extend(modified.to_le_bytes());
+        bytes.extend(u64::from(size).to_le_bytes());
+        for word in [1, 0, frame, offset, stored, size] {
+            bytes.extend(word.to_le_bytes());
+        }
+    }
+    assert_vector("file-table", &bytes);
+
+    let seed = blake3::derive_key("walproof 1 page digest seed", &counting(0x40));
+    let seed = u64::from_le_bytes(*seed.first_chunk().unwrap());
+    let [small, page] = extents();
+    let digests =
+        [&page, &small].map(|bytes| xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed).to_le_bytes());
+    assert_vector("page-digests", &digests.concat());
+
+    let mut table = FileTable::parse(&vector("file-table")).unwrap();
+    table.read_digests(&vector("page-digests")).unwrap();
+    assert_eq!(table.to_bytes(), bytes);
+    assert_eq!(identity().page_seed().unwrap(), seed);
+    for (file, content) in table.files.iter().zip([&page, &small]) {
+        let mut digests = Vec::new();
+        page_digest_seed(seed, content, &mut digests);
+        assert_eq!(file.digests, digests, "{}", file.path);
+    }
+}
+
+#[test]
+fn json_objects_have_the_fields_of_the_specification() {
+    let same = |fence: &str, written: &[u8]| {
+        let specified: serde_json::Value = serde_json::from_str(block(fence)).unwrap();
+        assert_eq!(specified, serde_json::from_slice::<serde_json::Value>(written).unwrap(), "{fence}");
+    };
+    let manifest = Manifest::parse(block("json manifest").as_bytes()).unwrap();
+    same("json manifest", &manifest.to_bytes().unwrap());
+    same("json identity", &serde_json::to_vec(&identity()).unwrap());
+}
+
+#[test]
+fn what_walproof_seals_the_second_reader_opens() {
+    let name = "backups/20261122T130000Z-00000001/manifest";
+    let context = Context { kind: ObjectKind::Manifest, identity: REPOSITORY, name };
+    for keys in [keys(), KeyRing::unencrypted()] {
+        for len in [0, 1, 5000, (1 << 20) + 5] {
+            let plain: Vec<u8> =
+                (0..len).map(|at: u32| at.to_le_bytes()[usize::from(at.is_multiple_of(3))]).collect();
+            let sealed = seal_object(&keys, context, 1, &plain).unwrap();
+            assert_eq!(open_all(&sealed, name).concat(), plain);
+            assert_eq!(open_object(&keys, context, &sealed).unwrap(), plain);
+        }
+    }
+}
+
+#[test]
+fn r25_frames_that_lie_about_compression_or_length_are_refused() {
+    let name = "probe";
+    let context = Context { kind: ObjectKind::Report, identity: REPOSITORY, name };
+    let object = |compression: u8, flags: u8, plain_len: usize, content: &[u8]| {
+        let mut bytes = header(9, true, 1 << 20);
+        bytes[12] = compression;
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        let frame = Object::new(&bytes, name).seal(0, flags | LAST, plain_len, content);
+        open_object(&keys(), context, &[bytes, frame].concat())
+    };
+    let packed = zstd::bulk::compress(&[7; 5000], 1).unwrap();
+    assert_eq!(object(1, 0, 5000, &packed).unwrap(), [7; 5000]);
+    assert_eq!(object(0, RAW, 3, b"abc").unwrap(), b"abc");
+    for (compression, flags, plain_len, content) in [
+        (0, 0, 5000, &packed[..]),
+        (1, 0, 4999, &packed),
+        (1, 0, 5001, &packed),
+        (1, 0, (1 << 20) + 1, &packed),
+        (1, 0, 5000, &packed[..packed.len() - 1]),
+        (1, RAW, 4, b"abc"),
+        (1, 4 | RAW, 3, b"abc"),
+    ] {
+        object(compression, flags, plain_len, content).unwrap_err();
+    }
+}
