@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::{
-    ControlFile, History, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner,
+    ControlFile, History, Major, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner,
 };
 use crate::repository::{Inspect, Summary};
 
@@ -11,7 +11,7 @@ const LONGEST_TEXT: usize = 1 << 20;
 
 /// The right inspection for a WAL file of `control`'s cluster.
 pub(super) enum Inspection {
-    Segment(Box<SegmentChecker>, Box<WalScanner>),
+    Segment(Major, Box<SegmentChecker>, Box<WalScanner>),
     History(TimelineId, Vec<u8>),
     BackupHistory(Vec<u8>),
 }
@@ -27,7 +27,8 @@ impl Inspection {
         }
         let segment = |segment: SegmentName, content| {
             let checker = SegmentChecker::new(segment, size, control.system_identifier, content);
-            Self::Segment(Box::new(checker), Box::new(WalScanner::new(segment.start(size), size)))
+            let scanner = WalScanner::new(segment.start(size), size);
+            Self::Segment(control.major, Box::new(checker), Box::new(scanner))
         };
         Ok(match name {
             WalName::Segment(name) => segment(name, SegmentContent::Full),
@@ -41,7 +42,7 @@ impl Inspection {
 impl Inspect for Inspection {
     fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            Self::Segment(checker, scanner) => {
+            Self::Segment(_, checker, scanner) => {
                 checker.feed(bytes)?;
                 scanner.feed(bytes);
             }
@@ -57,8 +58,14 @@ impl Inspect for Inspection {
 
     fn finish(self, plain_len: u64) -> Result<Summary> {
         match self {
-            Self::Segment(checker, scanner) => {
-                checker.finish()?;
+            Self::Segment(major, checker, scanner) => {
+                let written_by = checker.finish()?.major;
+                if written_by != major {
+                    return Err(Error::server(format!(
+                        "the segment was written by PostgreSQL {written_by}, this cluster is of {major}"
+                    ))
+                    .hint("do two clusters share one configuration?"));
+                }
                 Ok(Summary::of_segment(plain_len, scanner.finish()))
             }
             Self::History(timeline, text) => {

@@ -35,13 +35,7 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
         namespace.wal_versions(system_identifier, &name),
     )
     .map_err(not_initialised)?;
-    if repository.identity().segment_size()? != control.segment_size {
-        return Err(Error::server(format!(
-            "the cluster has WAL segments of {} bytes, the repository was made for {}",
-            control.segment_size.bytes(),
-            repository.identity().segment_size
-        )));
-    }
+    repository.check_segment_size(control)?;
     let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
     let mut pushed = Pushed {
         name,

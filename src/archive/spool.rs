@@ -77,7 +77,8 @@ impl Spool {
 
     /// Keep the identity, still sealed, so that a hit needs no request at all.
     pub(super) fn remember_identity(&self, repository: &Repository) {
-        if !self.directory.join(IDENTITY).exists() {
+        let known = std::fs::read(self.directory.join(IDENTITY));
+        if known.is_err() || known.is_ok_and(|known| known != repository.sealed_identity()) {
             // Without it the spool is not used, nothing else happens.
             let _ = self.write(IDENTITY, repository.sealed_identity());
         }

@@ -8,8 +8,6 @@ use crate::error::{Error, Result};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
 use crate::repository::Repository;
 
-/// How long a segment that was just finished may take to reach the repository.
-const PROOF_PATIENCE: Duration = Duration::from_mins(1);
 /// How long the last segments of a backup may take.
 const WAL_PATIENCE: Duration = Duration::from_mins(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -37,14 +35,18 @@ impl Proof {
     }
 }
 
-/// Wait until the proof has arrived.
-pub(super) async fn prove_archiving(repository: &Repository, proof: Option<&Proof>) -> Result<()> {
+/// Wait until the proof has arrived, no longer than `patience`.
+pub(super) async fn prove_archiving(
+    repository: &Repository,
+    proof: Option<&Proof>,
+    patience: Duration,
+) -> Result<()> {
     let Some(proof) = proof else { return Ok(()) };
-    let missing = wait_for(repository, &[proof.segment], PROOF_PATIENCE).await?;
+    let missing = wait_for(repository, &[proof.segment], patience).await?;
     missing.map_or(Ok(()), |segment| {
         Err(Error::server(format!(
             "WAL archiving does not work: segment {segment} is not in the repository after {} s",
-            PROOF_PATIENCE.as_secs()
+            patience.as_secs()
         ))
         .hint("what does the server's log say of archive_command? `walproof check` finds common causes"))
     })

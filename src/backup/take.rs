@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::archiving::{Proof, prove_archiving, wait_for_wal};
 use super::copy::{Copied, CopyRequest, copy};
@@ -25,6 +26,8 @@ pub struct BackupRequest {
     pub concurrency: usize,
     /// Bytes a second read from the data directory; 0 for no limit.
     pub max_rate: u64,
+    /// How long a segment that was just finished may take to reach the repository.
+    pub archive_patience: Duration,
     /// Counts bytes read.
     pub progress: Arc<Progress>,
 }
@@ -59,8 +62,10 @@ async fn take_with_lease(
     let started_at = session.current_time().await?;
     let proof = Proof::begin(session, info).await?;
     let label = format!("walproof {id}");
-    let (start_lsn, ()) =
-        tokio::try_join!(session.backup_start(&label, true), prove_archiving(repository, proof.as_ref()),)?;
+    let (start_lsn, ()) = tokio::try_join!(
+        session.backup_start(&label, true),
+        prove_archiving(repository, proof.as_ref(), request.archive_patience),
+    )?;
     tracing::info!(%id, %start_lsn, "backup started");
     let control = data_dir.control()?;
     let (path, control_again) = (data_dir.path().to_owned(), control.clone());

@@ -131,7 +131,7 @@ pub(super) struct Restore {
     /// Start from this backup instead of the newest that stopped before the target
     #[arg(long, value_name = "ID")]
     pub(super) backup: Option<BackupId>,
-    /// Put the tablespace that was at FROM to TO
+    /// Put the tablespace that was at FROM to TO; an equals sign within a path is written \=
     #[arg(long, value_name = "FROM=TO")]
     pub(super) tablespace: Vec<String>,
     /// Show the plan, touch nothing

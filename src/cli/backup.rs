@@ -30,6 +30,8 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         conninfo: config.conninfo()?.to_owned(),
         concurrency: config.backup_concurrency,
         max_rate: config.backup_max_rate,
+        // As long as PostgreSQL's one call for that segment may take.
+        archive_patience: config.archive.timeout,
         progress: Arc::clone(&progress),
     };
     let begin = Instant::now();

@@ -90,7 +90,10 @@ fn run(cli: Cli) -> Result<u8> {
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
         Command::Keygen => keygen(&global),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "walproof", &mut std::io::stdout());
+            // Into memory: on a full disk or a closed pipe the generator would panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "walproof", &mut script);
+            line(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
         Command::Man => man(),

@@ -9,8 +9,11 @@ use crate::error::{Error, Kind, Result};
 /// Write a line of a result.
 pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", text.as_ref())
-        .map_err(|cause| Error::new(Kind::Other, format!("write to stdout: {cause}")))
+    match writeln!(stdout, "{}", text.as_ref()) {
+        // Whoever reads has seen enough (`| head`).
+        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|cause| Error::new(Kind::Other, format!("write to stdout: {cause}"))),
+    }
 }
 
 /// Write the one JSON document.

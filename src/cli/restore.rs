@@ -94,10 +94,14 @@ fn request(arguments: Restore) -> Result<RestoreRequest> {
     })
 }
 
+/// `FROM=TO`, in which `\=` is an equals sign of a path, as for pg_basebackup.
 fn tablespace(pair: &str) -> Result<(PathBuf, PathBuf)> {
-    match pair.split_once('=') {
-        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.into(), to.into())),
-        _ => Err(Error::usage(format!("--tablespace \"{pair}\" is not FROM=TO"))),
+    let separator = pair.match_indices('=').find(|(at, _)| !pair[..*at].ends_with('\\'));
+    let path = |text: &str| PathBuf::from(text.replace("\\=", "="));
+    match separator.map(|(at, _)| (&pair[..at], &pair[at + 1..])) {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((path(from), path(to))),
+        _ => Err(Error::usage(format!("--tablespace \"{pair}\" is not FROM=TO"))
+            .hint("write an equals sign within a path as \\=")),
     }
 }
 

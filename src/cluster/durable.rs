@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -72,12 +72,28 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     sync(&directory, path)
 }
 
-/// Make everything on the file system that holds this directory durable: one call instead of one for
-/// each of many thousand files. Linux reports a write that failed earlier, in the background, to one caller
-/// only (and not at all before 5.8): what must be certain is read back as well.
-pub fn sync_filesystem(path: &Path) -> Result<()> {
-    let directory = File::open(path).map_err(|cause| Error::io("open", path, &cause))?;
-    rustix::fs::syncfs(&directory).map_err(|cause| Error::io("sync the file system of", path, &cause.into()))
+/// A file system that will be made durable as a whole: one call instead of one for each of many thousand files.
+///
+/// Linux (5.8 and later) reports a write that failed in the background to those who had the file system open
+/// before it failed: open this before writing, and the last sync tells of all failures in between.
+#[derive(Debug)]
+pub struct Filesystem {
+    directory: File,
+    path: PathBuf,
+}
+
+impl Filesystem {
+    /// The file system that holds this directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let directory = File::open(path).map_err(|cause| Error::io("open", path, &cause))?;
+        Ok(Self { directory, path: path.to_owned() })
+    }
+
+    /// Make everything on it durable.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.directory)
+            .map_err(|cause| Error::io("sync the file system of", &self.path, &cause.into()))
+    }
 }
 
 /// Delete everything in the directory, and keep the directory. Symbolic links are deleted, not followed.
@@ -206,7 +222,7 @@ mod tests {
     #[test]
     fn a_whole_file_system_can_be_synced() {
         let dir = tempfile::tempdir().unwrap();
-        sync_filesystem(dir.path()).unwrap();
+        Filesystem::open(dir.path()).unwrap().sync().unwrap();
         sync_dir(dir.path()).unwrap();
     }
 

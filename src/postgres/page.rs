@@ -53,29 +53,48 @@ const OFFSETS: [u32; LANES] = [
 /// The checksum that the page should carry as block number `block` of its relation (checksum_impl.h,
 /// pg_checksum_page). `page` has [`PAGE_SIZE`] bytes; rows of 128 bytes that are missing count as zeros.
 pub fn page_checksum(page: &[u8], block: u32) -> u16 {
-    let (rows, _) = page.as_chunks::<ROW_SIZE>();
-    let mut sums = OFFSETS;
-    for index in 0..ROWS {
-        let mut row = rows.get(index).map_or([0; LANES], words);
-        if index == 0 {
-            // The checksum itself, the lower half of this word, counts as zero.
-            row[2] &= 0xFFFF_0000;
-        }
-        mix(&mut sums, &row);
-    }
-    mix(&mut sums, &[0; LANES]);
-    mix(&mut sums, &[0; LANES]);
+    // The widest vectors that this processor has: three times as fast as those that every x86-64 has.
+    let sums = pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || column_sums(page),
+    );
     let hash = sums.into_iter().fold(block, |folded, sum| folded ^ sum);
     // At most 65535, and never 0.
     u16::try_from(hash % 65535 + 1).unwrap_or(u16::MAX)
 }
 
+/// The hash of each column of the page. Inlined into code for each kind of processor.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "else it is compiled once, for the oldest processor")]
+fn column_sums(page: &[u8]) -> [u32; LANES] {
+    let (rows, _) = page.as_chunks::<ROW_SIZE>();
+    let mut sums = OFFSETS;
+    let mut rows = rows.iter();
+    let mut first = rows.next().map_or([0; LANES], words);
+    // The checksum itself, the lower half of this word, counts as zero.
+    first[2] &= 0xFFFF_0000;
+    mix(&mut sums, &first);
+    let mut missing = ROWS - 1;
+    for row in rows.take(ROWS - 1) {
+        mix(&mut sums, &words(row));
+        missing -= 1;
+    }
+    // Two rows of zeros end the hash.
+    for _ in 0..missing + 2 {
+        mix(&mut sums, &[0; LANES]);
+    }
+    sums
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as column_sums")]
 fn words(row: &[u8; ROW_SIZE]) -> [u32; LANES] {
     let (bytes, _) = row.as_chunks::<4>();
     std::array::from_fn(|lane| u32::from_le_bytes(bytes[lane]))
 }
 
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "as column_sums")]
 fn mix(sums: &mut [u32; LANES], row: &[u32; LANES]) {
     for (sum, word) in sums.iter_mut().zip(row) {
         let mixed = *sum ^ word;

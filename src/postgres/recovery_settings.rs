@@ -100,7 +100,7 @@ pub struct RecoverySettings {
 }
 
 /// The settings that we write or neutralise: a leftover of any of them would steer recovery elsewhere (R19).
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "restore_command",
     "archive_cleanup_command",
     "recovery_end_command",
@@ -112,6 +112,8 @@ const NAMES: [&str; 11] = [
     "recovery_target_inclusive",
     "recovery_target_timeline",
     "recovery_target_action",
+    // A delayed standby's; it holds back every commit of any archive recovery.
+    "recovery_min_apply_delay",
 ];
 
 impl RecoverySettings {
@@ -129,6 +131,7 @@ impl RecoverySettings {
             ("recovery_target_timeline", _) => self.timeline.to_string(),
             ("recovery_target_action", Target::Latest) => TargetAction::Promote.to_string(),
             ("recovery_target_action", _) => self.action.to_string(),
+            ("recovery_min_apply_delay", _) => "0".to_owned(),
             _ => String::new(),
         };
         let mut lines = Vec::with_capacity(NAMES.len());
@@ -199,7 +202,8 @@ mod tests {
             "archive_cleanup_command = ''\nrecovery_end_command = ''\nrecovery_target = ''\n\
              recovery_target_time = ''\nrecovery_target_lsn = ''\nrecovery_target_xid = ''\n\
              restore_command = 'walproof wal-fetch ''\\\\a b'' %f %p'\nrecovery_target_name = 'it''s'\n\
-             recovery_target_inclusive = 'on'\nrecovery_target_timeline = '2'\nrecovery_target_action = 'pause'\n"
+             recovery_target_inclusive = 'on'\nrecovery_target_timeline = '2'\nrecovery_target_action = 'pause'\n\
+             recovery_min_apply_delay = '0'\n"
         );
         settings(RecoveryTarget::Name("a\nfsync = off".to_owned())).render().unwrap_err();
     }

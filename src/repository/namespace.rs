@@ -66,7 +66,10 @@ impl Namespace {
     /// Create the repository of the cluster with this control file, or find that it is there: (it, created).
     pub async fn init(&self, control: &ControlFile) -> Result<(Repository, bool)> {
         match self.open(control.system_identifier).await {
-            Ok(repository) => Ok((repository, false)),
+            Ok(repository) => {
+                repository.check_segment_size(control)?;
+                Ok((repository, false))
+            }
             Err(error) if error.kind() == Kind::NotFound => {
                 self.refuse_orphans(control.system_identifier).await?;
                 let identity = Identity::generate(
@@ -83,14 +86,21 @@ impl Namespace {
         }
     }
 
-    /// A new identity has a new secret, with which none of the WAL that is there could be opened.
+    /// A new identity has a new secret: with it, nothing that is stored already could be opened again.
     async fn refuse_orphans(&self, system_identifier: u64) -> Result<()> {
         let root = self.root(system_identifier);
-        if self.store.list_directories(&root).await?.is_empty() {
+        let objects = self.store.list(&root).await.context("see that there is no repository yet")?;
+        let identity = format!("{root}/{}", layout::IDENTITY);
+        // With an identity among them, somebody else has just made the repository.
+        if objects.is_empty() || objects.iter().any(|object| object.key == identity) {
             return Ok(());
         }
-        Err(Error::corrupt(format!("{root} holds objects, and its identity is gone"))
-            .hint("was the identity object deleted? bring it back (object versioning, a copy), or move the rest away"))
+        Err(Error::corrupt(format!(
+            "{}/{root} holds {} objects but no identity, without which they cannot be opened",
+            self.store,
+            objects.len()
+        ))
+        .hint("was the identity deleted, or is this a copy that is not whole? bring it back from a copy or an older version of the object"))
     }
 
     async fn put_identity(&self, identity: &Identity) -> Result<()> {
@@ -176,6 +186,18 @@ impl Repository {
     /// Who it belongs to.
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether the cluster with this control file has the segments that the repository was made for.
+    pub fn check_segment_size(&self, control: &ControlFile) -> Result<()> {
+        if self.identity.segment_size()? == control.segment_size {
+            return Ok(());
+        }
+        Err(Error::server(format!(
+            "the cluster has WAL segments of {} bytes, the repository was made for {}",
+            control.segment_size.bytes(),
+            self.identity.segment_size
+        )))
     }
 
     /// The identity object as it is stored.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::plan::Plan;
-use crate::cluster::durable;
+use crate::cluster::durable::{self, Filesystem};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Manifest;
 
@@ -18,6 +18,8 @@ const CONTROL: &str = "global/pg_control";
 #[derive(Debug)]
 pub(super) struct Target {
     root: PathBuf,
+    /// Opened before anything is written, so that no failed write goes unheard.
+    filesystems: Vec<Filesystem>,
     _lock: File,
 }
 
@@ -106,11 +108,12 @@ impl Target {
         durable::create_dir_all(&plan.to.join("global"), root_mode)?;
         let lock = lock(&plan.to.join(UNFINISHED))?;
         durable::sync_dir(&plan.to.join("global"))?;
-        let target = Self { root: plan.to.clone(), _lock: lock };
+        let mut target = Self { root: plan.to.clone(), filesystems: Vec::new(), _lock: lock };
         if unfinished {
             tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
             target.wipe(plan)?;
         }
+        target.filesystems = filesystems(plan)?;
         target.make_directories(plan)?;
         Ok(target)
     }
@@ -165,7 +168,6 @@ impl Target {
 
     fn make_tablespaces(&self, plan: &Plan) -> Result<()> {
         for (oid, location) in &plan.tablespaces {
-            durable::create_dir_all(location, 0o700)?;
             let link = self.root.join(format!("pg_tblspc/{oid}"));
             symlink(location, &link).map_err(|cause| Error::io("link", &link, &cause))?;
         }
@@ -191,19 +193,32 @@ impl Target {
         set_mode(&path, mode)
     }
 
+    /// Make durable what is written so far.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.filesystems.iter().try_for_each(Filesystem::sync)
+    }
+
     /// Make everything durable, then let the cluster exist. The last line is the commit point (R18).
-    pub(super) fn commit(&self, plan: &Plan) -> Result<()> {
-        let mut synced = Vec::new();
-        let locations = plan.tablespaces.iter().map(|(_, location)| location.as_path());
-        for path in std::iter::once(self.root.as_path()).chain(locations) {
-            let device = std::fs::metadata(path).map_err(|cause| Error::io("examine", path, &cause))?.dev();
-            if !synced.contains(&device) {
-                durable::sync_filesystem(path)?;
-                synced.push(device);
-            }
-        }
+    pub(super) fn commit(&self) -> Result<()> {
+        self.sync()?;
         durable::rename(&self.root.join(UNFINISHED), &self.root.join(CONTROL))
     }
+}
+
+/// The file systems that the plan's directories are on, each once; the directories are made where they are missing.
+fn filesystems(plan: &Plan) -> Result<Vec<Filesystem>> {
+    let mut found: Vec<(u64, Filesystem)> = Vec::new();
+    for (_, location) in &plan.tablespaces {
+        durable::create_dir_all(location, 0o700)?;
+    }
+    let locations = plan.tablespaces.iter().map(|(_, location)| location.as_path());
+    for path in std::iter::once(plan.to.as_path()).chain(locations) {
+        let device = std::fs::metadata(path).map_err(|cause| Error::io("examine", path, &cause))?.dev();
+        if found.iter().all(|(known, _)| *known != device) {
+            found.push((device, Filesystem::open(path)?));
+        }
+    }
+    Ok(found.into_iter().map(|(_, filesystem)| filesystem).collect())
 }
 
 fn lock(path: &Path) -> Result<File> {

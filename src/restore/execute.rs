@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::directory::Target;
 use super::fetch::{Batch, Destination, batches};
 use super::finish::{check_control, file_mode, write_recovery};
+use super::flush::Flusher;
 use super::plan::Plan;
 use super::write::{Fetched, create, write_batches};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -37,7 +38,8 @@ pub async fn execute(
     count: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<Restored> {
     plan.check_directories()?;
-    let target = Target::begin(plan)?;
+    let target = Arc::new(Target::begin(plan)?);
+    let flusher = Flusher::start(Arc::clone(&target));
     for number in 0..plan.backup.parts.len() {
         let number =
             u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
@@ -46,7 +48,8 @@ pub async fn execute(
     }
     tokio::task::block_in_place(|| {
         write_recovery(&target, plan, restore_command)?;
-        target.commit(plan)
+        flusher.stop()?;
+        target.commit()
     })?;
     Ok(Restored { files: plan.backup.files, bytes: plan.backup.size_bytes })
 }

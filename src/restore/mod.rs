@@ -4,6 +4,7 @@ mod directory;
 mod execute;
 mod fetch;
 mod finish;
+mod flush;
 mod plan;
 mod write;
 

@@ -28,6 +28,12 @@ pub(super) fn classify(cause: &object_store::Error) -> Failure {
 }
 
 fn generic(cause: &object_store::Error, text: &str) -> Failure {
+    // A local file and S3 say in different ways that the object ends before the range begins.
+    if text.contains("Requested range was invalid") || status(text) == Some(416) {
+        return Failure::Final(Error::corrupt(
+            "the object is truncated: it ends before what is wanted of it",
+        ));
+    }
     if let Some(local) = local_cause(cause) {
         return Failure::Final(local);
     }
@@ -150,6 +156,16 @@ mod tests {
             "the store refuses: 400 AuthorizationHeaderMalformed: region 'x' is wrong"
         );
         assert_eq!(error.hint_text(), Some(REGION_HINT));
+    }
+
+    #[test]
+    fn a_range_behind_the_end_is_a_truncated_object() {
+        for text in [
+            "Requested range was invalid",
+            "Server returned non-2xx status code: 416 Range Not Satisfiable: ",
+        ] {
+            assert!(matches!(of(text), Failure::Final(error) if error.kind() == Kind::Corrupt), "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,22 @@
 //! What operators, PostgreSQL and faults do, against the compiled program. One binary: the rig is large to link.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::print_stdout, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backup;
+mod exit_codes;
+mod init;
+mod pitr;
+mod prefetch;
+mod restore;
 mod rig;
+mod store_faults;
+mod tamper;
+mod wal;

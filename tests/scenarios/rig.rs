@@ -3,16 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a failed step is a failed test")]
 
-
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path as Key;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
-use std::time::{Duration, UNIX_EPOCH};
 use crate::support::fabricate::{self, ControlFile, FakeDataDir, MIB, SYSTEM_IDENTIFIER, VERSIONS, WalFile};
 use crate::support::postgres::{Binaries, Cluster, StopMode};
 use crate::support::process::{self, Running};
 use crate::support::s3::{Fault, Faults, S3Server, S3Target, Verb};
 use crate::support::{Random, Repo, Scratch};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::path::Path as Key;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use std::time::{Duration, UNIX_EPOCH};
 
 const SOON: Duration = Duration::from_secs(30);
 

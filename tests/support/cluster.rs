@@ -98,6 +98,10 @@ impl Cluster {
         format!("host={socket} port={port} user={} dbname={database}", Account::SUPERUSER)
     }
 
+    pub fn socket_dir(&self) -> &Path {
+        self.server.socket_dir()
+    }
+
     pub fn log(&self) -> String {
         self.server.log()
     }

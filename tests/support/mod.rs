@@ -2,6 +2,7 @@
 //!
 //! - [`postgres`]: real PostgreSQL servers, private and disposable.
 //! - [`walproof`]: the compiled binary, called as PostgreSQL, systemd or an operator would call it.
+//! - [`archived`]: both together, and what is restored from them.
 //! - [`s3`]: an S3 server inside the test process that can be told to misbehave.
 //! - [`repo`]: where a repository lives, and the hands of somebody who tampers with it.
 //! - [`fabricate`]: WAL segments, control files and data directories made byte by byte; no server needed.
@@ -26,10 +27,12 @@
 )]
 
 pub mod account;
+pub mod archived;
 pub mod cluster;
 pub mod cluster_builder;
 pub mod control_file;
 pub mod data_dir;
+pub mod dump;
 pub mod fabricate;
 pub mod faults;
 pub mod postgres;
@@ -42,13 +45,17 @@ pub mod s3_service;
 pub mod s3_target;
 pub mod scratch;
 pub mod server;
+pub mod site;
+pub mod small_disk;
 pub mod wal_file;
 pub mod walproof;
 pub mod walproof_builder;
 
+pub use archived::Archived;
 pub use random::{Random, seed};
 pub use repo::Repo;
 pub use scratch::Scratch;
+pub use site::Site;
 pub use walproof::Walproof;
 
 use std::time::{Duration, Instant};

@@ -14,7 +14,8 @@ pub struct Scratch {
 impl Scratch {
     /// A new, empty one. The name is short because Unix socket paths must stay under 107 bytes.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("wp").tempdir().expect("make a temporary directory");
+        let dir = tempfile::Builder::new().prefix("wp").tempdir_in(root());
+        let dir = dir.expect("make a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod scratch");
         Account::get().own(dir.path());
         Self { dir }
@@ -46,6 +47,16 @@ impl Scratch {
         write_owned(&path, content.as_ref(), 0o600);
         path
     }
+}
+
+/// `TMPDIR` if it is set; else memory where there is plenty, because a restore ends with syncfs, and that waits for
+/// whatever else the machine is writing to the disk (a build: seconds); else the usual temporary directory.
+fn root() -> PathBuf {
+    const PLENTY: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let in_memory = std::env::var_os("TMPDIR").is_none() && free >= PLENTY;
+    if in_memory { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 impl Default for Scratch {

@@ -74,6 +74,12 @@ impl WalFile {
         self
     }
 
+    /// On another timeline, by its name and its pages.
+    pub fn timeline(mut self, timeline: u32) -> Self {
+        (self.timeline, self.page_timeline) = (timeline, timeline);
+        self
+    }
+
     /// The timeline in the page headers where it is not the name's, as in the first segment after a promotion.
     pub fn page_timeline(mut self, timeline: u32) -> Self {
         self.page_timeline = timeline;
