@@ -3,9 +3,10 @@
 use super::catalog::Catalog;
 use super::manifest::Manifest;
 use super::namespace::Repository;
+use super::summary::Summary;
 use super::wal_store::{WalFile, conflict};
-use crate::error::Result;
-use crate::postgres::{History, Lsn, PgTime, SegmentName, WalName, WalScanner};
+use crate::error::{Kind, Result};
+use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, WalName, WalScanner};
 
 /// The segments that recovery reads, in order, and where that WAL ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +27,18 @@ pub struct Reach {
     /// The latest commit, abort or restore point on the path: time targets must lie before it. `None`: nothing
     /// happened since the backup.
     pub end_time: Option<PgTime>,
+    /// Why the path ends where it does, when the next segment is there but damaged.
+    pub damage: Option<String>,
 }
 
 impl Reach {
+    /// End before segment `index` of the path.
+    fn cut(&mut self, index: usize, size: SegmentSize) {
+        self.end = self.path.segments[index].start(size);
+        self.path.end = self.end;
+        self.path.segments.truncate(index);
+    }
+
     /// Whether the backup can be made consistent.
     pub fn covers(&self, backup: &Manifest) -> bool {
         self.path.end >= backup.stop_lsn
@@ -79,18 +89,32 @@ impl Catalog {
             return Ok(None);
         }
         let path = self.wal_path(history, backup.start_lsn);
-        let mut reach = Reach { end: path.end, path, end_time: None };
-        for (age, segment) in reach.path.segments.iter().rev().enumerate() {
-            let summary = repository.wal_summary(self.version(segment)?).await?;
-            if age == 0 {
-                reach.end = reach.end.min(summary.end);
+        let mut reach = Reach { end: path.end, path, end_time: None, damage: None };
+        for index in (0..reach.path.segments.len()).rev() {
+            match self.summary(repository, &reach.path.segments[index]).await {
+                Ok(summary) => {
+                    // Only the newest segment's records tell where the WAL ends.
+                    if index + 1 == reach.path.segments.len() {
+                        reach.end = reach.end.min(summary.end);
+                    }
+                    reach.end_time = summary.times.map(|(_, last)| last);
+                }
+                // What lies before it can still be reached.
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound) => {
+                    reach.cut(index, self.segment_size);
+                    reach.damage = Some(error.to_string());
+                }
+                Err(error) => return Err(error),
             }
-            reach.end_time = summary.times.map(|(_, last)| last);
             if reach.end_time.is_some() {
                 break;
             }
         }
         Ok(Some(reach))
+    }
+
+    async fn summary(&self, repository: &Repository, segment: &SegmentName) -> Result<Summary> {
+        repository.wal_summary(self.version(segment)?).await
     }
 
     /// The one archived version of a segment; two are a conflict that only the operator can resolve.
@@ -153,7 +177,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::postgres::{SegmentSize, TimelineId};
+    use crate::postgres::TimelineId;
     use crate::repository::WalDigest;
 
     const SIZE: u64 = 1 << 24;

@@ -118,7 +118,12 @@ impl Chooser<'_> {
 
     async fn fit(&self, backup: &Manifest, reach: &Reach, target: &RecoveryTarget) -> Result<Fit> {
         Ok(match target {
-            RecoveryTarget::Latest | RecoveryTarget::Immediate => Fit::Yes,
+            RecoveryTarget::Immediate => Fit::Yes,
+            RecoveryTarget::Latest => match &reach.damage {
+                None => Fit::Yes,
+                // The newest state is there and cannot be had: less must be asked for, not given silently.
+                Some(damage) => return Err(damaged(reach, damage)),
+            },
             RecoveryTarget::Time { time, .. } if *time <= backup.finished_at => Fit::TooYoung,
             RecoveryTarget::Time { time, exclusive } => {
                 // PostgreSQL stops at the first commit beyond the target, so there must be one.
@@ -176,6 +181,13 @@ impl Chooser<'_> {
             _ => "was it archived, and did it end after the oldest backup did?",
         }
     }
+}
+
+fn damaged(reach: &Reach, damage: &str) -> Error {
+    let before = reach.end_time.map_or_else(|| reach.end.to_string(), |time| time.to_string());
+    Error::corrupt(format!("the newest WAL cannot be read: {damage}")).hint(format!(
+        "everything before {before} can be reached: ask for it with --target-time or --target-lsn"
+    ))
 }
 
 /// Where each tablespace goes: as asked for, else where it was.

@@ -125,14 +125,14 @@ fn r12_relations_vanish_shrink_and_grow_during_the_copy() {
         |statement: &str| format!("select format('{statement}', n) from generate_series(1, 60) n\n\\gexec\n");
     cluster.psql(&each("create table t%s as select g, repeat(''x'', 200) from generate_series(1, 500) g"));
     let mut backup = archived.slow_backup("10MB");
-    cluster.psql(&format!(
+    cluster.psql(
         "select 'drop table t' || n from generate_series(1, 20) n\n\\gexec\n
          select 'truncate t' || n from generate_series(21, 30) n\n\\gexec\n
          select format('delete from t%s where g > 10', n) from generate_series(31, 40) n\n\\gexec\n
          vacuum; checkpoint;
          select format('insert into t%s select g, ''new'' from generate_series(1, 3000) g', n) from generate_series(41, 50) n\n\\gexec\n
          select format('create table new%s as select * from t60', n) from generate_series(1, 10) n\n\\gexec\n"
-    ));
+    );
     assert!(backup.ended().is_none(), "too fast: nothing happened during the backup");
     backup.wait(PATIENCE).success();
     archived.archive_all();

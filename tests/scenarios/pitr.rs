@@ -73,9 +73,9 @@ impl Timelines {
         restored.start();
         let to_the_end = args.iter().all(|arg| !arg.starts_with("--target") || *arg == "--target-timeline");
         if to_the_end {
-            wait_open(&restored)
+            wait_open(&restored);
         } else {
-            wait_paused(&restored)
+            wait_paused(&restored);
         }
         rows(&restored)
     }
