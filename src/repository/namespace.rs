@@ -71,7 +71,9 @@ impl Namespace {
                 Ok((repository, false))
             }
             Err(error) if error.kind() == Kind::NotFound => {
-                self.refuse_orphans(control.system_identifier).await?;
+                if self.made_meanwhile(control.system_identifier).await? {
+                    return Ok((self.open(control.system_identifier).await?, false));
+                }
                 let identity = Identity::generate(
                     self.cluster.clone(),
                     control.system_identifier,
@@ -86,14 +88,15 @@ impl Namespace {
         }
     }
 
-    /// A new identity has a new secret: with it, nothing that is stored already could be opened again.
-    async fn refuse_orphans(&self, system_identifier: u64) -> Result<()> {
+    /// Whether somebody else has just made the repository. Objects without an identity are an error: a new one has
+    /// a new secret, and with it nothing that is stored already could be opened again.
+    async fn made_meanwhile(&self, system_identifier: u64) -> Result<bool> {
         let root = self.root(system_identifier);
         let objects = self.store.list(&root).await.context("see that there is no repository yet")?;
         let identity = format!("{root}/{}", layout::IDENTITY);
-        // With an identity among them, somebody else has just made the repository.
-        if objects.is_empty() || objects.iter().any(|object| object.key == identity) {
-            return Ok(());
+        let made = objects.iter().any(|object| object.key == identity);
+        if made || objects.is_empty() {
+            return Ok(made);
         }
         Err(Error::corrupt(format!(
             "{}/{root} holds {} objects but no identity, without which they cannot be opened",
@@ -268,8 +271,11 @@ mod tests {
         let store = Store::open(&Location::Memory, Policy::default()).unwrap();
         let cluster = "main".parse().unwrap();
         let namespace = Namespace::new(store, "a/b".into(), cluster, KeyRing::unencrypted(), 1);
-        namespace.refuse_orphans(7).await.unwrap();
-        namespace.store().put("a/b/main/7/history/x", Vec::new()).await.unwrap();
-        assert_eq!(namespace.refuse_orphans(7).await.unwrap_err().kind(), Kind::Corrupt);
+        let put = |name| namespace.store().put(name, Vec::new());
+        assert!(!namespace.made_meanwhile(7).await.unwrap());
+        put("a/b/main/7/history/x").await.unwrap();
+        assert_eq!(namespace.made_meanwhile(7).await.unwrap_err().kind(), Kind::Corrupt);
+        put("a/b/main/7/identity").await.unwrap();
+        assert!(namespace.made_meanwhile(7).await.unwrap());
     }
 }
