@@ -125,7 +125,9 @@ fn packs(criterion: &mut Criterion) {
     });
     let mut compressor = Compressor::for_pages(1).expect("zstd");
     let write = |compressor: &mut Compressor| {
-        let mut writer = PackWriter::new(&keys, IDENTITY, pack.clone(), limit, pages.len()).expect("a pack");
+        let mut writer =
+            PackWriter::new(&keys, IDENTITY, pack.clone(), limit, Vec::with_capacity(pages.len()))
+                .expect("a pack");
         let (mut digests, mut frames) = (Vec::new(), Vec::new());
         for extent in pages.chunks(EXTENT) {
             page_digest_seed(7, extent, &mut digests);

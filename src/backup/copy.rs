@@ -1,8 +1,8 @@
 //! The copy: workers read and seal, packs go to the store, the file table grows. Memory is bounded by the packs that
 //! are being filled or on their way, whatever the size of the database.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::table::TableWriter;
 use super::throttle::Throttle;
-use super::worker::{Packer, RegionDone, Shared, work};
+use super::worker::{Packer, RegionDone, Shared, stopped, work};
 use crate::cluster::{DataDir, Session, Walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{ControlFile, Lsn};
@@ -70,6 +70,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         progress: &request.progress,
         stop: AtomicBool::new(false),
         next_pack: AtomicU32::new(0),
+        spare: Mutex::new(Vec::new()),
     };
     let mut table = TableWriter::new(request.repository, request.id, files);
     let (packs_in, packs_out) = mpsc::channel::<SealedPack>(1);
@@ -88,7 +89,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
             .collect();
         drop((packs_in, done_in));
         let flow = async {
-            let packs = put_packs(request.repository, packs_out, workers, &new_bytes);
+            let packs = put_packs(request.repository, packs_out, workers, (&new_bytes, &shared.spare));
             let both = async { tokio::try_join!(packs, collect(done_out, &mut table)).map(|_| ()) };
             tokio::select! {
                 result = both => result,
@@ -127,7 +128,7 @@ async fn put_packs(
     repository: &Repository,
     packs: mpsc::Receiver<SealedPack>,
     concurrent: usize,
-    new_bytes: &AtomicU64,
+    (new_bytes, spare): (&AtomicU64, &Mutex<Vec<Vec<u8>>>),
 ) -> Result<()> {
     let packs = futures_util::stream::unfold(packs, |mut packs| async {
         packs.recv().await.map(|pack| (pack, packs))
@@ -136,7 +137,8 @@ async fn put_packs(
         .map(Ok)
         .try_for_each_concurrent(concurrent, |pack| async {
             new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
-            repository.put_pack(pack).await
+            let buffer = repository.put_pack(pack).await?;
+            spare.lock().map(|mut spare| spare.push(buffer)).map_err(|_| stopped())
         })
         .await
 }

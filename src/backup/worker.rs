@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::mpsc::{Sender, UnboundedSender};
@@ -40,6 +41,16 @@ pub(super) struct Shared<'a> {
     pub(super) progress: &'a Progress,
     pub(super) stop: AtomicBool,
     pub(super) next_pack: AtomicU32,
+    /// Buffers of packs that are stored, to be filled again.
+    pub(super) spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Shared<'_> {
+    /// A buffer for a pack: one that is free again, or a new one.
+    fn buffer(&self) -> Vec<u8> {
+        let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop());
+        spare.unwrap_or_else(|| Vec::with_capacity(self.pack_size + EXTENT * 2))
+    }
 }
 
 /// An extent before the file table numbers its pack.
@@ -116,10 +127,10 @@ impl<'a> Packer<'a> {
     }
 
     fn begin_pack(&self) -> Result<PackWriter> {
-        let Shared { repository, id, next_pack, pack_size, .. } = self.shared;
+        let Shared { repository, id, next_pack, .. } = self.shared;
         let name = PackName { backup: (*id).clone(), number: next_pack.fetch_add(1, Ordering::Relaxed) };
         let extent = u32::try_from(EXTENT).unwrap_or(u32::MAX);
-        PackWriter::new(repository.keys(), repository.name(), name, extent, pack_size + EXTENT * 2)
+        PackWriter::new(repository.keys(), repository.name(), name, extent, self.shared.buffer())
     }
 
     /// End the current pack, if there is one, and hand it on; waits while too many are on their way.

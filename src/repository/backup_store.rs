@@ -18,9 +18,11 @@ use crate::seal::{Context, ObjectKind, Sealer};
 const CONCURRENT_MANIFESTS: usize = 8;
 
 impl Repository {
-    /// Put a finished pack.
-    pub async fn put_pack(&self, pack: SealedPack) -> Result<()> {
-        self.store().put(&self.key(&layout::pack_key(&pack.name)), vec![Bytes::from(pack.bytes)]).await
+    /// Put a finished pack; its buffer comes back to be filled again, which spares the system clearing fresh memory.
+    pub async fn put_pack(&self, pack: SealedPack) -> Result<Vec<u8>> {
+        let bytes = Bytes::from(pack.bytes);
+        self.store().put(&self.key(&layout::pack_key(&pack.name)), vec![bytes.clone()]).await?;
+        Ok(bytes.into())
     }
 
     /// A range of a pack's bytes. A pack that is not there means a damaged repository.

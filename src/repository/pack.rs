@@ -42,18 +42,20 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// Begin the pack `name` whose extents hold at most `extent_limit` bytes; `capacity` is its expected size.
+    /// Begin the pack `name` whose extents hold at most `extent_limit` bytes; it is made in `buffer`, which may
+    /// be one that an earlier pack was in.
     pub fn new(
         keys: &KeyRing,
         identity: &str,
         name: PackName,
         extent_limit: u32,
-        capacity: usize,
+        buffer: Vec<u8>,
     ) -> Result<Self> {
         let text = name.context_name();
         let context = Context { kind: ObjectKind::Pack, identity, name: &text };
         let sealer = Sealer::new(keys, context, extent_limit)?;
-        let mut bytes = Vec::with_capacity(capacity);
+        let mut bytes = buffer;
+        bytes.clear();
         bytes.extend_from_slice(&sealer.header());
         Ok(Self { name, sealer, bytes, frames: 0 })
     }
@@ -138,7 +140,7 @@ mod tests {
         let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
         let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 3 };
         let mut compressor = Compressor::new(1).unwrap();
-        let mut writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, 1024).unwrap();
+        let mut writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, Vec::new()).unwrap();
         let extents: Vec<_> =
             (0..4_u8).map(|number| writer.add(&mut compressor, &[number; 8192]).unwrap()).collect();
         let pack = writer.finish(&mut compressor).unwrap();

@@ -84,12 +84,14 @@ impl Chooser<'_> {
     /// The newest backup that serves the target.
     async fn choose(&self, request: &RestoreRequest) -> Result<(Manifest, Reach)> {
         let mut usable = Vec::new();
+        let mut unusable = None;
         for backup in self.candidates(request.backup.as_ref())? {
             let Some(reach) = self.catalog.reach(self.repository, backup, self.history).await? else {
                 continue;
             };
             if !reach.covers(backup) {
-                tracing::warn!(backup = %backup.id, missing = %reach.path.end, "the WAL of this backup is incomplete");
+                tracing::warn!(backup = %backup.id, missing = %reach.path.end, damage = reach.damage, "the WAL of this backup is incomplete");
+                unusable = unusable.or(reach.damage);
                 continue;
             }
             match self.fit(backup, &reach, &request.target).await? {
@@ -101,7 +103,13 @@ impl Chooser<'_> {
                 }
             }
         }
-        Err(self.unreachable(request, &usable))
+        match unusable {
+            Some(damage) if usable.is_empty() => {
+                Err(Error::corrupt(format!("no backup can be made consistent: {damage}"))
+                    .hint("was an object of the repository changed, or two clusters archived to it?"))
+            }
+            _ => Err(self.unreachable(request, &usable)),
+        }
     }
 
     /// Backups to consider, newest first.
