@@ -30,10 +30,17 @@ pub(super) fn write_recovery(target: &Target, plan: &Plan, restore_command: &str
         one_line(&plan.target.to_string()),
         settings.render()?
     );
+    let text = text + look_ahead(plan);
     let mode = file_mode(plan);
     write(&auto_conf, text.as_bytes(), mode)?;
     write(&target.path("backup_label")?, plan.backup.backup_label.as_bytes(), mode)?;
     write(&target.path("recovery.signal")?, b"", mode)
+}
+
+/// From 15 on recovery reads ahead of what it replays, and would trip over a damaged segment behind the target.
+fn look_ahead(plan: &Plan) -> &'static str {
+    let reads_ahead = plan.backup.pg_version_num >= 150_000;
+    if reads_ahead && plan.reach.damage.is_some() { "recovery_prefetch = 'off'\n" } else { "" }
 }
 
 /// A comment ends with its line.

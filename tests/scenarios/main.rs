@@ -13,6 +13,7 @@ mod support;
 mod backup;
 mod exit_codes;
 mod init;
+mod kill;
 mod pitr;
 mod prefetch;
 mod restore;

@@ -1,0 +1,97 @@
+//! `kill -9` at any moment, then the same command again: nothing is lost, and nothing has to be cleaned up by hand.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::archived::{Archived, PATIENCE};
+use crate::support::s3::S3Server;
+use crate::support::site::Site;
+use crate::support::{Random, Repo};
+
+/// A random part of `longest`, so that kills fall anywhere in the work.
+fn pause(random: &mut Random, longest: Duration) {
+    sleep(Duration::from_micros(random.below(u64::try_from(longest.as_micros()).unwrap())));
+}
+
+#[test]
+fn r1_a_killed_wal_push_succeeds_the_next_time() {
+    let server = S3Server::start();
+    let mut random = Random::from_seed("kill wal-push");
+    for repo in [Repo::local(), Repo::s3(&server)] {
+        let site = Site::new(repo);
+        for number in 1..=15 {
+            let name = site.data.add_wal(&site.data.wal(number).random(number));
+            let running = site.walproof.spawn(["wal-push", &format!("pg_wal/{name}")]);
+            pause(&mut random, Duration::from_millis(25));
+            running.kill9();
+            site.walproof.push(&name).success();
+            site.comes_back(&name);
+        }
+        let keys = site.repo().keys("/wal/");
+        assert_eq!(keys.len(), 15, "killed pushes leave nothing that counts: {keys:?}");
+    }
+}
+
+#[test]
+fn r15_a_killed_backup_does_not_exist_and_the_next_one_is_whole() {
+    let archived = Archived::start(Repo::local());
+    let mut random = Random::from_seed("kill backup-push");
+    archived.cluster.pgbench(["-i", "-q", "-s", "2"]);
+    for _ in 0..6 {
+        let before = archived.backups().len();
+        let running = archived.walproof.spawn(["backup-push"]);
+        pause(&mut random, Duration::from_millis(400));
+        running.kill9();
+        let after = archived.backups().len();
+        assert!(after == before || after == before + 1);
+    }
+    archived.backup();
+    let restored = archived.target("restored");
+    archived.try_restore(&restored, ["--target-immediate"]).success();
+}
+
+#[test]
+fn r18_a_restore_killed_anywhere_completes_the_next_time() {
+    let archived = Archived::start(Repo::local());
+    let mut random = Random::from_seed("kill restore");
+    archived.cluster.pgbench(["-i", "-q", "-s", "2"]);
+    archived.backup();
+    for round in 0..8 {
+        let to = archived.target(&format!("restored{round}"));
+        let running = archived.walproof.spawn(["restore", "--to", to.to_str().unwrap()]);
+        pause(&mut random, Duration::from_millis(150));
+        running.kill9();
+        if to.join("global/pg_control").exists() {
+            // Killed after its commit point: the restore is complete, and will not be overwritten.
+            archived.try_restore(&to, [""; 0]).fails_with(8);
+        } else {
+            archived.try_restore(&to, [""; 0]).success();
+        }
+        assert!(to.join("global/pg_control").exists());
+    }
+}
+
+#[test]
+fn what_lies_before_a_damaged_newest_segment_is_still_restored() {
+    let mut archived = Archived::start(Repo::local());
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.backup();
+    archived.cluster.psql("insert into t values (2)");
+    let moment = archived.cluster.psql("select now()");
+    archived.cluster.psql("insert into t values (3)");
+    archived.archive_all();
+    archived.cluster.psql("insert into t values (4)");
+    archived.archive_all();
+    let newest = archived.repo().keys("/wal/").into_iter().rfind(|key| !key.contains(".backup-")).unwrap();
+    archived.repo().truncate(&newest, 100);
+
+    archived.try_restore(&archived.target("newest"), [""; 0]).fails_with(5).stderr_contains("--target-time");
+    let to = archived.target("before");
+    archived.try_restore(&to, ["--target-time", &moment, "--target-action", "promote"]).success();
+    archived.cluster.kill9();
+    let mut restored = crate::support::postgres::Cluster::attach(&to);
+    restored.override_setting("archive_mode", "off");
+    restored.start();
+    restored.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(restored.psql("select string_agg(n::text, ',' order by n) from t"), "1,2");
+}
