@@ -97,7 +97,9 @@ impl Catalog {
                     if index + 1 == reach.path.segments.len() {
                         reach.end = reach.end.min(summary.end);
                     }
-                    reach.end_time = summary.times.map(|(_, last)| last);
+                    // Past a switch of timelines, the older one's segment tells of commits that are not on the path.
+                    let whole = reach.path.segments[index].end(self.segment_size) <= reach.path.end;
+                    reach.end_time = summary.times.filter(|_| whole).map(|(_, last)| last);
                 }
                 // What lies before it can still be reached.
                 Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound) => {

@@ -27,7 +27,9 @@ fn r1_a_killed_wal_push_succeeds_the_next_time() {
             site.walproof.push(&name).success();
             site.comes_back(&name);
         }
-        let keys = site.repo().keys("/wal/");
+        // A killed put may leave its staging file (`name#1`), which no listing of the store shows.
+        let keys: Vec<String> =
+            site.repo().keys("/wal/").into_iter().filter(|key| !key.contains('#')).collect();
         assert_eq!(keys.len(), 15, "killed pushes leave nothing that counts: {keys:?}");
     }
 }
