@@ -118,6 +118,13 @@ impl Error {
         self
     }
 
+    /// The same error where "not found" proves nothing: what was not found had to be there for the question itself
+    /// (the repository, an object that was just listed), so the store is not the right one or does not tell the truth.
+    #[must_use]
+    pub fn absence_proves_nothing(self) -> Self {
+        if self.kind == Kind::NotFound { self.as_kind(Kind::Unreachable) } else { self }
+    }
+
     /// What the caller may do about it.
     pub const fn kind(&self) -> Kind {
         self.kind

@@ -52,9 +52,7 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
 
 /// A repository that is not there proves nothing about the file.
 async fn open(namespace: &Namespace, system_identifier: u64) -> Result<Repository> {
-    namespace.open(system_identifier).await.map_err(|error| {
-        if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
-    })
+    namespace.open(system_identifier).await.map_err(Error::absence_proves_nothing)
 }
 
 fn one_of<'a>(name: &WalName, versions: &'a [WalFile]) -> Result<&'a WalFile> {

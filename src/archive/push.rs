@@ -34,7 +34,7 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
         namespace.open(system_identifier),
         namespace.wal_versions(system_identifier, &name),
     )
-    .map_err(not_initialised)?;
+    .map_err(Error::absence_proves_nothing)?;
     repository.check_segment_size(control)?;
     let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
     let mut pushed = Pushed {
@@ -86,11 +86,6 @@ async fn seal(namespace: &Namespace, control: &ControlFile, name: WalName, path:
         .await
         .map_err(|cause| Error::new(Kind::Other, format!("seal: {cause}")))?;
     sealed.with_context(|| format!("push {}", path.display()))
-}
-
-/// For a push, a repository that is not there is a store that is not the right one.
-fn not_initialised(error: Error) -> Error {
-    if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
 }
 
 /// Fail when other bytes are stored under `name` (R2). `.partial` files may differ by what lies behind their end.

@@ -39,7 +39,8 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let session = Session::connect(&request.conninfo, "walproof backup-push").await?;
     let info = session.info().await?;
     check_server(&info, &data_dir, &control)?;
-    let repository = namespace.open(control.system_identifier).await.map_err(not_initialised)?;
+    let repository =
+        namespace.open(control.system_identifier).await.map_err(Error::absence_proves_nothing)?;
     let lease = Lease::take(&repository, "backup").await?;
     let manifest = take_with_lease(&repository, &session, &info, &data_dir, request).await;
     let released = lease.release().await;
@@ -184,10 +185,6 @@ fn check_server(info: &ServerInfo, data_dir: &DataDir, control: &ControlFile) ->
         )));
     }
     Ok(())
-}
-
-fn not_initialised(error: Error) -> Error {
-    if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
 }
 
 /// R10: it is set up to archive.

@@ -33,8 +33,7 @@ pub fn main() -> ExitCode {
     };
     match run(cli) {
         Ok(code) => ExitCode::from(code),
-        Err(error) if exit == Exit::Recovery && error.kind() == Kind::NotFound => ExitCode::from(1),
-        Err(error) if exit == Exit::Standby && error.kind() == Kind::NotFound => ExitCode::from(1),
+        Err(error) if exit != Exit::Usual && error.kind() == Kind::NotFound => ExitCode::from(1),
         Err(error) => {
             complain(&error);
             ExitCode::from(exit.code_of(error.kind()))

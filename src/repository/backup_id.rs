@@ -6,7 +6,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::seal::fill_random;
 
 /// The id of a backup; always in the form above, so it is safe in a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,9 +18,7 @@ impl BackupId {
     /// A new id for a backup that starts `now` by the database server's clock.
     pub fn generate(now: Timestamp) -> Result<Self> {
         let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(|cause| {
-            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
-        })?;
+        fill_random(&mut random)?;
         Ok(Self(format!("{}-{:08x}", now.strftime("%Y%m%dT%H%M%SZ"), u32::from_be_bytes(random))))
     }
 

@@ -12,7 +12,7 @@ use super::manifest::Manifest;
 use super::namespace::Repository;
 use super::pack::{PackName, SealedPack};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::seal::{Context, ObjectKind, Sealer};
+use crate::seal::{Context, ObjectKind, Sealer, fill_random};
 
 /// Manifests that are fetched at a time.
 const CONCURRENT_MANIFESTS: usize = 8;
@@ -94,9 +94,7 @@ impl Repository {
     /// clock when it was written.
     pub async fn probe(&self) -> Result<jiff::Timestamp> {
         let mut random = vec![0; 1 << 20];
-        getrandom::fill(&mut random).map_err(|cause| {
-            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
-        })?;
+        fill_random(&mut random)?;
         let name = format!("{:016x}", u64::from_le_bytes(*random.first_chunk().unwrap_or(&[0; 8])));
         let relative = layout::probe_key(&name);
         let context = Context { kind: ObjectKind::Probe, identity: self.name(), name: &relative };

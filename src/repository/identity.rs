@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::postgres::{Major, SegmentSize};
-use crate::seal::VERSION;
+use crate::seal::{VERSION, fill_random};
 
 /// A cluster's name: 1 to 63 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit; safe in a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,9 +120,7 @@ impl Identity {
         size: SegmentSize,
     ) -> Result<Self> {
         let mut random = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut random[..]).map_err(|cause| {
-            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
-        })?;
+        fill_random(&mut random[..])?;
         Ok(Self {
             format: VERSION,
             cluster,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::seal::ObjectKind;
+use crate::seal::{ObjectKind, fill_random};
 use crate::store::Object;
 
 /// A lease that was not renewed for so long, by the store's clock, is dead.
@@ -79,9 +79,7 @@ impl Lease {
     pub async fn take(repository: &Repository, purpose: &str) -> Result<Self> {
         let holder = Holder::this_process(purpose);
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|cause| {
-            Error::new(Kind::Other, format!("read random numbers from the system: {cause}"))
-        })?;
+        fill_random(&mut random)?;
         let relative = layout::lease_key(&format!("{purpose}-{:016x}", u64::from_le_bytes(random)));
         let plain =
             serde_json::to_vec(&holder).map_err(|cause| Error::corrupt(format!("write lease: {cause}")))?;

@@ -69,10 +69,8 @@ impl Repository {
     /// The sealed bytes of a file that a listing showed.
     pub async fn get_wal_sealed(&self, file: &WalFile) -> Result<bytes::Bytes> {
         let key = self.key(&layout::wal_key(&file.name, file.digest));
-        self.store().get(&key).await.map_err(|error| {
-            // A listing has just shown it: this is no proof of absence, whatever the store says.
-            if error.kind() == Kind::NotFound { error.as_kind(Kind::Unreachable) } else { error }
-        })
+        // A listing has just shown it.
+        self.store().get(&key).await.map_err(Error::absence_proves_nothing)
     }
 
     /// Open sealed bytes as the file that they should be, authenticated and with the right digest (R7, R25).

@@ -132,7 +132,7 @@ impl KeyRing {
 }
 
 /// Fill `bytes` from the operating system; a failure is an error, never weak randomness (R24).
-pub(super) fn fill_random(bytes: &mut [u8]) -> Result<()> {
+pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|cause| {
         bytes.zeroize();
         Error::new(crate::error::Kind::Other, format!("read random numbers from the system: {cause}"))

@@ -12,5 +12,5 @@ mod object;
 pub use compression::{Compressor, Decompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
 pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
-pub use key::{KeyRing, MasterKey};
+pub use key::{KeyRing, MasterKey, fill_random};
 pub use object::{Context, DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};
