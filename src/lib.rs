@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! 7  main, lib, cli, config               words from the operator become values; values become words
+//! 6  daemon                               time: when flows run, when they stop; metrics and status page
 //! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
 //! 3  repository                           the format: the only room that knows a key name or a header byte
 //! 2  seal   store                         bytes <-> sealed bytes          bytes <-> objects
@@ -39,6 +40,9 @@
 //! | digest | a keyed fingerprint of plaintext; tells an outsider nothing | checksum (unkeyed, against accidents only) |
 //! | summary | what a WAL object says about its segment without being read whole | metadata |
 //! | spool | segments fetched ahead of recovery, still sealed, outside PGDATA | a queue of WAL to push (there is none) |
+//! | piece | a part of a tail, one object | chunk |
+//! | generation | one attempt at the tail of one segment, whole by itself | version (that is the format's) |
+//! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
 
 pub mod archive;
@@ -46,6 +50,7 @@ pub mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod postgres;
 pub mod repository;

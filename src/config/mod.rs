@@ -5,6 +5,7 @@ mod raw;
 mod repository;
 mod secret;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub struct Config {
     pub backup_max_rate: u64,
     /// How far back every instant stays restorable.
     pub retention_window: Duration,
+    /// How much may be lost, as promised.
+    pub rpo_objective: Duration,
+    /// How long a restore may take, as promised.
+    pub rto_objective: Duration,
+    /// Where the daemon serves metrics, health and the status page.
+    pub metrics_listen: SocketAddr,
+    /// What the daemon pings while all is well.
+    pub heartbeat_url: Option<url::Url>,
     /// Whether logs are JSON.
     pub log_json: bool,
 }
@@ -99,6 +108,10 @@ impl Config {
             backup_concurrency: raw.backup.concurrency,
             backup_max_rate: raw::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
             retention_window: raw::duration(&raw.retention.window).context("retention.window")?,
+            rpo_objective: raw::duration(&raw.objectives.rpo).context("objectives.rpo")?,
+            rto_objective: raw::duration(&raw.objectives.rto).context("objectives.rto")?,
+            metrics_listen: raw.metrics.listen,
+            heartbeat_url: raw.notify.heartbeat_url,
             log_json: raw.log.is_json()?,
         })
     }

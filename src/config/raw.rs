@@ -1,6 +1,7 @@
 //! The configuration as it is written. Every section and key may be left out but the cluster's name and the
 //! repository's url; defaults stand beside their fields.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,13 +31,13 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) log: Log,
     #[serde(default)]
-    objectives: Objectives,
+    pub(super) objectives: Objectives,
     #[serde(default)]
     drill: Drill,
     #[serde(default)]
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     #[serde(default)]
-    notify: Notify,
+    pub(super) notify: Notify,
 }
 
 #[derive(Debug, Deserialize)]
@@ -195,13 +196,11 @@ impl Log {
     }
 }
 
-// Sections that commands of later versions read; their keys are fixed already, so mistakes in them are found now.
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Objectives {
-    rpo: String,
-    rto: String,
+pub(super) struct Objectives {
+    pub(super) rpo: String,
+    pub(super) rto: String,
 }
 
 impl Default for Objectives {
@@ -210,6 +209,7 @@ impl Default for Objectives {
     }
 }
 
+// Commands of a later version read it; its keys are fixed already, so mistakes in them are found now.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Drill {
@@ -233,23 +233,27 @@ struct Query {
     _sql: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Metrics {
-    listen: Option<std::net::SocketAddr>,
+pub(super) struct Metrics {
+    pub(super) listen: SocketAddr,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9847)) }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Notify {
-    heartbeat_url: Option<url::Url>,
+pub(super) struct Notify {
+    pub(super) heartbeat_url: Option<url::Url>,
 }
 
 impl Raw {
-    /// Check the sections that no command of this version reads.
+    /// Check the section that no command of this version reads.
     pub(super) fn check_unused(&self) -> Result<()> {
-        duration(&self.objectives.rpo).context("objectives.rpo")?;
-        duration(&self.objectives.rto).context("objectives.rto")?;
         match self.drill.target.as_deref() {
             None | Some("random" | "latest") => {}
             Some(other) => {
@@ -258,7 +262,6 @@ impl Raw {
                 );
             }
         }
-        let _ = (&self.metrics.listen, &self.notify.heartbeat_url);
         Ok(())
     }
 }

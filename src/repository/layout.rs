@@ -3,7 +3,8 @@
 use super::backup_id::BackupId;
 use super::identity::WalDigest;
 use super::pack::PackName;
-use crate::postgres::{TimelineId, WalName};
+use super::tail_store::{TailPieceName, hex};
+use crate::postgres::{SegmentName, TimelineId, WalName};
 
 /// The repository's identity.
 pub(super) const IDENTITY: &str = "identity";
@@ -12,6 +13,7 @@ pub(super) const WAL: &str = "wal";
 pub(super) const HISTORY: &str = "history";
 pub(super) const BACKUPS: &str = "backups";
 pub(super) const LEASES: &str = "leases";
+pub(super) const TAIL: &str = "tail";
 
 /// The directory that holds every key of this WAL file: at most 256 segments of 16 MiB, or all histories.
 pub(super) fn wal_directory(name: &WalName) -> String {
@@ -58,6 +60,27 @@ pub(super) fn file_table_key(id: &BackupId, number: u32) -> String {
 /// The page digests of part `number`.
 pub(super) fn page_digests_key(id: &BackupId, number: u32) -> String {
     format!("{BACKUPS}/{id}/digests-{number:08x}")
+}
+
+/// The directory of all pieces of one segment's tails.
+pub(super) fn tail_directory(segment: &SegmentName) -> String {
+    format!("{TAIL}/{segment}")
+}
+
+/// A piece of a tail.
+pub(super) fn tail_key(piece: &TailPieceName) -> String {
+    let TailPieceName { segment, generation, start, end } = piece;
+    format!("{TAIL}/{segment}/{generation}-{start:08x}-{end:08x}")
+}
+
+/// Parse what [`tail_key`] makes; `None` for anything else.
+pub(super) fn parse_tail_key(key: &str) -> Option<TailPieceName> {
+    let (segment, piece) = key.strip_prefix(TAIL)?.strip_prefix('/')?.split_once('/')?;
+    let mut fields = piece.split('-');
+    let (generation, start, end) = (fields.next()?, hex(fields.next()?)?, hex(fields.next()?)?);
+    let name =
+        TailPieceName { segment: segment.parse().ok()?, generation: generation.parse().ok()?, start, end };
+    (start < end && tail_key(&name) == key).then_some(name)
 }
 
 /// A lease.

@@ -14,6 +14,7 @@ mod manifest;
 mod namespace;
 mod pack;
 mod summary;
+mod tail_store;
 mod wal_object;
 mod wal_store;
 mod window;
@@ -27,6 +28,7 @@ pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use summary::Summary;
+pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub use wal_store::WalFile;
 pub(crate) use wal_store::conflict;

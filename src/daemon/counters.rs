@@ -1,0 +1,90 @@
+//! What the daemon counts while it runs; metrics read it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Upper bounds of the histograms' buckets in seconds.
+pub(super) const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Count `more`.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How long things took.
+#[derive(Debug, Default)]
+pub struct Durations(Mutex<Histogram>);
+
+/// A histogram at one instant.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Histogram {
+    /// Observations up to each bound of [`BUCKETS`], not cumulative; the last one is for all that are longer.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Seconds of all observations together.
+    pub sum: f64,
+}
+
+impl Durations {
+    /// Note one.
+    pub fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        let mut histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        histogram.buckets[bucket] += 1;
+        histogram.sum += seconds;
+    }
+
+    /// What was noted so far.
+    pub fn get(&self) -> Histogram {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The verbs of a store, in the order in which [`Counters::store`] counts them.
+pub const VERBS: [&str; 5] = ["put", "get", "get_range", "list", "delete"];
+
+/// Requests of one verb.
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// Answered, "not found" included.
+    pub ok: Count,
+    /// Everything else, one for each try.
+    pub failed: Count,
+    /// How long each try took.
+    pub durations: Durations,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Files archived that were not there before.
+    pub pushed: Count,
+    /// Files that were in the repository already.
+    pub already_there: Count,
+    /// Tries that failed.
+    pub push_failed: Count,
+    /// Bytes of archived files.
+    pub raw_bytes: Count,
+    /// Bytes of their objects.
+    pub stored_bytes: Count,
+    /// How long archiving one file took.
+    pub push_durations: Durations,
+    /// Tail pieces that were put.
+    pub tail_uploads: Count,
+    /// Tail pieces that could not be put.
+    pub tail_failures: Count,
+    /// Requests to the store, by [`VERBS`].
+    pub store: [Requests; VERBS.len()],
+}
