@@ -1,12 +1,22 @@
-//! WAL out and in: `archive_command` and `restore_command`.
+//! WAL out and in: `archive_command` and `restore_command`, and what the daemon does ahead of them.
 
+mod ask;
 mod fetch;
 mod inspect;
 mod prefetch;
+mod protocol;
 mod push;
+mod ready;
 mod spool;
+mod tail_reader;
+mod wal_end;
 
+pub use ask::{Asked, ask, ask_for_line};
 pub use fetch::{FetchRequest, fetch};
 pub use prefetch::prefetch;
-pub use push::{Pushed, push};
+pub use protocol::{Answer, Request, is_final};
+pub use push::{Pushed, push, push_into};
+pub use ready::{PgWal, parse_ready};
 pub use spool::Spool;
+pub use tail_reader::{TailReader, TailSlice};
+pub use wal_end::wal_end_on_disk;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::inspect::Inspection;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{ControlFile, WalName};
-use crate::repository::{Namespace, SealedWal, WalDigest, WalFile, conflict, seal_wal};
+use crate::postgres::{ControlFile, PgTime, WalName};
+use crate::repository::{Namespace, Repository, SealedWal, WalDigest, WalFile, conflict, seal_wal};
 
-/// Threads that seal one segment.
+/// Threads that seal one segment, when nothing else goes on.
 const MOST_THREADS: usize = 4;
 
 /// What became of a pushed file.
@@ -22,6 +22,10 @@ pub struct Pushed {
     pub raw_len: u64,
     /// Bytes of the object.
     pub stored_len: u64,
+    /// Which content.
+    pub digest: WalDigest,
+    /// The latest commit, abort or restore point in it.
+    pub last_time: Option<PgTime>,
 }
 
 /// Push the WAL file at `path` of the cluster with this control file. When this returns, the bytes are durable in the
@@ -29,28 +33,54 @@ pub struct Pushed {
 pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> Result<Pushed> {
     let name = name_of(path)?;
     let system_identifier = control.system_identifier;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let (sealed, repository, stored) = tokio::try_join!(
-        seal(namespace, control, name, path),
+        seal(namespace, control, name, path, threads),
         namespace.open(system_identifier),
         namespace.wal_versions(system_identifier, &name),
     )
     .map_err(Error::absence_proves_nothing)?;
     repository.check_segment_size(control)?;
+    put(&repository, name, sealed, &stored).await
+}
+
+/// Push into a repository that is open already, on one thread: for who pushes several files at a time.
+pub async fn push_into(repository: &Repository, control: &ControlFile, path: &Path) -> Result<Pushed> {
+    let name = name_of(path)?;
+    let namespace = repository.namespace();
+    let (sealed, stored) = tokio::try_join!(
+        seal(namespace, control, name, path, 1),
+        namespace.wal_versions(control.system_identifier, &name),
+    )
+    .map_err(Error::absence_proves_nothing)?;
+    put(repository, name, sealed, &stored).await
+}
+
+async fn put(
+    repository: &Repository,
+    name: WalName,
+    sealed: SealedWal,
+    stored: &[WalFile],
+) -> Result<Pushed> {
     let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
     let mut pushed = Pushed {
         name,
         already_there: true,
         raw_len: sealed.summary.plain_len,
         stored_len: sealed.stored_len(),
+        digest,
+        last_time: sealed.summary.times.map(|(_, last)| last),
     };
+    refuse_conflict(&name, digest, stored)?;
     if stored.iter().any(|file| file.digest == digest) {
-        return refuse_conflict(&name, digest, &stored).map(|()| pushed);
+        return Ok(pushed);
     }
-    refuse_conflict(&name, digest, &stored)?;
     // The commit point.
     repository.put_wal(&name, digest, sealed).await?;
     // Someone else may have put other bytes since the listing: of two that race, the later one sees it here.
-    refuse_conflict(&name, digest, &namespace.wal_versions(system_identifier, &name).await?)?;
+    let system_identifier = repository.identity().system_identifier;
+    let stored = repository.namespace().wal_versions(system_identifier, &name).await?;
+    refuse_conflict(&name, digest, &stored)?;
     pushed.already_there = false;
     Ok(pushed)
 }
@@ -60,7 +90,13 @@ fn name_of(path: &Path) -> Result<WalName> {
     name.parse::<WalName>().hint("is archive_command = 'walproof wal-push %p'?")
 }
 
-async fn seal(namespace: &Namespace, control: &ControlFile, name: WalName, path: &Path) -> Result<SealedWal> {
+async fn seal(
+    namespace: &Namespace,
+    control: &ControlFile,
+    name: WalName,
+    path: &Path,
+    threads: usize,
+) -> Result<SealedWal> {
     let file = File::open(path).map_err(|cause| {
         let error = Error::io("open", path, &cause);
         match cause.kind() {
@@ -77,7 +113,6 @@ async fn seal(namespace: &Namespace, control: &ControlFile, name: WalName, path:
     let inspection = Inspection::of(name, control)?;
     let (keys, identity, level) =
         (namespace.keys().clone(), namespace.identity_name(control.system_identifier), namespace.level());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let work = move || {
         let mut file = file;
         seal_wal(&keys, &identity, &name, (level, threads), &mut file, metadata.len(), inspection)

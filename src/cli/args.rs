@@ -93,6 +93,10 @@ pub(super) enum Command {
         /// LATEST or a backup's id
         backup: String,
     },
+    /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
+    Status,
+    /// Archive continuously, serve metrics, health and the status page
+    Daemon,
     /// Print a new key
     Keygen,
     /// Print completions for a shell

@@ -1,6 +1,7 @@
 //! From arguments to an exit code.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -8,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Cli, Command, Global};
 use super::output::{complain, json, line};
-use super::{backup, check, init, restore, start, wal};
+use super::{backup, check, daemon, init, restore, start, status, wal};
 use crate::error::{Kind, Result};
 use crate::seal::MasterKey;
 
@@ -24,6 +25,9 @@ pub fn main() -> ExitCode {
         usual_hook(info);
         std::process::exit(i32::from(code));
     }));
+    if let Some((global, path)) = plain_push(&arguments) {
+        return ExitCode::from(finish(wal::push(&global, &path), exit));
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -31,14 +35,39 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit.code_of(Kind::Usage) } else { 0 });
         }
     };
-    match run(cli) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) if exit != Exit::Usual && error.kind() == Kind::NotFound => ExitCode::from(1),
+    ExitCode::from(finish(run(cli), exit))
+}
+
+fn finish(result: Result<u8>, exit: Exit) -> u8 {
+    match result {
+        Ok(code) => code,
+        Err(error) if exit != Exit::Usual && error.kind() == Kind::NotFound => 1,
         Err(error) => {
             complain(&error);
-            ExitCode::from(exit.code_of(error.kind()))
+            exit.code_of(error.kind())
         }
     }
+}
+
+/// `wal-push PATH` with nothing but `--config FILE`, as PostgreSQL calls it for every segment: understood without
+/// building the whole command line parser, which would take longer than asking the daemon does.
+fn plain_push(arguments: &[OsString]) -> Option<(Global, PathBuf)> {
+    let words: Option<Vec<&str>> = arguments.iter().skip(1).map(|word| word.to_str()).collect();
+    let mut config = std::env::var_os("WALPROOF_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let (mut is_push, mut path) = (false, None);
+    let words = words?;
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match (*word, word.strip_prefix("--config=")) {
+            ("wal-push", _) if !is_push => is_push = true,
+            ("--config", _) => config = Some(rest.next().filter(|value| !value.starts_with('-'))?.into()),
+            (_, Some(value)) => config = Some(value.into()),
+            (word, None) if is_push && path.is_none() && !word.starts_with('-') => path = Some(word.into()),
+            _ => return None,
+        }
+    }
+    let config = config.unwrap_or_else(|| crate::config::DEFAULT_PATH.into());
+    Some((Global { config, json: false, quiet: false, verbose: 0 }, path?))
 }
 
 /// What exit codes mean to the caller.
@@ -87,6 +116,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::BackupShow { id } => backup::show(&global, &id),
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
+        Command::Status => status::status(&global),
+        Command::Daemon => daemon::daemon(&global),
         Command::Keygen => keygen(&global),
         Command::Completions { shell } => {
             // Into memory: on a full disk or a closed pipe the generator would panic.

@@ -3,11 +3,13 @@
 mod args;
 mod backup;
 mod check;
+mod daemon;
 mod entry;
 mod init;
 mod output;
 mod restore;
 mod start;
+mod status;
 mod wal;
 
 pub use entry::main;

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Global, WalFetch};
 use super::{output, start};
-use crate::archive::{self, FetchRequest, Spool};
+use crate::archive::{self, Asked, FetchRequest, Pushed, Spool};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -16,25 +17,26 @@ use crate::postgres::{ControlFile, WalName};
 use crate::repository::{Catalog, Namespace};
 use crate::store::Policy;
 
-/// R5: whatever happens, the answer comes within `archive.timeout`.
+/// R5: whatever happens, the answer comes within `archive.timeout`. The daemon, if there is one, is asked first: mostly
+/// it has shipped the file already. What it cannot do within half of the time is done here.
 pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let control = live_control(&config)?;
-    let namespace = config.namespace(Policy::within(config.archive.timeout))?;
-    let push = async {
-        let push = archive::push(&namespace, &control, path);
-        tokio::time::timeout(config.archive.timeout, push).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                Kind::Unreachable,
-                format!(
-                    "not done within {} (archive.timeout)",
-                    humantime::format_duration(config.archive.timeout)
-                ),
-            )
-            .hint("is the store slow, or the network down? PostgreSQL will try again"))
-        })
+    let begin = Instant::now();
+    let config = Config::load(&global.config)?;
+    let why = match archive::ask(&config.archive.socket, path, config.archive.timeout / 2) {
+        Asked::Stored => {
+            if global.json {
+                output::json(&json!({ "name": file_name(path), "by_daemon": true }))?;
+            }
+            return Ok(0);
+        }
+        Asked::Refused(error) => return Err(error.context(format!("archive {}", path.display()))),
+        Asked::DoItYourself(why) => why,
     };
-    let pushed = start::run_small(push).with_context(|| format!("archive {}", path.display()))?;
+    start::log(global, config.log_json, LevelFilter::WARN);
+    tracing::debug!(why, "push without the daemon");
+    let limit = config.archive.timeout.saturating_sub(begin.elapsed());
+    let pushed =
+        push_within(&config, path, limit).with_context(|| format!("archive {}", path.display()))?;
     tracing::info!(name = %pushed.name, stored = pushed.stored_len, already_there = pushed.already_there, "archived");
     if global.json {
         output::json(&json!({
@@ -42,9 +44,27 @@ pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
             "already_there": pushed.already_there,
             "raw_bytes": pushed.raw_len,
             "stored_bytes": pushed.stored_len,
+            "by_daemon": false,
         }))?;
     }
     Ok(0)
+}
+
+fn push_within(config: &Config, path: &Path, limit: Duration) -> Result<Pushed> {
+    let control = live_control(config)?;
+    let namespace = config.namespace(Policy::within(limit))?;
+    start::run_small(async {
+        let push = archive::push(&namespace, &control, path);
+        tokio::time::timeout(limit, push).await.unwrap_or_else(|_| {
+            let allowed = humantime::format_duration(config.archive.timeout);
+            Err(Error::new(Kind::Unreachable, format!("not done within {allowed} (archive.timeout)"))
+                .hint("is the store slow, or the network down? PostgreSQL will try again"))
+        })
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The control file of the cluster that archives: the configured one, else the working directory, in which

@@ -21,4 +21,5 @@ pub use data_dir::DataDir;
 pub use online_backup::BackupStop;
 pub use server_info::ServerInfo;
 pub use session::Session;
+pub use statements::WalStatus;
 pub use walk::{DirEntry, FileEntry, Tablespace, Walk, walk};

@@ -5,10 +5,50 @@ use std::error::Error as StdError;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::session::{Session, Value, column, parsed};
-use crate::error::Result;
-use crate::postgres::{Lsn, PgTime};
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, PgTime, TimelineId};
+
+/// What the server says of its WAL at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalStatus {
+    /// A standby, or a recovery that has not ended.
+    pub in_recovery: bool,
+    /// WAL up to here is on the server's disk; on a standby what it received.
+    pub flushed: Lsn,
+    /// The timeline that WAL is written on; `None` on a standby.
+    pub timeline: Option<TimelineId>,
+    /// When the server was started.
+    pub started: PgTime,
+}
 
 impl Session {
+    /// How far WAL is flushed, on which timeline, and whether this server writes it: one consistent answer.
+    pub async fn wal_status(&self) -> Result<WalStatus> {
+        let sql = "SELECT pg_is_in_recovery() AS in_recovery,
+                CASE WHEN pg_is_in_recovery()
+                    THEN COALESCE(GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')
+                    ELSE pg_current_wal_flush_lsn() END::text AS flushed,
+                CASE WHEN pg_is_in_recovery() THEN ''
+                    ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS timeline,
+                pg_postmaster_start_time() AS started";
+        let row = self.row("ask how far WAL is flushed", sql, &[]).await?;
+        let timeline: &str = column(&row, "timeline")?;
+        let timeline = match timeline {
+            "" => None,
+            digits => Some(
+                u32::from_str_radix(digits, 16)
+                    .map_err(|_| Error::server(format!("the server's timeline is {digits:?}")))
+                    .and_then(TimelineId::new)?,
+            ),
+        };
+        Ok(WalStatus {
+            in_recovery: column(&row, "in_recovery")?,
+            flushed: parsed(&row, "flushed")?,
+            timeline,
+            started: time(&row, "started")?,
+        })
+    }
+
     /// Whether the server is a standby, or recovers.
     pub async fn is_in_recovery(&self) -> Result<bool> {
         let sql = "SELECT pg_is_in_recovery() AS in_recovery";

@@ -1,7 +1,33 @@
 //! Time: when flows run, when they stop, and what is known meanwhile.
+//!
+//! One task asks the server ([`server`]), one watches `archive_status` ([`watch`]), one pushes ([`pusher`]), one ships
+//! the tail ([`tail`]), one looks at the repository ([`survey`]); all say in [`shared`] what they found out. The socket,
+//! the metrics and the status page show it.
 
 mod counters;
+mod coverage;
+mod http;
+mod notify;
+mod outage;
+mod problems;
+mod pusher;
+mod queue;
+mod rpo;
+mod run;
+mod server;
+mod shared;
 mod snapshot;
+mod socket;
+mod state;
+mod survey;
+mod tail;
+mod usage;
+mod watch;
+mod watchdog;
 
 pub use counters::{Counters, Histogram, Requests, VERBS};
-pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};
+pub use run::run;
+pub use shared::Setup;
+pub use snapshot::{
+    BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine,
+};

@@ -81,7 +81,7 @@ pub struct TransactionEnd {
 
 /// Reads WAL page by page, hopping from record to record. Checks what costs nothing (addresses, lengths, the
 /// link to the record before) and no checksums of records; stops where something makes no sense, and says so.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WalScanner {
     size: SegmentSize,
     /// Where the next bytes lie.

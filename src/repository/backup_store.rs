@@ -76,13 +76,16 @@ impl Repository {
         Err(Error::corrupt(format!("the manifest of backup {id} says that it is {}", manifest.id)))
     }
 
+    /// The ids of all backups, sorted.
+    pub async fn list_backup_ids(&self) -> Result<Vec<BackupId>> {
+        let objects = self.store().list(&self.key(layout::BACKUPS)).await.context("list the backups")?;
+        let id = |object: &crate::store::Object| layout::parse_manifest_key(self.relative(&object.key)?);
+        Ok(objects.iter().filter_map(id).collect())
+    }
+
     /// All backups, oldest first.
     pub async fn list_backups(&self) -> Result<Vec<Manifest>> {
-        let objects = self.store().list(&self.key(layout::BACKUPS)).await.context("list the backups")?;
-        let ids: Vec<BackupId> = objects
-            .iter()
-            .filter_map(|object| layout::parse_manifest_key(self.relative(&object.key)?))
-            .collect();
+        let ids = self.list_backup_ids().await?;
         let requests = ids.iter().map(|id| self.get_manifest(id));
         let mut backups: Vec<Manifest> =
             stream::iter(requests).buffered(CONCURRENT_MANIFESTS).try_collect().await?;

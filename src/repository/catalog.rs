@@ -59,6 +59,16 @@ impl Catalog {
         Self { backups, wal, segment_size, segments }
     }
 
+    /// Note a file that was stored since.
+    pub fn add(&mut self, file: WalFile) {
+        if let WalName::Segment(segment) = file.name {
+            self.segments.insert(segment);
+        }
+        if !self.wal.iter().rev().any(|known| known.name == file.name && known.digest == file.digest) {
+            self.wal.push(file);
+        }
+    }
+
     /// Whether a segment is archived, in any version.
     pub fn has(&self, segment: &SegmentName) -> bool {
         self.segments.contains(segment)

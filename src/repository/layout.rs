@@ -15,6 +15,31 @@ pub(super) const BACKUPS: &str = "backups";
 pub(super) const LEASES: &str = "leases";
 pub(super) const TAIL: &str = "tail";
 
+/// What an object is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectUse {
+    /// Data of backups.
+    Pack,
+    /// Segments, histories and the like.
+    Wal,
+    /// The unfinished segment.
+    Tail,
+    /// Identity, manifests, leases and the rest.
+    Other,
+}
+
+impl ObjectUse {
+    /// Of the object with this key.
+    pub(super) fn of(key: &str) -> Self {
+        match key.split('/').next() {
+            Some("packs") => Self::Pack,
+            Some(WAL | HISTORY) => Self::Wal,
+            Some(TAIL) => Self::Tail,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// The directory that holds every key of this WAL file: at most 256 segments of 16 MiB, or all histories.
 pub(super) fn wal_directory(name: &WalName) -> String {
     match name.segment() {

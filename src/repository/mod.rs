@@ -23,6 +23,7 @@ pub use backup_id::BackupId;
 pub use catalog::{Catalog, Gap, Run};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, page_digest_seed};
 pub use identity::{ClusterName, Identity, WalDigest};
+pub use layout::ObjectUse;
 pub use lease::Lease;
 pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord, TablespaceRecord};
 pub use namespace::{Namespace, Repository};

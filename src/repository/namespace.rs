@@ -1,14 +1,16 @@
 //! Finding and opening the repository of a cluster: `<prefix>/<cluster>/<system identifier>/`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::identity::{ClusterName, Identity};
-use super::layout;
+use super::layout::{self, ObjectUse};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::ControlFile;
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
-use crate::store::Store;
+use crate::store::{Observe, Store};
 
 /// All repositories of one cluster's name; `initdb` and `pg_upgrade` begin a new one.
 #[derive(Debug, Clone)]
@@ -34,6 +36,12 @@ impl Namespace {
     /// The store.
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The same namespace, and all repositories opened from it, with every request to the store told to `observer`.
+    #[must_use]
+    pub fn observed(&self, observer: Arc<dyn Observe>) -> Self {
+        Self { store: self.store.observed(observer), ..self.clone() }
     }
 
     /// The keys at hand.
@@ -216,6 +224,11 @@ impl Repository {
         other
     }
 
+    /// Where it is, and with which keys.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Its name in every object's authentication.
     pub fn name(&self) -> &str {
         &self.name
@@ -243,6 +256,13 @@ impl Repository {
     /// The key below the repository, of one that a listing shows.
     pub(super) fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.root)?.strip_prefix('/')
+    }
+
+    /// Every object with what it is for and its bytes: lists everything.
+    pub async fn list_sizes(&self) -> Result<Vec<(ObjectUse, u64)>> {
+        let objects = self.store().list(&self.root).await.context("list the repository")?;
+        let relative = |key: &str| self.relative(key).map_or(ObjectUse::Other, ObjectUse::of);
+        Ok(objects.iter().map(|object| (relative(&object.key), object.size)).collect())
     }
 
     /// Seal `plain` and put it at `relative`, which is also its name.

@@ -1,0 +1,167 @@
+//! What `wal-push` and the daemon say to each other: one line each way, over a Unix socket. A daemon or a client of
+//! another version is not understood, and then `wal-push` does the work itself.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind};
+
+/// The first word of every request.
+const GREETING: &str = "walproof/1";
+
+/// What a client asks of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Is this file durable in the repository? If not, push it, and say when it is.
+    Push {
+        /// Device and inode of the file as the client sees it: two mount namespaces may differ.
+        file: (u64, u64),
+        /// Its absolute path.
+        path: PathBuf,
+    },
+    /// A snapshot, as one line of JSON.
+    Status,
+    /// A backup has just failed on this host.
+    BackupFailed,
+}
+
+impl Request {
+    /// As one line; `None` for a path that no line can hold.
+    pub fn to_line(&self) -> Option<String> {
+        Some(match self {
+            Self::Push { file: (device, inode), path } => {
+                let path = path.to_str().filter(|path| !path.contains(['\n', '\r']))?;
+                format!("{GREETING} push {device} {inode} {path}\n")
+            }
+            Self::Status => format!("{GREETING} status\n"),
+            Self::BackupFailed => format!("{GREETING} backup-failed\n"),
+        })
+    }
+
+    /// Parse a line; `None` for what this version does not know.
+    pub fn parse(line: &str) -> Option<Self> {
+        let rest = line.trim_end_matches('\n').strip_prefix(GREETING)?.strip_prefix(' ')?;
+        match rest.split_once(' ') {
+            None if rest == "status" => Some(Self::Status),
+            None if rest == "backup-failed" => Some(Self::BackupFailed),
+            Some(("push", rest)) => {
+                let (device, rest) = rest.split_once(' ')?;
+                let (inode, path) = rest.split_once(' ')?;
+                let path = Path::new(path);
+                let file = (device.parse().ok()?, inode.parse().ok()?);
+                path.is_absolute().then(|| Self::Push { file, path: path.to_owned() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the daemon answers to a push. It says `Working` at once and every second until one of the others is true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// I am alive and at it.
+    Working,
+    /// The bytes are durable in the repository (R1).
+    Stored,
+    /// They cannot be: other bytes are there, or the file is not what its name claims.
+    Refused {
+        /// What the caller may do.
+        kind: Kind,
+        /// Why.
+        message: String,
+        /// The question that finds the cause.
+        hint: Option<String>,
+    },
+    /// Do it yourself.
+    Declined(String),
+}
+
+impl Answer {
+    /// The answer that carries `error`.
+    pub fn refused(error: &Error) -> Self {
+        let hint = error.hint_text().map(str::to_owned);
+        Self::Refused { kind: error.kind(), message: error.to_string(), hint }
+    }
+
+    /// As one line.
+    pub fn to_line(&self) -> String {
+        match self {
+            Self::Working => "working\n".to_owned(),
+            Self::Stored => "stored\n".to_owned(),
+            Self::Refused { kind, message, hint } => {
+                let hint = hint.as_deref().unwrap_or_default();
+                format!("refused {}\t{}\t{}\n", word(*kind), one_field(message), one_field(hint))
+            }
+            Self::Declined(why) => format!("declined {}\n", one_field(why)),
+        }
+    }
+
+    /// Parse a line; `None` for what this version does not know.
+    pub fn parse(line: &str) -> Option<Self> {
+        let line = line.strip_suffix('\n')?;
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("working", "") => Some(Self::Working),
+            ("stored", "") => Some(Self::Stored),
+            ("declined", why) => Some(Self::Declined(why.to_owned())),
+            ("refused", rest) => {
+                let mut fields = rest.split('\t');
+                let (kind, message, hint) = (kind(fields.next()?)?, fields.next()?, fields.next()?);
+                let hint = (!hint.is_empty()).then(|| hint.to_owned());
+                Some(Self::Refused { kind, message: message.to_owned(), hint })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn one_field(text: &str) -> String {
+    text.replace(['\n', '\r', '\t'], " ")
+}
+
+/// Errors that trying again cannot mend: the daemon's word on them is final. All others a client tries itself.
+const FINAL: [(Kind, &str); 4] = [
+    (Kind::Conflict, "conflict"),
+    (Kind::Corrupt, "corrupt"),
+    (Kind::Server, "server"),
+    (Kind::Usage, "usage"),
+];
+
+/// Whether the daemon's word on an error of this kind is final.
+pub fn is_final(wanted: Kind) -> bool {
+    FINAL.iter().any(|(kind, _)| *kind == wanted)
+}
+
+fn word(wanted: Kind) -> &'static str {
+    FINAL.iter().find(|(kind, _)| *kind == wanted).map_or("other", |(_, word)| word)
+}
+
+fn kind(wanted: &str) -> Option<Kind> {
+    FINAL.iter().find(|(_, word)| *word == wanted).map(|(kind, _)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_round_trip() {
+        let push = Request::Push { file: (7, u64::MAX), path: "/a b/pg_wal/x".into() };
+        for request in [push, Request::Status, Request::BackupFailed] {
+            assert_eq!(Request::parse(&request.to_line().unwrap()), Some(request));
+        }
+        let refused = Answer::refused(&Error::new(Kind::Conflict, "a\nb").hint("why?"));
+        for answer in [Answer::Working, Answer::Stored, refused, Answer::Declined("not mine".into())] {
+            assert_eq!(Answer::parse(&answer.to_line()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn what_another_version_says_is_not_understood() {
+        for line in ["", "\n", "walproof/2 status\n", "walproof/1 push 1 x /a\n", "walproof/1 push 1 2 a\n"] {
+            assert_eq!(Request::parse(line), None, "{line:?}");
+        }
+        for line in ["", "stored", "stored 1\n", "ok\n", "refused other\tx\t\n", "refused conflict\n"] {
+            assert_eq!(Answer::parse(line), None, "{line:?}");
+        }
+        assert_eq!(Request::Push { file: (1, 1), path: "/a\nb".into() }.to_line(), None);
+    }
+}

@@ -1,0 +1,214 @@
+//! How far WAL is stored without a gap (R8), from what one listing said and what was pushed since.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::postgres::{History, Lsn, PgTime, SegmentName, WalName};
+use crate::repository::{Catalog, Manifest, WalFile};
+
+/// What is stored, along one timeline's lineage.
+#[derive(Debug)]
+pub(super) struct Coverage {
+    catalog: Catalog,
+    history: History,
+    /// Where the prefix begins: with the newest backup, else with the oldest WAL.
+    base: Lsn,
+    /// Whole segments without a gap from `base` on.
+    archived: Lsn,
+    /// Bytes of unfinished segments, or of finished ones on their way.
+    tails: BTreeMap<SegmentName, u32>,
+    /// Segments that are nowhere.
+    holes: BTreeSet<SegmentName>,
+}
+
+impl Coverage {
+    /// By `catalog`, along `history`. `oldest_here` is the oldest WAL that this host still has to push, from which the
+    /// prefix begins where nothing is stored yet.
+    pub(super) fn new(catalog: Catalog, history: History, oldest_here: Lsn) -> Self {
+        let mut coverage = Self {
+            catalog,
+            history,
+            base: oldest_here,
+            archived: oldest_here,
+            tails: BTreeMap::new(),
+            holes: BTreeSet::new(),
+        };
+        coverage.base = coverage.first_needed(oldest_here);
+        coverage.archived = coverage.base;
+        coverage.advance();
+        coverage
+    }
+
+    fn first_needed(&self, oldest_here: Lsn) -> Lsn {
+        let size = self.catalog.segment_size;
+        if let Some(backup) = self.backups().next_back() {
+            return backup.start_lsn.segment_start(size);
+        }
+        let on_lineage = |segment: &SegmentName| self.history.stretch(segment.timeline).is_some();
+        let oldest = self.catalog.runs().iter().map(|run| run.first).find(on_lineage);
+        oldest.map_or(oldest_here, |segment| segment.start(size).min(oldest_here))
+    }
+
+    /// Backups that lead to this timeline, oldest first.
+    pub(super) fn backups(&self) -> impl DoubleEndedIterator<Item = &Manifest> {
+        self.catalog.backups.iter().filter(|backup| {
+            let stretch = self.history.stretch(backup.timeline);
+            stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end))
+        })
+    }
+
+    fn advance(&mut self) {
+        let end = self.catalog.wal_path(&self.history, self.archived).end;
+        self.archived = self.archived.max(end);
+    }
+
+    /// A segment was stored.
+    pub(super) fn add(&mut self, file: WalFile) {
+        if let WalName::Segment(segment) = file.name {
+            self.holes.remove(&segment);
+        }
+        self.catalog.add(file);
+        self.advance();
+    }
+
+    /// The first `len` bytes of a segment are stored.
+    pub(super) fn add_tail(&mut self, segment: SegmentName, len: u32) {
+        self.tails.retain(|other, _| !self.catalog.has(other));
+        self.tails.insert(segment, len);
+    }
+
+    /// The tails that `before` knew of, as far as they are still needed.
+    pub(super) fn take_tails_of(&mut self, before: &Self) {
+        let needed = before.tails.iter().filter(|(segment, _)| !self.catalog.has(segment));
+        self.tails = needed.map(|(segment, len)| (*segment, *len)).collect();
+    }
+
+    /// Whole segments are stored up to here without a gap.
+    pub(super) const fn archived(&self) -> Lsn {
+        self.archived
+    }
+
+    /// WAL is stored up to here without a gap, tails included.
+    pub(super) fn stored(&self) -> Lsn {
+        let size = self.catalog.segment_size;
+        let mut stored = self.archived;
+        loop {
+            let timeline = self.timeline_at(stored);
+            let segment = SegmentName::containing(timeline, stored, size);
+            let end = self.tails.get(&segment).map(|len| segment.start(size).get() + u64::from(*len));
+            match end {
+                Some(end) if end > stored.get() => stored = Lsn::new(end),
+                _ => return stored,
+            }
+        }
+    }
+
+    fn timeline_at(&self, position: Lsn) -> crate::postgres::TimelineId {
+        let size = self.catalog.segment_size;
+        let begun = |stretch: &crate::postgres::Stretch| stretch.begin.segment_start(size) <= position;
+        let lineage = self.history.lineage();
+        lineage.iter().rev().find(|stretch| begun(stretch)).map_or(self.history.timeline, |s| s.timeline)
+    }
+
+    /// Whether a segment is stored.
+    pub(super) fn has(&self, segment: &SegmentName) -> bool {
+        self.catalog.has(segment)
+    }
+
+    /// These segments are neither stored nor here.
+    pub(super) fn set_holes(&mut self, holes: BTreeSet<SegmentName>) {
+        self.holes = holes;
+    }
+
+    /// The segments that are nowhere.
+    pub(super) const fn holes(&self) -> &BTreeSet<SegmentName> {
+        &self.holes
+    }
+
+    /// The lineage that counts.
+    pub(super) const fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What is listed.
+    pub(super) const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Where the prefix begins.
+    pub(super) const fn base(&self) -> Lsn {
+        self.base
+    }
+
+    /// When the oldest backup ended from which WAL reaches to now without a gap.
+    pub(super) fn window_start(&self) -> Option<PgTime> {
+        let reaches = |backup: &&Manifest| {
+            let path = self.catalog.wal_path(&self.history, backup.start_lsn);
+            path.end >= self.archived && path.end >= backup.stop_lsn
+        };
+        self.backups().find(reaches).map(|backup| backup.finished_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{SegmentSize, TimelineId};
+    use crate::repository::WalDigest;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(timeline: u32, number: u64) -> WalFile {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        WalFile {
+            name: WalName::Segment(segment(timeline, number, size)),
+            digest: WalDigest::from_bytes([1; 16]),
+            stored_len: 1,
+            modified: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn segment(timeline: u32, number: u64, size: SegmentSize) -> SegmentName {
+        SegmentName::from_number(TimelineId::new(timeline).unwrap(), number, size)
+    }
+
+    fn coverage(files: &[(u32, u64)], timeline: u32, history: &str) -> Coverage {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let files = files.iter().map(|(timeline, number)| file(*timeline, *number)).collect();
+        let history = History::parse(TimelineId::new(timeline).unwrap(), history).unwrap();
+        Coverage::new(Catalog::new(Vec::new(), files, size), history, Lsn::new(3 * MIB))
+    }
+
+    #[test]
+    fn r8_the_archived_lsn_moves_over_a_contiguous_prefix_only() {
+        let mut coverage = coverage(&[(1, 3)], 1, "");
+        assert_eq!(coverage.archived(), Lsn::new(4 * MIB));
+        coverage.add(file(1, 5));
+        coverage.add(file(1, 6));
+        assert_eq!(coverage.archived(), Lsn::new(4 * MIB), "segment 4 is not there yet");
+        coverage.add(file(1, 4));
+        assert_eq!(coverage.archived(), Lsn::new(7 * MIB));
+    }
+
+    #[test]
+    fn r8_a_tail_counts_only_behind_everything_before_it() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut coverage = coverage(&[(1, 3)], 1, "");
+        coverage.add_tail(segment(1, 5, size), 100);
+        assert_eq!(coverage.stored(), Lsn::new(4 * MIB));
+        // The tail of a segment that was finished meanwhile and is on its way.
+        coverage.add_tail(segment(1, 4, size), 1 << 20);
+        assert_eq!(coverage.stored(), Lsn::new(5 * MIB + 100));
+        assert_eq!(coverage.archived(), Lsn::new(4 * MIB));
+    }
+
+    #[test]
+    fn a_new_timeline_goes_on_where_it_began() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut coverage = coverage(&[(1, 3), (1, 4)], 2, "1\t0/480000\tx");
+        assert_eq!(coverage.archived(), Lsn::new(0x48_0000), "the older one's segment counts up to the switch");
+        coverage.add_tail(segment(2, 4, size), 0x9_0000);
+        assert_eq!(coverage.stored(), Lsn::new(0x49_0000));
+        coverage.add(file(2, 4));
+        assert_eq!(coverage.stored(), Lsn::new(5 * MIB));
+    }
+}

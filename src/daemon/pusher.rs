@@ -1,0 +1,149 @@
+//! Pushing files, several at a time, before PostgreSQL asks for them.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::queue::{Failure, FileMark, Queue};
+use super::shared::Shared;
+use crate::archive::{PgWal, Pushed, push_into};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{ControlFile, WalName};
+use crate::repository::Repository;
+
+/// Without anything to wait for, look again after this long.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Pushes what it is given.
+#[derive(Debug)]
+pub(super) struct Pusher {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    /// Counts whatever became of files, for those who wait for one.
+    progress: watch::Sender<u64>,
+    pub(super) repository: Repository,
+    pub(super) control: ControlFile,
+    pub(super) pg_wal: PgWal,
+}
+
+/// What is known of one file.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Durable in the repository.
+    Stored,
+    /// It failed, and waits to be tried again.
+    Failed(Failure),
+    /// It waits or is on its way.
+    Pending,
+}
+
+impl Pusher {
+    pub(super) fn new(repository: Repository, control: ControlFile, pg_wal: PgWal) -> Self {
+        let queue = Mutex::new(Queue::default());
+        Self { queue, wake: Notify::new(), progress: watch::Sender::new(0), repository, control, pg_wal }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Push these, too.
+    pub(super) fn add(&self, names: impl IntoIterator<Item = WalName>) {
+        let marked: Vec<_> = names.into_iter().map(|name| (name, self.mark(&name))).collect();
+        let mut queue = self.queue();
+        let added = marked.into_iter().filter(|(name, mark)| queue.add(*name, *mark)).count();
+        drop(queue);
+        if added > 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Push `name` soon: somebody waits for it.
+    pub(super) fn hurry(&self, name: &WalName) {
+        self.queue().hurry(name, Instant::now());
+        self.add([*name]);
+        self.wake.notify_one();
+    }
+
+    /// What became of `name`, if it still is the file with `mark`.
+    pub(super) fn fate(&self, name: &WalName, mark: &FileMark) -> Fate {
+        let queue = self.queue();
+        if queue.is_stored(name, mark) {
+            return Fate::Stored;
+        }
+        queue.failure(name).map_or(Fate::Pending, |failure| Fate::Failed(failure.clone()))
+    }
+
+    /// Tells of every change of any file's fate.
+    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// Files that failed the last time and will be tried again.
+    pub(super) fn failures(&self) -> Vec<(WalName, Failure)> {
+        self.queue().failures().map(|(name, failure)| (*name, failure.clone())).collect()
+    }
+
+    /// Forget stored files that nobody will ask for any more.
+    pub(super) fn keep_stored(&self, still: &BTreeSet<WalName>) {
+        self.queue().keep_stored(still);
+    }
+
+    /// Which file is in pg_wal under `name` now.
+    pub(super) fn mark(&self, name: &WalName) -> Option<FileMark> {
+        let metadata = std::fs::metadata(self.pg_wal.file(name)).ok()?;
+        Some(FileMark {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+
+    /// Push for ever, up to `concurrency` files at a time.
+    pub(super) async fn run(self: Arc<Self>, shared: Arc<Shared>, concurrency: usize) {
+        loop {
+            let due = {
+                let mut queue = self.queue();
+                while queue.in_flight() < concurrency {
+                    let Some(name) = queue.next(Instant::now()) else { break };
+                    tokio::spawn(Arc::clone(&self).push(Arc::clone(&shared), name));
+                }
+                queue.next_due().map_or(IDLE, |due| due.saturating_duration_since(Instant::now()))
+            };
+            let _ = tokio::time::timeout(due.max(Duration::from_millis(10)), self.wake.notified()).await;
+        }
+    }
+
+    async fn push(self: Arc<Self>, shared: Arc<Shared>, name: WalName) {
+        let begin = Instant::now();
+        let mark = self.mark(&name);
+        let path = self.pg_wal.file(&name);
+        let limit = shared.setup.archive_timeout;
+        let pushing = tokio::time::timeout(limit, push_into(&self.repository, &self.control, &path));
+        let result: Result<Pushed> = pushing.await.unwrap_or_else(|_| {
+            let text = format!("not done within {}", humantime::format_duration(limit));
+            Err(Error::new(Kind::Unreachable, text).hint("is the store slow, or the network down?"))
+        });
+        // What was pushed is the file that was there before, if that is still there: segments that are ready do not
+        // change, and a file that took its name has another mark.
+        let mark = mark.filter(|mark| self.mark(&name).as_ref() == Some(mark));
+        match result {
+            Ok(pushed) => {
+                self.queue().stored(name, mark);
+                shared.pushed(&pushed, begin.elapsed());
+            }
+            // Recycled or removed after somebody else archived it.
+            Err(_) if !path.exists() => self.queue().gone(&name),
+            Err(error) => {
+                self.queue().failed(name, &error, Instant::now());
+                shared.push_failed(&name, &error, begin.elapsed());
+            }
+        }
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+        self.wake.notify_one();
+    }
+}

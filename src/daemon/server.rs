@@ -1,0 +1,165 @@
+//! The one connection to the server: how far WAL is flushed, and heartbeats. Everybody else asks this task, so that a
+//! server that hangs holds up nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::shared::Shared;
+use crate::cluster::{ServerInfo, Session, WalStatus};
+use crate::error::{Error, Result};
+use crate::postgres::PgTime;
+
+/// Longest and shortest time between two samples.
+const SLOWEST: Duration = Duration::from_secs(1);
+const FASTEST: Duration = Duration::from_millis(100);
+/// A question that takes longer means that the server hangs; the connection is made anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to connect.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// One answer of the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    /// Just before it was asked.
+    pub(super) asked_at: Instant,
+    /// What it said.
+    pub(super) status: WalStatus,
+}
+
+/// Asks the task for a fresh sample.
+#[derive(Debug, Clone)]
+pub(super) struct ServerHandle(mpsc::Sender<oneshot::Sender<Option<Sample>>>);
+
+/// What the task listens to.
+pub(super) type Asks = mpsc::Receiver<oneshot::Sender<Option<Sample>>>;
+
+impl ServerHandle {
+    pub(super) fn new() -> (Self, Asks) {
+        let (sender, asks) = mpsc::channel(16);
+        (Self(sender), asks)
+    }
+
+    /// What the server says now, if it says so within `patience`.
+    pub(super) async fn fresh(&self, patience: Duration) -> Option<Sample> {
+        let (answer, answered) = oneshot::channel();
+        let ask = async {
+            self.0.send(answer).await.ok()?;
+            answered.await.ok()?
+        };
+        timeout(patience, ask).await.ok()?
+    }
+}
+
+/// Sample the server for ever.
+pub(super) async fn run(shared: Arc<Shared>, mut asks: Asks) {
+    let pause = (shared.setup.tail_interval / 5).clamp(FASTEST, SLOWEST);
+    let mut ticks = interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = Connection { shared, session: None, tried_at: None, heartbeat_at: None };
+    loop {
+        let mut waiting = Vec::new();
+        tokio::select! {
+            ask = asks.recv() => match ask {
+                Some(ask) => waiting.push(ask),
+                None => return,
+            },
+            _ = ticks.tick() => {}
+        }
+        while let Ok(ask) = asks.try_recv() {
+            waiting.push(ask);
+        }
+        let sample = connection.sample().await;
+        for ask in waiting {
+            let _ = ask.send(sample);
+        }
+        connection.beat().await;
+    }
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    session: Option<Session>,
+    tried_at: Option<Instant>,
+    heartbeat_at: Option<Instant>,
+}
+
+impl Connection {
+    async fn sample(&mut self) -> Option<Sample> {
+        let asked_at = Instant::now();
+        match self.ask().await {
+            Ok(None) => None,
+            Ok(Some(status)) => {
+                let sample = Sample { asked_at, status };
+                self.shared.server_said(sample);
+                Some(sample)
+            }
+            Err(error) => {
+                self.session = None;
+                self.shared.server_failed(&error);
+                None
+            }
+        }
+    }
+
+    /// `None`: not connected, and the last try is not long ago.
+    async fn ask(&mut self) -> Result<Option<WalStatus>> {
+        if self.session.is_none() {
+            if self.tried_at.is_some_and(|tried| tried.elapsed() < RECONNECT) {
+                return Ok(None);
+            }
+            self.tried_at = Some(Instant::now());
+            self.session = Some(within(self.connect()).await?);
+        }
+        let Some(session) = &self.session else { return Ok(None) };
+        within(session.wal_status()).await.map(Some)
+    }
+
+    async fn connect(&self) -> Result<Session> {
+        let session = Session::connect(&self.shared.setup.conninfo, "walproof daemon").await?;
+        let info = session.info().await?;
+        self.shared.check_server(&info)?;
+        self.shared.server_connected(&describe(&info));
+        Ok(session)
+    }
+
+    /// Write a heartbeat when it is due, so that an idle server proves its chain and has a time to be restored to.
+    async fn beat(&mut self) {
+        let pause = self.shared.setup.heartbeat_interval;
+        let due = self.heartbeat_at.is_none_or(|beat| beat.elapsed() >= pause);
+        let Some(session) = self.session.as_ref().filter(|_| due && !pause.is_zero()) else { return };
+        self.heartbeat_at = Some(Instant::now());
+        if let Err(error) = within(session.emit_heartbeat("walproof", &PgTime::now().to_string())).await {
+            self.session = None;
+            self.shared.server_failed(&error);
+        }
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+        Err(Error::server(format!("the server does not answer within {} s", PATIENCE.as_secs()))
+            .hint("is it overloaded, stopped, or waiting for a full disk?"))
+    })
+}
+
+/// What stays the same while the connection lives.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ServerFacts {
+    /// Such as "15.18".
+    pub(super) version: String,
+    /// `off`, `on` or `always`.
+    pub(super) archive_mode: String,
+    /// Whether archive_command calls this program.
+    pub(super) calls_us: bool,
+}
+
+fn describe(info: &ServerInfo) -> ServerFacts {
+    ServerFacts {
+        version: format!("{}.{}", info.version_num / 10_000, info.version_num % 10_000),
+        archive_mode: info.archive_mode.clone(),
+        calls_us: info.archive_library.is_empty() && info.archive_command.contains("wal-push"),
+    }
+}

@@ -1,0 +1,161 @@
+//! The Unix socket: `wal-push` asks here whether a file is durable. Whoever holds its lock is the one daemon.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use super::pusher::{Fate, Pusher};
+use super::queue::FileMark;
+use super::shared::Shared;
+use crate::archive::{Answer, Request, is_final};
+use crate::error::{Error, Kind, Result};
+use crate::postgres::WalName;
+
+/// A request is one line, and comes at once.
+const LONGEST_REQUEST: u64 = 8 << 10;
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a client that waits hears that we are alive.
+const WORKING: Duration = Duration::from_secs(1);
+
+/// The socket, and the lock that says whose it is.
+#[derive(Debug)]
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held while the process lives; the kernel lets go of it when that ends in any way.
+    _lock: File,
+}
+
+impl Socket {
+    /// Take the socket at `path`. Busy when another daemon has it; one that was left behind is replaced.
+    pub(super) fn claim(path: &Path) -> Result<Self> {
+        let lock_path = path.with_extension("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|cause| {
+                Error::io("open", &lock_path, &cause).hint(
+                    "does the directory of archive.socket exist, and belong to this user? systemd makes it with RuntimeDirectory=walproof",
+                )
+            })?;
+        lock.try_lock().map_err(|_| {
+            Error::new(Kind::Busy, format!("another daemon serves {}", path.display()))
+                .hint("one daemon for a cluster is enough: is it running already (systemctl status walproof)?")
+        })?;
+        match std::fs::remove_file(path) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove the old socket", path, &cause));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(|cause| Error::io("listen at", path, &cause))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+            .map_err(|cause| Error::io("protect", path, &cause))?;
+        Ok(Self { listener, path: path.to_owned(), _lock: lock })
+    }
+
+    /// Answer for ever.
+    pub(super) async fn serve(&self, shared: Arc<Shared>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        // A client that left hears nothing more.
+                        let _ = answer(stream, &shared).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection on the socket");
+                    sleep(WORKING).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(read.take(LONGEST_REQUEST));
+    timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
+    match Request::parse(&line) {
+        Some(Request::Push { file, path }) => answer_push(&mut write, shared, file, &path).await,
+        Some(Request::Status) => {
+            let snapshot = shared.fresh_snapshot().await;
+            let text = serde_json::to_string(&snapshot).unwrap_or_default();
+            write.write_all(format!("{text}\n").as_bytes()).await
+        }
+        Some(Request::BackupFailed) => {
+            shared.backup_failed();
+            write.write_all(b"noted\n").await
+        }
+        None => say(&mut write, &Answer::Declined("this daemon does not understand that".into())).await,
+    }
+}
+
+async fn say(write: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std::io::Result<()> {
+    write.write_all(answer.to_line().as_bytes()).await
+}
+
+async fn answer_push(
+    write: &mut (impl AsyncWriteExt + Unpin),
+    shared: &Shared,
+    file: (u64, u64),
+    path: &Path,
+) -> std::io::Result<()> {
+    let (pusher, name, mark) = match ours(shared, file, path) {
+        Ok(found) => found,
+        Err(why) => return say(write, &Answer::Declined(why.to_owned())).await,
+    };
+    let asked_at = std::time::Instant::now();
+    let mut progress = pusher.progress();
+    loop {
+        match pusher.fate(&name, &mark) {
+            // R1: durable in the repository, and this very file.
+            Fate::Stored => return say(write, &Answer::Stored).await,
+            Fate::Failed(failure) if is_final(failure.kind) && failure.at >= asked_at => {
+                return say(write, &Answer::refused(&failure.error())).await;
+            }
+            Fate::Failed(_) | Fate::Pending => pusher.hurry(&name),
+        }
+        tokio::select! {
+            _ = progress.changed() => {}
+            () = sleep(WORKING) => say(write, &Answer::Working).await?,
+        }
+    }
+}
+
+/// The file that a client asks for, if it is one of this daemon's cluster, seen as the client sees it.
+fn ours(
+    shared: &Shared,
+    file: (u64, u64),
+    path: &Path,
+) -> Result<(Arc<Pusher>, WalName, FileMark), &'static str> {
+    let pusher = shared.pusher().ok_or("the daemon has not reached the repository yet")?;
+    let name: WalName =
+        path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("that is no WAL file")?;
+    let same = |a: &Path, b: &Path| match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    };
+    if !path.parent().is_some_and(|parent| same(parent, pusher.pg_wal.path())) {
+        return Err("the file is not in this daemon's pg_wal");
+    }
+    let mark = pusher.mark(&name).ok_or("the file is not there")?;
+    if (mark.device, mark.inode) == file { Ok((pusher, name, mark)) } else { Err("that is another file") }
+}

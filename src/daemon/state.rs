@@ -1,0 +1,294 @@
+//! What is known, and what follows from it. No I/O; time is passed in.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::coverage::Coverage;
+use super::problems::{self, Facts};
+use super::queue::Failure;
+use super::rpo::FlushHistory;
+use super::server::{Sample, ServerFacts};
+use super::shared::Setup;
+use super::snapshot::{BackupLine, PushLine, RepositoryBytes, Role, Snapshot, TailLine};
+use crate::archive::Pushed;
+use crate::error::Error;
+use crate::postgres::{ControlFile, Lsn, PgTime, SegmentName, WalName};
+use crate::repository::{Manifest, WalFile};
+
+/// Files that are remembered for the status page.
+const RECENT: usize = 20;
+/// A sample that is older says nothing of now.
+const STALE: Duration = Duration::from_secs(3);
+
+/// What one look at the repository and at pg_wal found.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) coverage: Coverage,
+    /// Flushed WAL that is not stored may be this old, as far as anybody knows.
+    pub(super) unknown: Duration,
+    /// The latest commit that is stored.
+    pub(super) last_time: Option<PgTime>,
+    /// What is stored, if it was added up.
+    pub(super) bytes: Option<RepositoryBytes>,
+}
+
+/// Everything that is known.
+#[derive(Debug)]
+pub(super) struct State {
+    since: PgTime,
+    pub(super) control: Option<ControlFile>,
+    pub(super) obstacle: Option<(String, Option<String>)>,
+    pub(super) facts: ServerFacts,
+    pub(super) sample: Option<Sample>,
+    server_error: Option<String>,
+    /// Where WAL on disk ends, since the server went down.
+    end_on_disk: Option<Lsn>,
+    looked_at_disk: Option<Instant>,
+    coverage: Option<Coverage>,
+    flushes: FlushHistory,
+    window_start: Option<PgTime>,
+    last_time: Option<PgTime>,
+    bytes: Option<RepositoryBytes>,
+    backups: Vec<BackupLine>,
+    pub(super) backup_failed_at: Option<PgTime>,
+    pub(super) survey_error: Option<String>,
+    pub(super) ready: (u64, Option<PgTime>),
+    recent: VecDeque<PushLine>,
+    last_push: Option<PgTime>,
+    tail: Option<TailLine>,
+    pub(super) tail_error: Option<String>,
+}
+
+/// How often the disk is looked at while the server is down.
+const DISK: Duration = Duration::from_secs(30);
+
+impl State {
+    pub(super) fn new(now: Instant, since: PgTime) -> Self {
+        Self {
+            since,
+            control: None,
+            obstacle: None,
+            facts: ServerFacts::default(),
+            sample: None,
+            server_error: None,
+            end_on_disk: None,
+            looked_at_disk: None,
+            coverage: None,
+            flushes: FlushHistory::new(now, Duration::ZERO),
+            window_start: None,
+            last_time: None,
+            bytes: None,
+            backups: Vec::new(),
+            backup_failed_at: None,
+            survey_error: None,
+            ready: (0, None),
+            recent: VecDeque::new(),
+            last_push: None,
+            tail: None,
+            tail_error: None,
+        }
+    }
+
+    /// Whether the repository has to be surveyed: the server writes another timeline than before, or began to write.
+    pub(super) fn server_said(&mut self, sample: Sample) -> bool {
+        self.server_error = None;
+        self.end_on_disk = None;
+        self.looked_at_disk = None;
+        if !sample.status.in_recovery {
+            self.flushes.saw(sample.asked_at, sample.status.flushed);
+        }
+        let writes = |sample: Option<Sample>| sample.and_then(|sample| sample.status.timeline);
+        let changed = writes(Some(sample)) != writes(self.sample);
+        self.sample = Some(sample);
+        changed
+    }
+
+    /// Whether to look where WAL on disk ends.
+    pub(super) fn server_failed(&mut self, error: &Error) -> bool {
+        self.server_error = Some(error.to_string());
+        let look = self.looked_at_disk.is_none_or(|at| at.elapsed() >= DISK);
+        if look {
+            self.looked_at_disk = Some(Instant::now());
+        }
+        look
+    }
+
+    pub(super) fn set_end_on_disk(&mut self, end: Option<Lsn>) {
+        self.end_on_disk = end;
+    }
+
+    /// The timeline and position that WAL was last known to be flushed to.
+    pub(super) fn last_flushed(&self) -> Option<(crate::postgres::TimelineId, Lsn)> {
+        let status = self.sample?.status;
+        status.timeline.map(|timeline| (timeline, status.flushed))
+    }
+
+    /// Where WAL ends, as far as anybody knows.
+    pub(super) fn end_of_wal(&self) -> Option<Lsn> {
+        let sampled = self.sample.filter(|sample| !sample.status.in_recovery);
+        sampled.map(|sample| sample.status.flushed).max(self.end_on_disk)
+    }
+
+    pub(super) fn pushed(&mut self, pushed: &Pushed, took: Duration) {
+        self.last_push = Some(PgTime::now());
+        if let WalName::Segment(_) = pushed.name {
+            self.last_time = self.last_time.max(pushed.last_time);
+        }
+        if let Some(coverage) = &mut self.coverage {
+            coverage.add(WalFile {
+                name: pushed.name,
+                digest: pushed.digest,
+                stored_len: pushed.stored_len,
+                modified: jiff::Timestamp::now(),
+            });
+        }
+        self.prune();
+        self.note(&pushed.name, took, (pushed.raw_len, pushed.stored_len), None);
+    }
+
+    pub(super) fn push_failed(&mut self, name: &WalName, error: &Error, took: Duration) {
+        self.note(name, took, (0, 0), Some(error.to_string()));
+    }
+
+    fn note(&mut self, name: &WalName, took: Duration, (raw, stored): (u64, u64), error: Option<String>) {
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(PushLine {
+            name: name.to_string(),
+            at: PgTime::now(),
+            seconds: took.as_secs_f64(),
+            raw_bytes: raw,
+            stored_bytes: stored,
+            error,
+        });
+    }
+
+    pub(super) fn tail_stored(&mut self, segment: SegmentName, len: u32, end: Lsn, last_time: Option<PgTime>) {
+        self.tail = Some(TailLine { segment: segment.to_string(), end, at: PgTime::now() });
+        self.last_time = self.last_time.max(last_time);
+        if let Some(coverage) = &mut self.coverage {
+            coverage.add_tail(segment, len);
+        }
+        self.prune();
+    }
+
+    fn prune(&mut self) {
+        if let Some(coverage) = &self.coverage {
+            self.flushes.prune(coverage.stored());
+        }
+    }
+
+    pub(super) fn surveyed(&mut self, survey: Survey, now: Instant) {
+        let mut coverage = survey.coverage;
+        if let Some(before) = &self.coverage {
+            coverage.take_tails_of(before);
+        } else {
+            self.flushes.set_unknown(now, survey.unknown);
+        }
+        self.window_start = coverage.window_start();
+        self.backups = coverage.backups().map(backup_line).collect();
+        self.last_time = self.last_time.max(survey.last_time);
+        self.bytes = survey.bytes.or(self.bytes);
+        self.coverage = Some(coverage);
+        self.survey_error = None;
+        self.prune();
+    }
+
+    fn role(&self) -> Role {
+        match (&self.server_error, self.sample) {
+            (None, Some(sample)) if sample.status.in_recovery => Role::Standby,
+            (None, Some(_)) => Role::Primary,
+            _ => Role::Down,
+        }
+    }
+
+    /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
+    fn rpo(&self, now: Instant) -> Option<f64> {
+        let stored = self.coverage.as_ref()?.stored();
+        let sample = self.sample.filter(|sample| !sample.status.in_recovery);
+        if self.sample.is_some() && sample.is_none() {
+            // A standby's WAL is its primary's to archive.
+            return None;
+        }
+        let fresh = sample.is_some_and(|sample| now.saturating_duration_since(sample.asked_at) < STALE);
+        let end = match (self.role(), self.end_on_disk) {
+            // Nobody writes: what the disk holds is all there is.
+            (Role::Down, Some(end)) => Some(sample.map_or(end, |sample| end.max(sample.status.flushed))),
+            (Role::Primary, _) if fresh => sample.map(|sample| sample.status.flushed),
+            _ => None,
+        };
+        if end.is_some_and(|end| end <= stored) {
+            return Some(0.0);
+        }
+        Some(self.flushes.age(now, stored).as_secs_f64())
+    }
+
+    /// All of it, as plain values.
+    pub(super) fn snapshot(
+        &self,
+        setup: &Setup,
+        store_up: Option<bool>,
+        failures: &[(WalName, Failure)],
+        now: Instant,
+    ) -> Snapshot {
+        let coverage = self.coverage.as_ref();
+        let rpo_seconds = self.rpo(now);
+        let role = self.role();
+        let mut snapshot = Snapshot {
+            taken_at: PgTime::now(),
+            daemon_since: Some(self.since),
+            cluster: setup.namespace.cluster().to_string(),
+            system_identifier: self
+                .control
+                .as_ref()
+                .map(|control| control.system_identifier.to_string())
+                .unwrap_or_default(),
+            pg_version: self.facts.version.clone(),
+            timeline: coverage.map(|coverage| coverage.history().timeline.get()),
+            role,
+            repository: setup.repository.clone(),
+            rpo_seconds,
+            rpo_objective: setup.rpo_objective,
+            rto_objective: setup.rto_objective,
+            rto_estimate_seconds: None,
+            flushed: self.end_of_wal(),
+            stored: coverage.map(Coverage::stored),
+            archived: coverage.map(Coverage::archived),
+            ready: self.ready.0,
+            oldest_ready: self.ready.1,
+            gap_segments: coverage.map_or(0, |coverage| coverage.holes().len() as u64),
+            last_push: self.last_push,
+            tail: self.tail.clone().filter(|tail| coverage.is_none_or(|coverage| tail.end > coverage.archived())),
+            backups: self.backups.clone(),
+            backup_failed_at: self.backup_failed_at,
+            window: self.window_start.map(|start| (start, self.last_time.unwrap_or(start).max(start))),
+            retention_window: setup.retention_window,
+            repository_bytes: self.bytes,
+            store_up,
+            recent: self.recent.iter().cloned().collect(),
+            problems: Vec::new(),
+        };
+        snapshot.problems = problems::of(&Facts {
+            snapshot: &snapshot,
+            obstacle: self.obstacle.as_ref(),
+            server_error: self.server_error.as_deref(),
+            survey_error: self.survey_error.as_deref(),
+            tail_error: self.tail_error.as_deref(),
+            server: &self.facts,
+            failures,
+            first_hole: coverage.and_then(|coverage| coverage.holes().first().copied()),
+        });
+        snapshot
+    }
+}
+
+pub(super) fn backup_line(backup: &Manifest) -> BackupLine {
+    BackupLine {
+        id: backup.id.to_string(),
+        started_at: backup.started_at,
+        finished_at: backup.finished_at,
+        size_bytes: backup.size_bytes,
+        stored_bytes: backup.stored_bytes,
+        new_bytes: backup.new_bytes,
+        page_errors: backup.page_errors.len() as u64,
+    }
+}

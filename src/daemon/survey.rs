@@ -1,0 +1,206 @@
+//! Looking at the repository and at pg_wal together: what is stored, what is missing and still here (R9), what is gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::coverage::Coverage;
+use super::pusher::Pusher;
+use super::shared::Shared;
+use super::state::Survey;
+use crate::archive::wal_end_on_disk;
+use crate::error::{Kind, Result};
+use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repository::{BackupId, Catalog, Repository};
+
+/// Between two looks at everything.
+const WHOLE: Duration = Duration::from_mins(15);
+/// Between two looks whether there is a new backup: one listing.
+const BACKUPS: Duration = Duration::from_mins(1);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(5);
+/// What is stored is added up this often: it lists everything.
+const BYTES: Duration = Duration::from_hours(1);
+/// Newest segments that are asked for the time of their last commit.
+const SUMMARIES: usize = 4;
+
+/// Survey for ever.
+pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
+    let mut last: Option<(Instant, Vec<String>)> = None;
+    let mut counted_at: Option<Instant> = None;
+    loop {
+        let count = counted_at.is_none_or(|at| at.elapsed() >= BYTES);
+        let pause = match survey(&shared, &pusher, count).await {
+            Ok(backups) => {
+                last = Some((Instant::now(), backups));
+                counted_at = if count { Some(Instant::now()) } else { counted_at };
+                BACKUPS
+            }
+            Err(error) => {
+                tracing::warn!(%error, hint = error.hint_text(), "the repository could not be read");
+                shared.survey_failed(&error);
+                AGAIN
+            }
+        };
+        // Woken: the server writes another timeline, or has become a primary.
+        while tokio::time::timeout(pause, shared.survey.notified()).await.is_err() {
+            let is_due = last.as_ref().is_none_or(|(at, _)| at.elapsed() >= WHOLE);
+            if is_due || pause == AGAIN {
+                break;
+            }
+            let ids = pusher.repository.list_backup_ids().await.map(|ids| texts(&ids));
+            if !matches!((&ids, &last), (Ok(ids), Some((_, known))) if ids == known) {
+                break;
+            }
+        }
+    }
+}
+
+fn texts(ids: &[BackupId]) -> Vec<String> {
+    let mut texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// One look. The ids of the backups that there are.
+async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<String>> {
+    let repository = &pusher.repository;
+    let catalog = Catalog::read(repository).await?;
+    let (sample, end) = shared.server_now();
+    let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
+    let history = history(pusher, timeline, &catalog).await?;
+    let size = catalog.segment_size;
+    let files = pusher.pg_wal.files()?;
+    let standby = sample.is_some_and(|sample| sample.status.in_recovery);
+    let missing = match end.filter(|_| !standby) {
+        Some(end) => missing(&files, &history, end, &catalog),
+        None => Vec::new(),
+    };
+    if !missing.is_empty() {
+        tracing::info!(files = missing.len(), first = %missing[0], "files in pg_wal are not in the repository yet");
+    }
+    let oldest_here = oldest_here(&pusher.pg_wal.ready()?, &missing, end, size);
+    let mut coverage = Coverage::new(catalog, history, oldest_here);
+    let holes = end.filter(|_| !standby).map(|end| holes(&coverage, &files, end, size)).unwrap_or_default();
+    if let Some(first) = holes.first() {
+        tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
+    }
+    coverage.set_holes(holes);
+    let backups: Vec<BackupId> =
+        coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
+    let last_time = last_time(repository, &coverage).await?;
+    let unknown = unknown_age(pusher, last_time);
+    let bytes = if count { Some(super::usage::of(repository).await?) } else { None };
+    sweep_tails(repository, &coverage).await;
+    shared.surveyed(Survey { coverage, unknown, last_time, bytes });
+    pusher.add(missing);
+    Ok(texts(&backups))
+}
+
+/// The history of `timeline`: the server's own copy first, for the repository may not have it yet.
+async fn history(pusher: &Pusher, timeline: TimelineId, catalog: &Catalog) -> Result<History> {
+    if timeline == TimelineId::FIRST {
+        return Ok(History::root(timeline));
+    }
+    let path = pusher.pg_wal.file(&WalName::History(timeline));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => History::parse(timeline, &text),
+        Err(_) => pusher.repository.history(timeline, &catalog.wal).await,
+    }
+}
+
+/// R9: finished files in pg_wal that the repository does not have, on the lineage of the timeline that is written:
+/// a primary that is gone may never have shipped them.
+fn missing(files: &[WalName], history: &History, end: Lsn, catalog: &Catalog) -> Vec<WalName> {
+    let size = catalog.segment_size;
+    let is_finished = |segment: &SegmentName| {
+        let Some(stretch) = history.stretch(segment.timeline) else { return false };
+        // Behind a switch PostgreSQL goes on in a file of the new timeline, and archives the old one as .partial.
+        let until = stretch.end.map_or(end, |switch| switch.min(end));
+        segment.end(size) <= until && segment.end(size) > stretch.begin
+    };
+    let wanted = |name: &&WalName| match name {
+        WalName::Segment(segment) => is_finished(segment) && !catalog.has(segment),
+        WalName::History(timeline) => {
+            history.stretch(*timeline).is_some() && !catalog.wal.iter().any(|file| file.name == **name)
+        }
+        WalName::Partial(_) | WalName::BackupHistory { .. } => false,
+    };
+    files.iter().filter(wanted).copied().collect()
+}
+
+/// Where WAL begins that this host has yet to push.
+fn oldest_here(ready: &[WalName], missing: &[WalName], end: Option<Lsn>, size: SegmentSize) -> Lsn {
+    let segments = ready.iter().chain(missing).filter_map(|name| match name {
+        WalName::Segment(segment) => Some(segment.start(size)),
+        _ => None,
+    });
+    segments.chain(end.map(|end| end.segment_start(size))).min().unwrap_or_default()
+}
+
+/// Segments between the prefix and the end of WAL that are neither stored nor in pg_wal.
+fn holes(coverage: &Coverage, files: &[WalName], end: Lsn, size: SegmentSize) -> BTreeSet<SegmentName> {
+    let here: BTreeSet<&WalName> = files.iter().collect();
+    let mut holes = BTreeSet::new();
+    for stretch in coverage.history().lineage() {
+        let from = stretch.begin.max(coverage.archived()).get() / size.bytes();
+        let until = stretch.end.map_or(end, |switch| switch.min(end)).get() / size.bytes();
+        for number in from..until {
+            let segment = SegmentName::from_number(stretch.timeline, number, size);
+            if !coverage.has(&segment) && !here.contains(&WalName::Segment(segment)) {
+                holes.insert(segment);
+            }
+        }
+    }
+    holes
+}
+
+/// The latest commit in the newest stored segments.
+async fn last_time(repository: &Repository, coverage: &Coverage) -> Result<Option<PgTime>> {
+    let path = coverage.catalog().wal_path(coverage.history(), coverage.base());
+    for segment in path.segments.iter().rev().take(SUMMARIES) {
+        let Ok(file) = coverage.catalog().version(segment) else { continue };
+        match repository.wal_summary(file).await {
+            Ok(summary) if summary.times.is_some() => return Ok(summary.times.map(|(_, last)| last)),
+            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// How old flushed WAL may be that is not stored: whatever is not stored came after the last commit that is. Where none
+/// is, it may be as old as the cluster.
+fn unknown_age(pusher: &Pusher, last_time: Option<PgTime>) -> Duration {
+    let since = last_time.or_else(|| {
+        let made = pusher.pg_wal.path().parent()?.join("PG_VERSION").metadata().ok()?.modified().ok()?;
+        jiff::Timestamp::try_from(made).ok().map(PgTime::from)
+    });
+    let seconds = since.map_or(0.0, |since| PgTime::now().seconds_since(since));
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
+}
+
+/// Delete what is left of tails whose segments are stored. One that stays costs space only.
+async fn sweep_tails(repository: &Repository, coverage: &Coverage) {
+    let Ok(pieces) = repository.list_tail_pieces(None).await else { return };
+    for piece in pieces.iter().filter(|piece| coverage.has(&piece.name.segment)) {
+        if let Err(error) = repository.delete_tail_piece(&piece.name).await {
+            tracing::debug!(%error, "a piece of an old tail is left over");
+        }
+    }
+}
+
+/// Where WAL on disk ends, when the server does not run; `None` when it does, or when that cannot be told.
+pub(super) fn end_on_disk(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> Option<Lsn> {
+    let data_dir = crate::cluster::DataDir::open(pusher.pg_wal.path().parent()?).ok()?;
+    if data_dir.server_is_running().ok()? {
+        return None;
+    }
+    let control = data_dir.control().ok()?;
+    let (timeline, from) = last
+        .filter(|(timeline, _)| *timeline >= control.timeline)
+        .unwrap_or((control.timeline, control.checkpoint));
+    wal_end_on_disk(&pusher.pg_wal, control.segment_size, timeline, from)
+        .inspect_err(|error| tracing::debug!(%error, "cannot tell where WAL on disk ends"))
+        .ok()
+}

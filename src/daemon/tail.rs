@@ -1,0 +1,180 @@
+//! Shipping the tail: every `tail_interval` the newly flushed bytes of the unfinished segment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::outage::Outage;
+use super::pusher::Pusher;
+use super::server::Sample;
+use super::shared::Shared;
+use crate::archive::{TailReader, TailSlice};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::SegmentName;
+use crate::repository::{Repository, TailGeneration, TailPieceName};
+use crate::store::Policy;
+
+/// A piece that has grown to this many bytes is followed by a new one; until then each upload replaces it. Bounds both
+/// what is sent again and how many objects a tail has.
+const PIECE: u32 = 256 << 10;
+/// A tail has at most so many pieces, whatever the segment size.
+const MOST_PIECES: u64 = 64;
+/// The server has to answer within this; else the next tick tries again.
+const FRESH: Duration = Duration::from_secs(2);
+/// One upload; when it fails the next one carries more.
+const UPLOAD: Duration = Duration::from_secs(20);
+
+/// Ship for ever.
+pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
+    if shared.setup.tail_interval.is_zero() {
+        // Turned off: everything else goes on.
+        return std::future::pending().await;
+    }
+    let mut shipper = Shipper::new(Arc::clone(&shared), &pusher);
+    loop {
+        let begin = Instant::now();
+        shipper.tick().await;
+        tokio::time::sleep(shared.setup.tail_interval.saturating_sub(begin.elapsed())).await;
+    }
+}
+
+/// Ship once more before the daemon ends.
+pub(super) async fn run_once(shared: Arc<Shared>, pusher: Arc<Pusher>) {
+    if !shared.setup.tail_interval.is_zero() {
+        Shipper::new(shared, &pusher).tick().await;
+    }
+}
+
+struct Shipper {
+    shared: Arc<Shared>,
+    pusher: Arc<Pusher>,
+    repository: Repository,
+    growing: Option<Growing>,
+    outage: Outage,
+}
+
+/// The tail that grows.
+struct Growing {
+    reader: TailReader,
+    generation: TailGeneration,
+    /// The last piece and a hash of its bytes.
+    last: Option<(TailPieceName, blake3::Hash)>,
+    /// Pieces of earlier generations, to be deleted once this one is there.
+    older: Vec<TailPieceName>,
+    piece: u32,
+}
+
+impl Shipper {
+    fn new(shared: Arc<Shared>, pusher: &Arc<Pusher>) -> Self {
+        let repository = pusher.repository.with_policy(Policy::within(UPLOAD));
+        let outage = Outage::new("the tail cannot be stored");
+        Self { shared, pusher: Arc::clone(pusher), repository, growing: None, outage }
+    }
+
+    async fn tick(&mut self) {
+        let Some(sample) = self.shared.server.fresh(FRESH).await else { return };
+        match self.ship(sample).await {
+            Ok(shipped) => {
+                if shipped {
+                    self.shared.counters.tail_uploads.add(1);
+                }
+                self.outage.succeeded(Instant::now());
+                self.shared.tail_worked();
+            }
+            Err(error) => {
+                self.shared.counters.tail_failures.add(1);
+                // Bytes that are not what they were: what follows is another tail.
+                if matches!(error.kind(), Kind::Corrupt) {
+                    self.growing = None;
+                }
+                self.outage.failed(Instant::now(), &error);
+                self.shared.tail_failed(&error);
+            }
+        }
+    }
+
+    /// Ship what was flushed since the last time; whether there was anything.
+    async fn ship(&mut self, sample: Sample) -> Result<bool> {
+        let Some(timeline) = sample.status.timeline else {
+            self.growing = None;
+            return Ok(false);
+        };
+        let size = self.pusher.control.segment_size;
+        let flushed = sample.status.flushed;
+        let segment = SegmentName::containing(timeline, flushed, size);
+        let end = u32::try_from(flushed.offset_from(segment.start(size)))
+            .map_err(|_| Error::corrupt("the segment is too long"))?;
+        if self.growing.as_ref().is_none_or(|growing| growing.reader.segment() != segment) {
+            if end == 0 {
+                return Ok(false);
+            }
+            self.growing = Some(self.begin(segment).await?);
+        }
+        let Some(growing) = &mut self.growing else { return Ok(false) };
+        let Some((name, slice)) = growing.next(end)? else { return Ok(false) };
+        let stored_from = growing.last.map_or(0, |(last, _)| last.start);
+        let bytes = slice.bytes.get(usize::try_from(name.start - stored_from).unwrap_or(usize::MAX)..);
+        let bytes = bytes.unwrap_or_default();
+        // The commit point of the tail.
+        self.repository.put_tail_piece(&name, bytes).await?;
+        self.shared.tail_stored(segment, name.end, flushed, slice.last_time);
+        let replaced = growing.last.replace((name, blake3::hash(bytes)));
+        let mut covered: Vec<TailPieceName> = std::mem::take(&mut growing.older);
+        covered.extend(replaced.map(|(last, _)| last).filter(|last| last.start == name.start));
+        for piece in &covered {
+            // What is left over is deleted with the rest when the segment is stored.
+            if let Err(error) = self.repository.delete_tail_piece(piece).await {
+                tracing::debug!(%error, "a piece of the tail is left over");
+            }
+        }
+        Ok(true)
+    }
+
+    /// A new tail of `segment`. Always a generation of its own: what another process stored need not be trusted.
+    async fn begin(&self, segment: SegmentName) -> Result<Growing> {
+        let pieces = self.repository.list_tail_pieces(Some(&segment)).await?;
+        let newest = pieces.iter().map(|piece| piece.name.generation).max();
+        let control = &self.pusher.control;
+        let piece = u64::from(PIECE).max(control.segment_size.bytes() / MOST_PIECES);
+        Ok(Growing {
+            reader: TailReader::new(self.pusher.pg_wal.clone(), segment, control),
+            generation: TailGeneration::after(newest)?,
+            last: None,
+            older: pieces.iter().map(|piece| piece.name).collect(),
+            piece: u32::try_from(piece).unwrap_or(PIECE),
+        })
+    }
+}
+
+impl Growing {
+    /// The piece to put so that everything before `end` is stored, and the bytes from the last piece's start on; `None`
+    /// when that is so already. Corrupt if what was stored is no longer what the file holds.
+    fn next(&mut self, end: u32) -> Result<Option<(TailPieceName, TailSlice)>> {
+        let segment = self.reader.segment();
+        let generation = self.generation;
+        let Some((last, hash)) = self.last else {
+            let slice = self.reader.read(0, end)?;
+            return Ok(Some((TailPieceName { segment, generation, start: 0, end }, slice)));
+        };
+        if end <= last.end {
+            return Ok(None);
+        }
+        let slice = self.reader.read(last.start, end).context("read the tail")?;
+        let stored = usize::try_from(last.end - last.start).unwrap_or(usize::MAX);
+        if slice.bytes.get(..stored).map(blake3::hash) != Some(hash) {
+            return Err(Error::corrupt(format!(
+                "WAL of {segment} that was flushed and stored has changed on disk"
+            ))
+            .hint("did the host crash with fsync off, or does its disk lie about what it wrote?"));
+        }
+        let start = if last.end - last.start < self.piece { last.start } else { last.end };
+        Ok(Some((TailPieceName { segment, generation, start, end }, slice)))
+    }
+}
+
+/// Delete the tails of a segment that is stored as a whole.
+pub(super) async fn clean(repository: &Repository, segment: SegmentName) -> Result<()> {
+    for piece in repository.list_tail_pieces(Some(&segment)).await? {
+        repository.delete_tail_piece(&piece.name).await?;
+    }
+    Ok(())
+}
