@@ -1,7 +1,6 @@
 //! From arguments to an exit code.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -9,6 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Cli, Command, Global};
 use super::output::{complain, json, line};
+use super::quick::{self, Unanswered};
 use super::{backup, check, daemon, init, restore, start, status, wal};
 use crate::error::{Kind, Result};
 use crate::seal::MasterKey;
@@ -25,9 +25,11 @@ pub fn main() -> ExitCode {
         usual_hook(info);
         std::process::exit(i32::from(code));
     }));
-    if let Some((global, path)) = plain_push(&arguments) {
-        return ExitCode::from(finish(wal::push(&global, &path), exit));
-    }
+    let asked = match quick::push(&arguments) {
+        Some(Ok(result)) => return ExitCode::from(finish(result.map(|()| 0), exit)),
+        Some(Err(asked)) => Some(asked),
+        None => None,
+    };
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -35,7 +37,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit.code_of(Kind::Usage) } else { 0 });
         }
     };
-    ExitCode::from(finish(run(cli), exit))
+    ExitCode::from(finish(run(cli, asked), exit))
 }
 
 fn finish(result: Result<u8>, exit: Exit) -> u8 {
@@ -47,27 +49,6 @@ fn finish(result: Result<u8>, exit: Exit) -> u8 {
             exit.code_of(error.kind())
         }
     }
-}
-
-/// `wal-push PATH` with nothing but `--config FILE`, as PostgreSQL calls it for every segment: understood without
-/// building the whole command line parser, which would take longer than asking the daemon does.
-fn plain_push(arguments: &[OsString]) -> Option<(Global, PathBuf)> {
-    let words: Option<Vec<&str>> = arguments.iter().skip(1).map(|word| word.to_str()).collect();
-    let mut config = std::env::var_os("WALPROOF_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let (mut is_push, mut path) = (false, None);
-    let words = words?;
-    let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        match (*word, word.strip_prefix("--config=")) {
-            ("wal-push", _) if !is_push => is_push = true,
-            ("--config", _) => config = Some(rest.next().filter(|value| !value.starts_with('-'))?.into()),
-            (_, Some(value)) => config = Some(value.into()),
-            (word, None) if is_push && path.is_none() && !word.starts_with('-') => path = Some(word.into()),
-            _ => return None,
-        }
-    }
-    let config = config.unwrap_or_else(|| crate::config::DEFAULT_PATH.into());
-    Some((Global { config, json: false, quiet: false, verbose: 0 }, path?))
 }
 
 /// What exit codes mean to the caller.
@@ -100,12 +81,12 @@ impl Exit {
     }
 }
 
-fn run(cli: Cli) -> Result<u8> {
+fn run(cli: Cli, asked: Option<Unanswered>) -> Result<u8> {
     let global = cli.global;
     match cli.command {
         Command::Init => init::init(&global),
         Command::Check => check::check(&global),
-        Command::WalPush { path } => wal::push(&global, &path),
+        Command::WalPush { path } => wal::push(&global, &path, asked),
         Command::WalFetch(arguments) => wal::fetch(&global, &arguments),
         Command::WalPrefetch { name, system_identifier, spool } => {
             wal::prefetch(&global, &name, system_identifier, spool)

@@ -7,6 +7,7 @@ mod daemon;
 mod entry;
 mod init;
 mod output;
+mod quick;
 mod restore;
 mod start;
 mod status;

@@ -8,6 +8,7 @@ use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Global, WalFetch};
+use super::quick::Unanswered;
 use super::{output, start};
 use crate::archive::{self, Asked, FetchRequest, Pushed, Spool};
 use crate::cluster::DataDir;
@@ -19,24 +20,26 @@ use crate::store::Policy;
 
 /// R5: whatever happens, the answer comes within `archive.timeout`. The daemon, if there is one, is asked first: mostly
 /// it has shipped the file already. What it cannot do within half of the time is done here.
-pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
-    let begin = Instant::now();
+pub(super) fn push(global: &Global, path: &Path, asked: Option<Unanswered>) -> Result<u8> {
+    let begin = asked.as_ref().map_or_else(Instant::now, |asked| asked.begin);
     let config = Config::load(&global.config)?;
-    let why = match archive::ask(&config.archive.socket, path, config.archive.timeout / 2) {
-        Asked::Stored => {
-            if global.json {
-                output::json(&json!({ "name": file_name(path), "by_daemon": true }))?;
+    let why = match asked {
+        Some(asked) => asked.why,
+        None => match archive::ask(&config.archive.socket, path, config.archive.timeout / 2) {
+            Asked::Stored => {
+                if global.json {
+                    output::json(&json!({ "name": file_name(path), "by_daemon": true }))?;
+                }
+                return Ok(0);
             }
-            return Ok(0);
-        }
-        Asked::Refused(error) => return Err(error.context(format!("archive {}", path.display()))),
-        Asked::DoItYourself(why) => why,
+            Asked::Refused(error) => return Err(error.context(format!("archive {}", path.display()))),
+            Asked::DoItYourself(why) => why,
+        },
     };
     start::log(global, config.log_json, LevelFilter::WARN);
     tracing::debug!(why, "push without the daemon");
     let limit = config.archive.timeout.saturating_sub(begin.elapsed());
-    let pushed =
-        push_within(&config, path, limit).with_context(|| format!("archive {}", path.display()))?;
+    let pushed = push_within(&config, path, limit).with_context(|| format!("archive {}", path.display()))?;
     tracing::info!(name = %pushed.name, stored = pushed.stored_len, already_there = pushed.already_there, "archived");
     if global.json {
         output::json(&json!({

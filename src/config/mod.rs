@@ -1,6 +1,7 @@
 //! The configuration: words from the operator become values. Unknown keys are errors.
 
 mod credentials;
+mod plain;
 mod raw;
 mod repository;
 mod secret;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use plain::plain_socket;
 pub use repository::RepositoryConfig;
 
 use crate::error::{Error, Result, ResultExt};

@@ -205,7 +205,11 @@ mod tests {
     fn a_new_timeline_goes_on_where_it_began() {
         let size = SegmentSize::new(1 << 20).unwrap();
         let mut coverage = coverage(&[(1, 3), (1, 4)], 2, "1\t0/480000\tx");
-        assert_eq!(coverage.archived(), Lsn::new(0x48_0000), "the older one's segment counts up to the switch");
+        assert_eq!(
+            coverage.archived(),
+            Lsn::new(0x48_0000),
+            "the older one's segment counts up to the switch"
+        );
         coverage.add_tail(segment(2, 4, size), 0x9_0000);
         assert_eq!(coverage.stored(), Lsn::new(0x49_0000));
         coverage.add(file(2, 4));

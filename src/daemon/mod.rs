@@ -28,6 +28,4 @@ mod watchdog;
 pub use counters::{Counters, Histogram, Requests, VERBS};
 pub use run::run;
 pub use shared::Setup;
-pub use snapshot::{
-    BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine,
-};
+pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};

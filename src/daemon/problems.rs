@@ -90,7 +90,10 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
     match snapshot.rpo_seconds {
         Some(rpo) if rpo > snapshot.rpo_objective.as_secs_f64() => found.add(
             Severity::Failure,
-            format!("{rpo:.0} s of WAL would be lost now; {} s were promised", snapshot.rpo_objective.as_secs()),
+            format!(
+                "{rpo:.0} s of WAL would be lost now; {} s were promised",
+                snapshot.rpo_objective.as_secs()
+            ),
             None,
         ),
         None if snapshot.role == Role::Primary && snapshot.stored.is_none() => found.add(
@@ -101,7 +104,11 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
         _ => {}
     }
     for (name, failure) in facts.failures.iter().take(3) {
-        found.add(Severity::Failure, format!("{name} cannot be archived: {}", failure.message), failure.hint.clone());
+        found.add(
+            Severity::Failure,
+            format!("{name} cannot be archived: {}", failure.message),
+            failure.hint.clone(),
+        );
     }
     if facts.failures.len() > 3 {
         found.add(Severity::Failure, format!("and {} more files", facts.failures.len() - 3), None);
@@ -123,7 +130,11 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
     if waits.is_some_and(|seconds| seconds > LONGEST_WAIT_SECONDS) && facts.failures.is_empty() {
         found.add(
             Severity::Warning,
-            format!("{} files wait to be archived, the oldest for {:.0} s", snapshot.ready, waits.unwrap_or(0.0)),
+            format!(
+                "{} files wait to be archived, the oldest for {:.0} s",
+                snapshot.ready,
+                waits.unwrap_or(0.0)
+            ),
             Some("is the store slow, or does the server's archiver fail? its log says why".to_owned()),
         );
     }
@@ -145,7 +156,10 @@ fn of_backups(facts: &Facts<'_>, found: &mut Found) {
     if age > OLDEST_BACKUP_SECONDS {
         found.add(
             Severity::Warning,
-            format!("the newest backup is {:.0} hours old: a restore has to replay all WAL since then", age / 3600.0),
+            format!(
+                "the newest backup is {:.0} hours old: a restore has to replay all WAL since then",
+                age / 3600.0
+            ),
             Some("does walproof-backup.timer run (systemctl list-timers)?".to_owned()),
         );
     }
@@ -153,7 +167,10 @@ fn of_backups(facts: &Facts<'_>, found: &mut Found) {
         found.add(
             Severity::Failure,
             format!("{} pages of the newest backup fail their checksum", newest.page_errors),
-            Some(format!("`walproof backup-show {}` names them; the server's disk is the first suspect", newest.id)),
+            Some(format!(
+                "`walproof backup-show {}` names them; the server's disk is the first suspect",
+                newest.id
+            )),
         );
     }
     if snapshot.backup_failed_at.is_some_and(|failed| failed > newest.finished_at) {

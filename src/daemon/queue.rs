@@ -57,7 +57,11 @@ impl Queue {
 
     /// Try `name` again now, should it have failed a while ago.
     pub(super) fn hurry(&mut self, name: &WalName, now: Instant) {
-        if self.failed.get(name).is_some_and(|failure| now.saturating_duration_since(failure.at) > FIRST_PAUSE) {
+        if self
+            .failed
+            .get(name)
+            .is_some_and(|failure| now.saturating_duration_since(failure.at) > FIRST_PAUSE)
+        {
             self.failed.remove(name);
         }
     }
@@ -65,9 +69,8 @@ impl Queue {
     /// The next file to push, if there is one now. `.history` goes before the segments of its timeline (R4), else the
     /// oldest first, as PostgreSQL does.
     pub(super) fn next(&mut self, now: Instant) -> Option<WalName> {
-        let due = |name: &&WalName| {
-            self.failed.get(*name).is_none_or(|failure| now >= failure.at + failure.pause)
-        };
+        let due =
+            |name: &&WalName| self.failed.get(*name).is_none_or(|failure| now >= failure.at + failure.pause);
         let held_back = |name: &&WalName| {
             let pending = self.waiting.iter().chain(&self.in_flight);
             let mut histories = pending.filter(|other| matches!(other, WalName::History(_)));
@@ -100,7 +103,8 @@ impl Queue {
     /// `name` could not be pushed; it waits a while longer each time.
     pub(super) fn failed(&mut self, name: WalName, error: &Error, now: Instant) {
         self.in_flight.remove(&name);
-        let pause = self.failed.get(&name).map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
+        let pause =
+            self.failed.get(&name).map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
         let failure = Failure {
             kind: error.kind(),
             message: error.to_string(),

@@ -72,7 +72,8 @@ fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
 async fn archive(shared: Arc<Shared>) -> Error {
     let (data_dir, control) = until_found(&shared, || std::future::ready(find_cluster(&shared))).await;
     shared.set_control(control.clone());
-    let namespace = shared.setup.namespace.observed(Arc::clone(&shared.store) as Arc<dyn crate::store::Observe>);
+    let namespace =
+        shared.setup.namespace.observed(Arc::clone(&shared.store) as Arc<dyn crate::store::Observe>);
     let ours = control.clone();
     let repository = until_found(&shared, move || find_repository(namespace.clone(), ours.clone())).await;
     let pusher = Arc::new(Pusher::new(repository, control, PgWal::of(&data_dir)));

@@ -75,7 +75,12 @@ struct Outages {
 }
 
 impl Shared {
-    pub(super) fn new(setup: Setup, counters: Arc<Counters>, store: Arc<StoreWatch>, server: ServerHandle) -> Self {
+    pub(super) fn new(
+        setup: Setup,
+        counters: Arc<Counters>,
+        store: Arc<StoreWatch>,
+        server: ServerHandle,
+    ) -> Self {
         let state = Mutex::new(State::new(Instant::now(), PgTime::now()));
         let outages = Outages {
             server: Outage::new("the server cannot be asked"),
@@ -127,11 +132,13 @@ impl Shared {
     pub(super) fn check_server(&self, info: &ServerInfo) -> Result<()> {
         let state = self.state();
         match &state.control {
-            Some(control) if control.system_identifier != info.system_identifier => Err(Error::server(format!(
-                "the server has system identifier {}, the data directory {}",
-                info.system_identifier, control.system_identifier
-            ))
-            .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?")),
+            Some(control) if control.system_identifier != info.system_identifier => {
+                Err(Error::server(format!(
+                    "the server has system identifier {}, the data directory {}",
+                    info.system_identifier, control.system_identifier
+                ))
+                .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?"))
+            }
             _ => Ok(()),
         }
     }
@@ -196,7 +203,13 @@ impl Shared {
         self.state().ready = (count, oldest);
     }
 
-    pub(super) fn tail_stored(&self, segment: SegmentName, len: u32, flushed: Lsn, last_time: Option<PgTime>) {
+    pub(super) fn tail_stored(
+        &self,
+        segment: SegmentName,
+        len: u32,
+        flushed: Lsn,
+        last_time: Option<PgTime>,
+    ) {
         self.state().tail_stored(segment, len, flushed, last_time);
     }
 

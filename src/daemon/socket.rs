@@ -47,8 +47,9 @@ impl Socket {
                 )
             })?;
         lock.try_lock().map_err(|_| {
-            Error::new(Kind::Busy, format!("another daemon serves {}", path.display()))
-                .hint("one daemon for a cluster is enough: is it running already (systemctl status walproof)?")
+            Error::new(Kind::Busy, format!("another daemon serves {}", path.display())).hint(
+                "one daemon for a cluster is enough: is it running already (systemctl status walproof)?",
+            )
         })?;
         match std::fs::remove_file(path) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {

@@ -162,7 +162,13 @@ impl State {
         });
     }
 
-    pub(super) fn tail_stored(&mut self, segment: SegmentName, len: u32, end: Lsn, last_time: Option<PgTime>) {
+    pub(super) fn tail_stored(
+        &mut self,
+        segment: SegmentName,
+        len: u32,
+        end: Lsn,
+        last_time: Option<PgTime>,
+    ) {
         self.tail = Some(TailLine { segment: segment.to_string(), end, at: PgTime::now() });
         self.last_time = self.last_time.max(last_time);
         if let Some(coverage) = &mut self.coverage {
@@ -257,7 +263,10 @@ impl State {
             oldest_ready: self.ready.1,
             gap_segments: coverage.map_or(0, |coverage| coverage.holes().len() as u64),
             last_push: self.last_push,
-            tail: self.tail.clone().filter(|tail| coverage.is_none_or(|coverage| tail.end > coverage.archived())),
+            tail: self
+                .tail
+                .clone()
+                .filter(|tail| coverage.is_none_or(|coverage| tail.end > coverage.archived())),
             backups: self.backups.clone(),
             backup_failed_at: self.backup_failed_at,
             window: self.window_start.map(|start| (start, self.last_time.unwrap_or(start).max(start))),

@@ -86,8 +86,7 @@ async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<Str
         tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
     coverage.set_holes(holes);
-    let backups: Vec<BackupId> =
-        coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
+    let backups: Vec<BackupId> = coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);
     let bytes = if count { Some(super::usage::of(repository).await?) } else { None };

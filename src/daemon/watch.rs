@@ -25,7 +25,8 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
     let mut scanned_at: Option<Instant> = None;
     loop {
         if watcher.is_none() {
-            watcher = watch(&pusher, sender.clone()).inspect_err(|error| tracing::debug!(%error, "no watch")).ok();
+            watcher =
+                watch(&pusher, sender.clone()).inspect_err(|error| tracing::debug!(%error, "no watch")).ok();
         }
         if scanned_at.is_none_or(|at| at.elapsed() >= RESCAN) {
             if rescan(&shared, &pusher).is_err() {

@@ -11,6 +11,9 @@
 mod support;
 
 mod backup;
+mod daemon;
+mod daemon_faults;
+mod disaster;
 mod exit_codes;
 mod init;
 mod kill;

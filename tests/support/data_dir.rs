@@ -68,6 +68,23 @@ impl FakeDataDir {
         name
     }
 
+    /// Segments `numbers` with little in them, as sparse files: thousands take hardly any space. Gives their names.
+    #[track_caller]
+    pub fn add_sparse_ready(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
+        let add = |number| {
+            let file = self.wal(number).pages(1);
+            let (name, bytes) = (file.name(), file.bytes());
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let path = self.pg_wal().join(&name);
+            super::scratch::write_owned(&path, &bytes[..used], 0o600);
+            let sparse = std::fs::OpenOptions::new().write(true).open(&path).expect("open a segment");
+            sparse.set_len(bytes.len() as u64).expect("lengthen a segment");
+            self.mark_ready(&name);
+            name
+        };
+        numbers.into_iter().map(add).collect()
+    }
+
     /// Put any file into pg_wal and mark it ready: a history, a `.partial`, a `.backup`.
     #[track_caller]
     pub fn add_to_pg_wal(&self, name: &str, content: impl AsRef<[u8]>) {

@@ -2,6 +2,7 @@
 //!
 //! - [`postgres`]: real PostgreSQL servers, private and disposable.
 //! - [`walproof`]: the compiled binary, called as PostgreSQL, systemd or an operator would call it.
+//! - [`daemon`]: the same program as a daemon.
 //! - [`archived`]: both together, and what is restored from them.
 //! - [`s3`]: an S3 server inside the test process that can be told to misbehave.
 //! - [`repo`]: where a repository lives, and the hands of somebody who tampers with it.
@@ -31,6 +32,7 @@ pub mod archived;
 pub mod cluster;
 pub mod cluster_builder;
 pub mod control_file;
+pub mod daemon;
 pub mod data_dir;
 pub mod dump;
 pub mod fabricate;
@@ -52,6 +54,7 @@ pub mod walproof;
 pub mod walproof_builder;
 
 pub use archived::Archived;
+pub use daemon::Daemon;
 pub use random::{Random, seed};
 pub use repo::Repo;
 pub use scratch::Scratch;

@@ -1,0 +1,309 @@
+//! The daemon: archiving ahead, the socket, the tail, the RPO, standbys and promotion.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::archived::{Archived, PATIENCE, wait_open};
+use crate::support::postgres::{Cluster, StopMode};
+use crate::support::s3::{S3Server, Verb};
+use crate::support::site::Site;
+use crate::support::{Daemon, Repo, Walproof};
+
+/// A cluster, a backup, and a tail every second.
+fn archived(repo: Repo) -> Archived {
+    archived_as(
+        Cluster::builder().segment_size_mb(1),
+        repo,
+        "tail_interval = \"1s\"\nheartbeat_interval = \"0s\"",
+    )
+}
+
+fn archived_as(builder: crate::support::postgres::ClusterBuilder, repo: Repo, archive: &str) -> Archived {
+    let mut cluster = builder.create();
+    let toml = format!("[archive]\n{archive}");
+    let walproof = Walproof::builder(repo).cluster(&cluster).toml(&toml).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof).start();
+    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+}
+
+#[test]
+fn r1_segments_are_stored_before_postgresql_asks_and_it_is_told_so() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    // PostgreSQL's own archiver is kept away: what gets stored, the daemon stored by itself.
+    archived.cluster.set("archive_command", "false").reload();
+    let names: Vec<String> = (0..5).map(|_| archived.cluster.switch_wal()).collect();
+    daemon.wait_all_stored();
+    for name in &names {
+        assert_eq!(archived.repo().keys(&format!("/{name}-")).len(), 1, "{name} is stored");
+    }
+    let asked = archived.walproof.json(["wal-push", &format!("pg_wal/{}", names[0])]);
+    assert_eq!(asked["by_daemon"], true);
+    let command = archived.walproof.archive_command();
+    archived.cluster.set("archive_command", &command).reload();
+    archived.cluster.wait_archived(&names[4], PATIENCE);
+    let status = daemon.wait("nothing waits", |status| status["ready"] == 0);
+    assert_eq!(status["role"], "primary");
+    let log = daemon.terminate();
+    log.success();
+    assert!(!log.stderr().contains("WARN"), "{log}");
+}
+
+#[test]
+fn r1_without_a_daemon_that_can_be_believed_wal_push_does_the_work_itself() {
+    let site = Site::new(Repo::local());
+    let socket = site.walproof.socket();
+    let push = |number| {
+        let name = site.data.add_wal(&site.data.wal(number).random(number));
+        let pushed = site.walproof.json(["wal-push", &format!("pg_wal/{name}")]);
+        assert_eq!(pushed["by_daemon"], false);
+        site.comes_back(&name);
+    };
+    push(1);
+    // Left behind by a daemon that was killed.
+    drop(UnixListener::bind(&socket).unwrap());
+    push(2);
+    // Others say something else, or nothing, or hang up.
+    for (number, answer) in [(3, Some("ok\n")), (4, Some("stored please\n")), (5, Some("")), (6, None)] {
+        std::fs::remove_file(&socket).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let pretender = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            assert!(line.starts_with("walproof/1 push "), "{line}");
+            match answer {
+                Some(answer) => stream.write_all(answer.as_bytes()).unwrap(),
+                None => sleep(Duration::from_secs(6)),
+            }
+        });
+        push(number);
+        pretender.join().unwrap();
+    }
+}
+
+#[test]
+fn a_second_daemon_for_the_same_cluster_says_so_and_leaves() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.walproof.run(["daemon"]).fails_with(7).stderr_contains("another daemon");
+    assert_eq!(daemon.status()["role"], "primary", "the first one is not disturbed");
+    daemon.kill9();
+    // What it left behind is in nobody's way.
+    Daemon::start_whole(&archived.walproof);
+}
+
+#[test]
+fn r8_the_tail_is_stored_and_a_restore_brings_it_back() {
+    let server = S3Server::start();
+    for repo in [Repo::local(), Repo::s3(&server)] {
+        let mut archived = archived(repo);
+        archived.backup();
+        let daemon = Daemon::start_whole(&archived.walproof);
+        archived.cluster.psql("create table t as select generate_series(1, 100) as n");
+        daemon.wait_all_stored();
+        archived.cluster.psql("insert into t select generate_series(101, 200)");
+        let status = daemon.wait_all_stored();
+        assert_eq!(status["tail"]["end"], status["stored"]);
+        daemon.kill9();
+        archived.cluster.destroy_data_dir();
+        let restored = archived.restore_newest("restored");
+        assert_eq!(restored.psql("select count(*), max(n) from t"), "200|200");
+    }
+}
+
+#[test]
+fn the_tail_of_a_stored_segment_goes_and_few_pieces_stay() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let segments = || {
+        let keys = archived.repo().keys("/tail/");
+        let mut names: Vec<String> =
+            keys.iter().filter_map(|key| Some(key.split('/').nth(3)?.to_owned())).collect();
+        names.dedup();
+        (names, keys.len())
+    };
+    for _ in 0..4 {
+        archived.cluster.psql("select pg_logical_emit_message(true, 'x', repeat('x', 100000))");
+        daemon.wait_all_stored();
+    }
+    let (names, pieces) = segments();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert!(pieces <= 3, "{pieces} pieces for less than a megabyte");
+    archived.archive_all();
+    daemon.wait_all_stored();
+    crate::support::wait_until("the old tail is gone", PATIENCE, || !segments().0.contains(&names[0]));
+}
+
+#[test]
+fn the_rpo_is_right_when_idle_and_when_the_server_is_down() {
+    let mut archived = archived(Repo::local());
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("create table t (n int)");
+    daemon.wait_all_stored();
+    sleep(Duration::from_secs(3));
+    assert_eq!(daemon.status()["rpo_seconds"], 0.0, "idle: nothing would be lost");
+    archived.cluster.stop(StopMode::Fast);
+    let down = daemon.wait("it notices", |status| status["role"] == "down");
+    assert!(!down["problems"].as_array().unwrap().is_empty());
+    // A clean stop archives everything.
+    daemon.wait("all that is on the disk is stored", |status| status["rpo_seconds"] == 0.0);
+    archived.cluster.start();
+    archived.cluster.psql("insert into t values (1)");
+    daemon.wait("it is back", |status| status["role"] == "primary" && status["rpo_seconds"] == 0.0);
+}
+
+#[test]
+fn the_rpo_grows_after_a_crash_that_left_wal_behind() {
+    let mut archived = archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"0s\"");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("create table t as select 1 as n");
+    daemon.wait("something is not stored", |status| status["rpo_seconds"].as_f64() > Some(0.0));
+    archived.cluster.kill9();
+    let first = daemon.wait("it notices", |status| status["role"] == "down");
+    sleep(Duration::from_secs(2));
+    let second = daemon.status();
+    let rpo = |status: &serde_json::Value| status["rpo_seconds"].as_f64().unwrap();
+    assert!(rpo(&second) >= rpo(&first) + 1.5, "{} then {}", rpo(&first), rpo(&second));
+    archived.cluster.start();
+    archived.archive_all();
+    daemon.wait_all_stored();
+}
+
+#[test]
+fn after_a_restart_of_the_daemon_the_rpo_is_not_less_than_it_was() {
+    let archived =
+        archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"0s\"\nheartbeat_interval = \"0s\"");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.archive_all();
+    archived.cluster.psql("create table t as select 1 as n");
+    daemon.wait("something is not stored", |status| status["rpo_seconds"].as_f64() > Some(0.0));
+    sleep(Duration::from_secs(3));
+    let before = daemon.status()["rpo_seconds"].as_f64().unwrap();
+    daemon.kill9();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let after = daemon.status()["rpo_seconds"].as_f64().unwrap();
+    assert!(before >= 3.0 && after >= before, "{before} s before, {after} s after");
+}
+
+#[test]
+fn heartbeats_give_an_idle_cluster_a_time_to_be_restored_to() {
+    let archived =
+        archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"1s\"\nheartbeat_interval = \"1s\"");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let end = |status: &serde_json::Value| status["window"][1].as_str().map(str::to_owned);
+    let first = end(&daemon.wait("there is a window", |status| end(status).is_some()));
+    daemon.wait("the window moves on", |status| end(status) > first);
+}
+
+#[test]
+fn r9_a_promoted_standby_ships_what_the_old_primary_never_did() {
+    let mut old = archived(Repo::local());
+    let mut standby = Cluster::standby_of(&old.cluster);
+    let walproof = Walproof::builder(old.repo().clone())
+        .cluster(&standby)
+        .key_of(&old.walproof)
+        .toml("[archive]\ntail_interval = \"1s\"")
+        .build();
+    old.backup();
+    standby.set("archive_command", &walproof.archive_command());
+    standby.start();
+    let daemon = Daemon::start_whole(&walproof);
+    let status = daemon.wait("it sees the standby", |status| status["role"] == "standby");
+    assert!(status["rpo_seconds"].is_null(), "a standby claims no RPO");
+
+    // The old primary cannot archive any more, but its standby has what it writes.
+    old.cluster.set("archive_command", "false").reload();
+    old.cluster.psql("create table t as select generate_series(1, 1000) as n");
+    let unshipped: Vec<String> = (0..3).map(|_| old.cluster.switch_wal()).collect();
+    old.cluster.psql("insert into t values (1001)");
+    let reached = old.cluster.psql("select pg_current_wal_flush_lsn()");
+    standby.wait_until(&format!("select pg_last_wal_replay_lsn() >= '{reached}'"), "t", PATIENCE);
+    old.cluster.kill9();
+    standby.promote();
+    let status = daemon.wait("the new primary is covered", |status| {
+        status["role"] == "primary" && status["timeline"] == 2 && status["rpo_seconds"] == 0.0
+    });
+    assert_eq!(status["gap_segments"], 0);
+    for name in &unshipped {
+        assert_eq!(old.repo().keys(&format!("/{name}-")).len(), 1, "{name} was shipped by the new primary");
+    }
+    standby.psql("insert into t values (1002)");
+    daemon.wait_all_stored();
+    daemon.kill9();
+    standby.kill9();
+    let to = old.target("restored");
+    old.try_restore(&to, [""; 0]).success();
+    let mut restored = crate::support::archived::attach_silent(&to);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(restored.psql("select count(*), max(n) from t"), "1002|1002");
+}
+
+#[test]
+fn r9_a_hole_that_cannot_be_filled_is_reported_and_a_backup_closes_it() {
+    let mut archived = archived(Repo::local());
+    archived.backup();
+    let lost = archived.cluster.switch_wal();
+    archived.cluster.wait_archived(&lost, PATIENCE);
+    for _ in 0..3 {
+        archived.archive_all();
+    }
+    archived.repo().delete(&archived.repo().key(&format!("/{lost}-")));
+    let file = archived.cluster.pg_wal().join(&lost);
+    archived.cluster.psql("checkpoint");
+    let _ = std::fs::remove_file(file);
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let status = daemon.wait("it finds the hole", |status| status["gap_segments"] == 1);
+    assert!(status["problems"].to_string().contains(&lost), "{status:#}");
+    assert!(status["rpo_seconds"].as_f64() > Some(0.0), "what comes after a hole is not safe");
+    archived.backup();
+    daemon.wait_within(Duration::from_secs(100), "the backup closes it", |status| {
+        status["gap_segments"] == 0 && status["rpo_seconds"] == 0.0
+    });
+}
+
+#[test]
+fn pg_wal_may_be_a_symbolic_link() {
+    let mut archived = archived(Repo::local());
+    archived.cluster.stop(StopMode::Fast);
+    let elsewhere = archived.scratch.join("pg_wal");
+    let pg_wal = archived.cluster.pg_wal();
+    // Renamed, so that its owner stays.
+    std::fs::rename(&pg_wal, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &pg_wal).unwrap();
+    archived.cluster.start();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.archive_all();
+    daemon.wait_all_stored();
+    assert!(daemon.log().contains("daemon started") && !daemon.log().contains("WARN"), "{}", daemon.log());
+}
+
+#[test]
+fn five_thousand_ready_files_at_the_start_are_archived_in_order() {
+    let server = S3Server::start();
+    let site = Site::with(Repo::s3(&server), |builder| {
+        builder.conninfo("host=/nonexistent user=postgres dbname=postgres").toml("[archive]\nconcurrency = 8")
+    });
+    let begin = Instant::now();
+    let names = site.data.add_sparse_ready(1..=5000);
+    println!("made in {:?}", begin.elapsed());
+    let daemon = Daemon::start(&site.walproof);
+    crate::support::wait_until("all are stored", Duration::from_mins(5), || {
+        server.faults().count(Verb::Put) > 5000 && site.stored(&names[4999]).len() == 1
+    });
+    println!("stored after {:?}", begin.elapsed());
+    assert_eq!(site.repo().keys("/wal/").len(), 5000);
+    let memory = crate::support::process::peak_memory(daemon.pid());
+    assert!(memory < 128 << 20, "{memory} bytes");
+    assert!(daemon.log().len() < 20_000, "{}", daemon.log());
+}

@@ -1,0 +1,166 @@
+//! What a daemon survives: a store that is down, slow or flaky, kills at any moment, a server that comes and goes.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::archived::{Archived, PATIENCE};
+use crate::support::postgres::Cluster;
+use crate::support::s3::{Fault, S3Server, Verb};
+use crate::support::{Daemon, Random, Repo, Walproof};
+
+const SETTINGS: &str =
+    "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"1s\"\ntimeout = \"5s\"\nconcurrency = 4";
+
+fn archived(repo: Repo) -> Archived {
+    let mut cluster = Cluster::builder().segment_size_mb(1).create();
+    let walproof = Walproof::builder(repo).cluster(&cluster).toml(SETTINGS).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof).start();
+    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+}
+
+fn write(archived: &Archived, segments: u32) -> Vec<String> {
+    (0..segments).map(|_| archived.cluster.switch_wal()).collect()
+}
+
+/// Every finished segment is stored once, and everything flushed is stored.
+fn all_is_stored(archived: &Archived, daemon: &Daemon, names: &[String]) {
+    daemon.wait_within(Duration::from_mins(2), "all is stored", |status| {
+        status["rpo_seconds"] == 0.0 && status["ready"] == 0
+    });
+    for name in names {
+        assert_eq!(archived.repo().keys(&format!("/{name}-")).len(), 1, "{name}");
+    }
+    let list = archived.walproof.json(["wal-list"]);
+    assert_eq!(list["gaps"].as_array().unwrap().len(), 0, "{list}");
+}
+
+#[test]
+fn a_store_that_is_down_delays_and_loses_nothing() {
+    let mut server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    server.stop();
+    let names = write(&archived, 30);
+    let status = daemon.wait("the RPO grows", |status| status["rpo_seconds"].as_f64() > Some(12.0));
+    assert_eq!(status["store_up"], false, "{status:#}");
+    server.restart();
+    server.faults().forget();
+    all_is_stored(&archived, &daemon, &names);
+    // Nothing twice: each segment was put once after the store came back.
+    for name in &names {
+        let part = format!("/{name}-");
+        let puts = server
+            .faults()
+            .requests()
+            .iter()
+            .filter(|r| r.verb == Verb::Put && r.key.contains(&part))
+            .count();
+        assert!(puts <= 1, "{name} was put {puts} times");
+    }
+    let log = daemon.log();
+    let said = log.lines().filter(|line| line.contains("WAL cannot be archived")).count();
+    assert!((1..=4).contains(&said), "a line when it starts, one a minute, one when it ends: {log}");
+}
+
+#[test]
+fn every_tenth_request_failing_is_survived() {
+    let server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    server.faults().add(Fault::status(503).every(10)).add(Fault::reset().every(7));
+    let daemon = Daemon::start(&archived.walproof);
+    let names = write(&archived, 25);
+    all_is_stored(&archived, &daemon, &names);
+    assert!(server.faults().struck() > 5);
+}
+
+#[test]
+fn a_store_that_takes_a_second_for_each_request_is_survived() {
+    let server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    let daemon = Daemon::start_whole(&archived.walproof);
+    server.faults().latency(Duration::from_secs(1));
+    let names = write(&archived, 8);
+    sleep(Duration::from_secs(3));
+    let rpo = daemon.metric("walproof_rpo_seconds").expect("a primary claims an RPO");
+    assert!(rpo < 20.0, "{rpo}");
+    server.faults().latency(Duration::ZERO);
+    all_is_stored(&archived, &daemon, &names);
+}
+
+#[test]
+fn a_daemon_that_is_killed_at_any_moment_goes_on_where_it_was() {
+    let server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    let mut random = Random::from_seed("kill daemon");
+    let mut names = Vec::new();
+    for _ in 0..12 {
+        let daemon = Daemon::start(&archived.walproof);
+        names.extend(write(&archived, 3));
+        sleep(Duration::from_millis(random.below(400)));
+        daemon.kill9();
+    }
+    let daemon = Daemon::start_whole(&archived.walproof);
+    all_is_stored(&archived, &daemon, &names);
+    let tails: Vec<String> = archived.repo().keys("/tail/");
+    assert!(tails.len() <= 4, "tails of earlier lives are swept: {tails:?}");
+}
+
+#[test]
+fn a_server_that_crashes_restarts_or_is_not_there_yet_is_waited_for() {
+    let mut cluster = Cluster::builder().segment_size_mb(1).create();
+    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(SETTINGS).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof);
+    let daemon = Daemon::start(&walproof);
+    daemon.wait("it says that the server is down", |status| status["role"] == "down");
+    cluster.start();
+    cluster.psql("create table t as select 1 as n");
+    daemon.wait("it found the server", |status| status["role"] == "primary" && status["rpo_seconds"] == 0.0);
+    for _ in 0..3 {
+        cluster.kill9();
+        cluster.start();
+        cluster.psql("insert into t values (2)");
+        let last = cluster.switch_wal();
+        cluster.wait_archived(&last, PATIENCE);
+        daemon.wait_all_stored();
+    }
+    cluster.restart();
+    cluster.psql("insert into t values (3)");
+    daemon.wait_all_stored();
+    assert!(!daemon.log().contains("has changed on disk"), "{}", daemon.log());
+}
+
+#[test]
+fn before_the_store_is_there_the_daemon_waits_and_wal_push_is_not_held_up() {
+    let mut server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    server.stop();
+    let daemon = Daemon::start(&archived.walproof);
+    let status = daemon.wait("it says why", |status| !status["problems"].as_array().unwrap().is_empty());
+    assert!(status["rpo_seconds"].is_null(), "nothing is known, nothing is claimed");
+    let name = archived.cluster.switch_wal();
+    archived.walproof.push(&name).fails_with(4);
+    server.restart();
+    all_is_stored(&archived, &daemon, &[name]);
+}
+
+#[test]
+fn r2_a_conflict_is_told_to_postgresql_and_shown() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.set("archive_command", "false").reload();
+    let name = archived.cluster.switch_wal();
+    daemon.wait_all_stored();
+    // Somebody else has archived other bytes under the name that comes next.
+    let next = archived.cluster.psql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    let key = archived.repo().key(&format!("/{name}-"));
+    let other = key.replace(&name, &next);
+    archived.repo().copy(&key, &other);
+    assert_eq!(archived.cluster.switch_wal(), next);
+    daemon.wait("it shows the conflict", |status| {
+        status["problems"].to_string().contains("different contents")
+    });
+    archived.walproof.push(&next).fails_with(3).stderr_contains("hint: do two primaries archive");
+}
