@@ -1,5 +1,7 @@
 //! Finding and opening the repository of a cluster: `<prefix>/<cluster>/<system identifier>/`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
@@ -8,7 +10,7 @@ use super::layout;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::ControlFile;
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
-use crate::store::Store;
+use crate::store::{Observe, Store};
 
 /// All repositories of one cluster's name; `initdb` and `pg_upgrade` begin a new one.
 #[derive(Debug, Clone)]
@@ -34,6 +36,12 @@ impl Namespace {
     /// The store.
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The same namespace, and all repositories opened from it, with every request to the store told to `observer`.
+    #[must_use]
+    pub fn observed(&self, observer: Arc<dyn Observe>) -> Self {
+        Self { store: self.store.observed(observer), ..self.clone() }
     }
 
     /// The keys at hand.

@@ -5,12 +5,14 @@
 
 mod failure;
 mod location;
+mod observe;
 mod policy;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -19,6 +21,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 pub use location::{Credentials, Location, S3Location};
+pub use observe::{Observe, Outcome};
 pub use policy::Policy;
 
 use crate::cluster::durable;
@@ -43,6 +46,7 @@ pub struct Store {
     description: Arc<str>,
     /// Where objects lie when they are files; directories are then made durable before the files in them.
     local_root: Option<Arc<PathBuf>>,
+    observer: Option<Arc<dyn Observe>>,
 }
 
 impl Store {
@@ -54,13 +58,19 @@ impl Store {
             Location::File(path) => Some(Arc::new(path.clone())),
             Location::S3(_) | Location::Memory => None,
         };
-        Ok(Self { objects, policy, description, local_root })
+        Ok(Self { objects, policy, description, local_root, observer: None })
     }
 
     /// The same store with other deadlines.
     #[must_use]
     pub fn with_policy(&self, policy: Policy) -> Self {
         Self { policy, ..self.clone() }
+    }
+
+    /// The same store, whose every try from now on is told to `observer`.
+    #[must_use]
+    pub fn observed(&self, observer: Arc<dyn Observe>) -> Self {
+        Self { observer: Some(observer), ..self.clone() }
     }
 
     /// Whether a request crosses a network, so that fetching ahead pays.
@@ -71,17 +81,21 @@ impl Store {
     /// Make `parts`, one after the other, the object `key`. Durable when this returns. Overwrites.
     pub async fn put(&self, key: &str, parts: Vec<Bytes>) -> Result<()> {
         let path = parse(key)?;
-        self.make_parent(key).await?;
+        let begin = Instant::now();
+        if let Err(error) = self.make_parent(key).await {
+            self.tell("put", Outcome::of(&error), begin.elapsed());
+            return Err(error);
+        }
         let payload: PutPayload = parts.into_iter().collect();
         let put = || async { self.objects.put(&path, payload.clone()).await.map(|_| ()) };
-        self.policy.run(put).await.with_context(|| self.doing("put", key))
+        self.run("put", put).await.with_context(|| self.doing("put", key))
     }
 
     /// The whole object.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
         let path = parse(key)?;
         let get = || async { self.objects.get(&path).await?.bytes().await };
-        self.policy.run(get).await.with_context(|| self.doing("get", key))
+        self.run("get", get).await.with_context(|| self.doing("get", key))
     }
 
     /// The bytes of `range`, all of them.
@@ -93,7 +107,7 @@ impl Store {
             return Ok(Bytes::new());
         }
         let get = || async { self.objects.get_range(&path, range.clone()).await };
-        let bytes = self.policy.run(get).await.with_context(|| self.doing("get", key))?;
+        let bytes = self.run("get_range", get).await.with_context(|| self.doing("get", key))?;
         if bytes.len() as u64 == wanted {
             return Ok(bytes);
         }
@@ -109,8 +123,7 @@ impl Store {
         let path = parse(prefix)?;
         let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
         let listed = self
-            .policy
-            .run(list)
+            .run("list", list)
             .await
             .map_err(absent_listing)
             .with_context(|| self.doing("list", prefix))?;
@@ -124,8 +137,7 @@ impl Store {
         let path = parse(prefix)?;
         let list = || async { self.objects.list_with_delimiter(Some(&path)).await };
         let listed = self
-            .policy
-            .run(list)
+            .run("list", list)
             .await
             .map_err(absent_listing)
             .with_context(|| self.doing("list", prefix))?;
@@ -145,7 +157,21 @@ impl Store {
                 other => other.map(|_| ()),
             }
         };
-        self.policy.run(delete).await.with_context(|| self.doing("delete", key))
+        self.run("delete", delete).await.with_context(|| self.doing("delete", key))
+    }
+
+    async fn run<T, F, R>(&self, verb: &'static str, request: R) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+        R: Fn() -> F,
+    {
+        self.policy.run(request, |outcome, elapsed| self.tell(verb, outcome, elapsed)).await
+    }
+
+    fn tell(&self, verb: &'static str, outcome: Outcome, elapsed: Duration) {
+        if let Some(observer) = &self.observer {
+            observer.request(verb, outcome, elapsed);
+        }
     }
 
     /// The library syncs a file's own directory only; one that a neighbour is just making must be durable too.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, classify};
+use super::observe::Outcome;
 use crate::error::{Error, Kind, Result};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -35,8 +36,8 @@ impl Policy {
         }
     }
 
-    /// Call `request` until it succeeds, fails for good, or the time is over.
-    pub(super) async fn run<T, F, R>(&self, request: R) -> Result<T>
+    /// Call `request` until it succeeds, fails for good, or the time is over. `told` hears how each try ended.
+    pub(super) async fn run<T, F, R>(&self, request: R, told: impl Fn(Outcome, Duration)) -> Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
         R: Fn() -> F,
@@ -44,15 +45,23 @@ impl Policy {
         let end = Instant::now() + self.total;
         let mut pause = FIRST_PAUSE;
         for tries in 1_u32.. {
-            let remaining = end.saturating_duration_since(Instant::now());
-            let failure = match timeout(self.attempt.min(remaining), request()).await {
-                Ok(Ok(value)) => return Ok(value),
+            let begin = Instant::now();
+            let remaining = end.saturating_duration_since(begin);
+            let answer = timeout(self.attempt.min(remaining), request()).await;
+            let elapsed = begin.elapsed();
+            let failure = match answer {
+                Ok(Ok(value)) => {
+                    told(Outcome::Answered, elapsed);
+                    return Ok(value);
+                }
                 Ok(Err(cause)) => classify(&cause),
                 Err(_) => Failure::Passing(
                     Error::new(Kind::Unreachable, "no answer in time")
                         .hint("is the store slow, or the network down?"),
                 ),
             };
+            let (Failure::Final(error) | Failure::Passing(error)) = &failure;
+            told(Outcome::of(error), elapsed);
             let error = match failure {
                 Failure::Final(error) => return Err(error),
                 Failure::Passing(error) => error,
