@@ -1,8 +1,10 @@
 //! What the daemon counts while it runs; metrics read it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::store::{Observe, Outcome};
 
 /// Upper bounds of the histograms' buckets in seconds.
 pub(super) const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
@@ -87,4 +89,63 @@ pub struct Counters {
     pub tail_failures: Count,
     /// Requests to the store, by [`VERBS`].
     pub store: [Requests; VERBS.len()],
+}
+
+/// Counts what happens at the store, and remembers whether it answers.
+#[derive(Debug)]
+pub struct StoreWatch {
+    counters: Arc<Counters>,
+    up: Mutex<Option<bool>>,
+}
+
+impl StoreWatch {
+    /// Counts in `counters`.
+    pub const fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, up: Mutex::new(None) }
+    }
+
+    /// Whether the last try of any request was answered; `None` before the first.
+    pub fn up(&self) -> Option<bool> {
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observe for StoreWatch {
+    fn request(&self, verb: &'static str, outcome: Outcome, elapsed: Duration) {
+        let answered = outcome == Outcome::Answered;
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
+        let Some(at) = VERBS.iter().position(|known| *known == verb) else { return };
+        let requests = &self.counters.store[at];
+        if answered { &requests.ok } else { &requests.failed }.add(1);
+        requests.durations.observe(elapsed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Location, Policy, Store};
+
+    #[tokio::test]
+    async fn requests_are_counted_by_verb() {
+        let counters = Arc::new(Counters::default());
+        let watch = Arc::new(StoreWatch::new(Arc::clone(&counters)));
+        assert_eq!(watch.up(), None);
+        let store = Store::open(&Location::Memory, Policy::default()).unwrap();
+        let store = store.observed(Arc::clone(&watch) as Arc<dyn Observe>);
+        store.put("a", vec!["text".into()]).await.unwrap();
+        store.get("b").await.unwrap_err();
+        store.get_range("a", 0..1).await.unwrap();
+        store.list("a").await.unwrap();
+        store.delete("a").await.unwrap();
+        assert_eq!(watch.up(), Some(true));
+        let seen = counters.store.each_ref().map(|requests| (requests.ok.get(), requests.failed.get()));
+        assert_eq!(seen, [(1, 0); VERBS.len()]);
+        assert!(
+            counters.store.iter().all(|requests| requests.durations.get().buckets.iter().sum::<u64>() == 1)
+        );
+        watch.request("get", Outcome::Failed, Duration::from_secs(100));
+        assert_eq!(watch.up(), Some(false));
+        assert_eq!(counters.store[1].durations.get().buckets[BUCKETS.len()], 1);
+    }
 }
