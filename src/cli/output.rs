@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::start::logs_json;
 use crate::error::{Error, Kind, Result};
 
 /// Write a line of a result.
@@ -23,9 +24,13 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     line(text)
 }
 
-/// Say an error, and its hint on a second line.
+/// Say an error, and its hint on a second line; where the log is JSON, as its last object.
 #[expect(clippy::print_stderr, reason = "the one place that speaks to the operator's terminal")]
 pub(super) fn complain(error: &Error) {
+    if logs_json() {
+        tracing::error!(hint = error.hint_text(), "{error}");
+        return;
+    }
     eprintln!("walproof: error: {error}");
     if let Some(hint) = error.hint_text() {
         eprintln!("walproof: hint: {hint}");

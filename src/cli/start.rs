@@ -1,8 +1,12 @@
 //! What happens before a command: no core dumps, logs, the configuration.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing::Subscriber;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::Global;
 use crate::config::Config;
@@ -16,6 +20,14 @@ pub(super) fn forbid_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
+/// Whether what is logged are objects of JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Whether every line on stderr has to be an object of JSON.
+pub(super) fn logs_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
 /// Log to stderr.
 pub(super) fn log(global: &Global, json: bool, usual: LevelFilter) {
     let level = match (global.quiet, global.verbose) {
@@ -26,17 +38,44 @@ pub(super) fn log(global: &Global, json: bool, usual: LevelFilter) {
     };
     // Dependencies speak up only when asked twice.
     let others = if global.verbose > 1 { LevelFilter::DEBUG } else { LevelFilter::WARN };
-    let filter = tracing_subscriber::filter::EnvFilter::default()
+    let filter = EnvFilter::default()
         .add_directive(others.into())
         .add_directive(format!("walproof={level}").parse().unwrap_or_else(|_| level.into()));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A second initialisation happens in tests only.
-    let _ = if json {
-        builder.json().flatten_event(true).try_init()
-    } else {
-        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+    let stderr = Stderr {
+        colours: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+        journal: std::env::var("JOURNAL_STREAM").is_ok_and(|stream| leads_to_journal(&stream)),
     };
+    JSON.store(json, Ordering::Relaxed);
+    // A second initialisation happens in tests only.
+    let _ = subscriber(json, filter, stderr, std::io::stderr).try_init();
+}
+
+/// What reads what is logged.
+#[derive(Debug, Clone, Copy)]
+struct Stderr {
+    colours: bool,
+    journal: bool,
+}
+
+/// Lines of text, or with `json` one object a line.
+fn subscriber<W>(json: bool, filter: EnvFilter, to: Stderr, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    match (json, to.journal) {
+        (true, _) => Box::new(builder.json().flatten_event(true).with_ansi(false).finish()),
+        // The journal has times of its own.
+        (false, true) => Box::new(builder.with_ansi(to.colours).without_time().finish()),
+        (false, false) => Box::new(builder.with_ansi(to.colours).finish()),
+    }
+}
+
+/// Whether stderr is what systemd says in `JOURNAL_STREAM`, "device:inode": children inherit the variable, and may
+/// write elsewhere.
+fn leads_to_journal(stream: &str) -> bool {
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
 /// Read the configuration, then log as it says.
@@ -67,4 +106,76 @@ pub(super) fn run_large<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(cause: std::io::Error) -> Error {
     Error::new(Kind::Other, format!("start: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(json: bool, to: Stderr) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let filter = EnvFilter::default().add_directive(LevelFilter::INFO.into());
+        let subscriber = subscriber(json, filter, to, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let error = Error::new(Kind::Other, "open \"a\"\n\u{1b}[31mred");
+            tracing::warn!(%error, seconds = 3, "cannot go on");
+            tracing::info!("archived");
+            tracing::debug!("unheard");
+        });
+        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn json_lines_are_objects() {
+        for colours in [false, true] {
+            let text = logged(true, Stderr { colours, journal: true });
+            assert!(!text.contains('\u{1b}'), "{text}");
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines.len(), 2);
+            assert_eq!(lines[0]["level"], "WARN");
+            assert_eq!(lines[0]["message"], "cannot go on");
+            assert_eq!(lines[0]["seconds"], 3);
+            assert_eq!(lines[0]["error"], "open \"a\"; \u{1b}[31mred");
+            for line in lines {
+                line["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn text_has_a_time_unless_the_journal_has_one() {
+        let text = logged(false, Stderr { colours: false, journal: false });
+        let (time, rest) = text.split_once(' ').unwrap();
+        time.parse::<jiff::Timestamp>().unwrap();
+        assert!(rest.trim_start().starts_with("WARN cannot go on "), "{text}");
+        let text = logged(false, Stderr { colours: false, journal: true });
+        assert!(text.trim_start().starts_with("WARN cannot go on "), "{text}");
+    }
+
+    #[test]
+    fn only_the_journal_that_stderr_leads_to_counts() {
+        let stat = rustix::fs::fstat(std::io::stderr()).unwrap();
+        assert!(leads_to_journal(&format!("{}:{}", stat.st_dev, stat.st_ino)));
+        for other in ["", "1", "0:0", "a:b"] {
+            assert!(!leads_to_journal(other), "{other}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! Time: when flows run, when they stop, and what is known meanwhile.
 //!
-//! One task asks the server ([`server`]), one watches `archive_status` ([`watch`]), one pushes ([`pusher`]), one ships
-//! the tail ([`tail`]), one looks at the repository ([`survey`]); all say in [`shared`] what they found out. The socket,
-//! the metrics and the status page show it.
+//! One task asks the server (`server`), one watches `archive_status` (`watch`), one pushes (`pusher`), one ships the
+//! tail (`tail`), one looks at the repository (`survey`); all say in `shared` what they found out. The socket, the
+//! metrics and the status page show it.
 
 mod counters;
 mod coverage;
+mod exposition;
 mod http;
+mod metrics;
 mod notify;
 mod outage;
 mod problems;
@@ -25,7 +27,8 @@ mod usage;
 mod watch;
 mod watchdog;
 
-pub use counters::{Counters, Histogram, Requests, VERBS};
 pub use run::run;
 pub use shared::Setup;
-pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};
+pub use snapshot::{
+    BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine,
+};

@@ -1,6 +1,7 @@
 //! What all tasks of the daemon share: each says here what it found out, and a snapshot is made of it.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -255,6 +256,10 @@ impl Shared {
 }
 
 impl super::http::Answers for Shared {
+    fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>> {
+        Box::pin(self.fresh_snapshot())
+    }
+
     fn counters(&self) -> &Counters {
         &self.counters
     }

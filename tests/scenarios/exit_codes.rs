@@ -255,3 +255,30 @@ fn help_version_and_keys_are_success() {
     let keys = [(); 2].map(|()| run_bare(&["keygen"]).success().stdout());
     assert!(keys[0].starts_with("walproof-key-1 ") && keys[0] != keys[1]);
 }
+
+#[test]
+fn a_log_in_json_is_nothing_but_json() {
+    let site = Site::with(Repo::local(), |builder| builder.toml("[log]\nformat = \"json\""));
+    let key = site.key();
+    let name = site.archive(&site.data.wal(SEGMENT));
+    let target = site.out.join("x");
+    let absent = site.data.wal(SEGMENT + 1).name();
+    for args in [
+        vec!["wal-push", "-vv", &name],
+        vec!["wal-fetch", "-vv", &name, target.to_str().unwrap()],
+        vec!["wal-push", "-vv", &absent],
+        vec!["wal-list", "-vv"],
+    ] {
+        let output = site.walproof.run(&args);
+        output.says_nowhere(&key);
+        let lines = output.stderr();
+        assert!(!lines.is_empty(), "{args:?} logs nothing");
+        for line in lines.lines() {
+            let object: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}"));
+            for field in ["timestamp", "level", "message"] {
+                assert!(object[field].is_string(), "{args:?} logs no {field}: {line}");
+            }
+        }
+    }
+}
