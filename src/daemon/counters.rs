@@ -11,27 +11,27 @@ pub(super) const BUCKETS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub(super) struct Count(AtomicU64);
 
 impl Count {
     /// Count `more`.
-    pub fn add(&self, more: u64) {
+    pub(super) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// How many so far.
-    pub fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// How long things took.
 #[derive(Debug, Default)]
-pub struct Durations(Mutex<Histogram>);
+pub(super) struct Durations(Mutex<Histogram>);
 
 /// A histogram at one instant.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct Histogram {
+pub(super) struct Histogram {
     /// Observations up to each bound of [`BUCKETS`], not cumulative; the last one is for all that are longer.
     pub buckets: [u64; BUCKETS.len() + 1],
     /// Seconds of all observations together.
@@ -40,7 +40,7 @@ pub struct Histogram {
 
 impl Durations {
     /// Note one.
-    pub fn observe(&self, time: Duration) {
+    pub(super) fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
         let mut histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,17 +49,17 @@ impl Durations {
     }
 
     /// What was noted so far.
-    pub fn get(&self) -> Histogram {
+    pub(super) fn get(&self) -> Histogram {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The verbs of a store, in the order in which [`Counters::store`] counts them.
-pub const VERBS: [&str; 5] = ["put", "get", "get_range", "list", "delete"];
+pub(super) const VERBS: [&str; 5] = ["put", "get", "get_range", "list", "delete"];
 
 /// Requests of one verb.
 #[derive(Debug, Default)]
-pub struct Requests {
+pub(super) struct Requests {
     /// Answered, "not found" included.
     pub ok: Count,
     /// Everything else, one for each try.
@@ -70,7 +70,7 @@ pub struct Requests {
 
 /// Everything that is counted.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     /// Files archived that were not there before.
     pub pushed: Count,
     /// Files that were in the repository already.
@@ -93,19 +93,19 @@ pub struct Counters {
 
 /// Counts what happens at the store, and remembers whether it answers.
 #[derive(Debug)]
-pub struct StoreWatch {
+pub(super) struct StoreWatch {
     counters: Arc<Counters>,
     up: Mutex<Option<bool>>,
 }
 
 impl StoreWatch {
     /// Counts in `counters`.
-    pub const fn new(counters: Arc<Counters>) -> Self {
+    pub(super) const fn new(counters: Arc<Counters>) -> Self {
         Self { counters, up: Mutex::new(None) }
     }
 
     /// Whether the last try of any request was answered; `None` before the first.
-    pub fn up(&self) -> Option<bool> {
+    pub(super) fn up(&self) -> Option<bool> {
         *self.up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use super::counters::{BUCKETS, Histogram};
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub(super) enum Format {
     /// Prometheus' own text, what `promtool check metrics` reads.
     #[default]
     Classic,
@@ -22,7 +22,7 @@ pub enum Format {
 
 impl Format {
     /// What the request's `Accept` header asks for.
-    pub fn accepted(header: &str) -> Self {
+    pub(super) fn accepted(header: &str) -> Self {
         let open = |range: &str| {
             let mut parts = range.split(';').map(str::trim);
             let named =
@@ -34,7 +34,7 @@ impl Format {
     }
 
     /// The answer's `Content-Type`.
-    pub const fn content_type(self) -> &'static str {
+    pub(super) const fn content_type(self) -> &'static str {
         match self {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

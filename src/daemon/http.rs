@@ -34,7 +34,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the answers come from.
-pub trait Answers: Send + Sync {
+pub(super) trait Answers: Send + Sync {
     /// What is known now; may take a second.
     fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>>;
 
@@ -43,7 +43,7 @@ pub trait Answers: Send + Sync {
 }
 
 /// Listen on `address`.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|cause| {
         let error = Error::new(Kind::Other, format!("listen on {address}: {cause}"));
         match cause.kind() {
@@ -58,7 +58,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Answer requests until dropped, which also ends the connections.
-pub async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
+pub(super) async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -6,7 +6,7 @@ use super::snapshot::{BackupLine, Snapshot};
 use crate::postgres::PgTime;
 
 /// The text of a scrape. Touches nothing but its arguments.
-pub fn encode(snapshot: &Snapshot, counters: &Counters, format: Format) -> String {
+pub(super) fn encode(snapshot: &Snapshot, counters: &Counters, format: Format) -> String {
     let mut page = Page::new(&snapshot.cluster, format);
     about(&mut page, snapshot);
     wal(&mut page, snapshot);

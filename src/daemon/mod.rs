@@ -29,6 +29,4 @@ mod watchdog;
 
 pub use run::run;
 pub use shared::Setup;
-pub use snapshot::{
-    BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine,
-};
+pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A client for [`ping`]; make one and keep it.
-pub fn client() -> Result<reqwest::Client> {
+pub(super) fn client() -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("walproof/", env!("CARGO_PKG_VERSION")))
         .pool_max_idle_per_host(0)
@@ -18,7 +18,7 @@ pub fn client() -> Result<reqwest::Client> {
 }
 
 /// Ask for `url`; any 2xx is success. Errors name the host only: path and query hold a token.
-pub async fn ping(client: &reqwest::Client, url: &Url) -> Result<()> {
+pub(super) async fn ping(client: &reqwest::Client, url: &Url) -> Result<()> {
     ping_within(DEADLINE, client, url).await
 }
 

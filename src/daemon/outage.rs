@@ -9,7 +9,7 @@ const EVERY: Duration = Duration::from_mins(1);
 
 /// One thing that can be down, such as the store or the server.
 #[derive(Debug)]
-pub struct Outage {
+pub(super) struct Outage {
     what: &'static str,
     down: Option<Down>,
 }
@@ -31,12 +31,12 @@ enum Say {
 
 impl Outage {
     /// Of `what` ("the store"), which is up until it fails.
-    pub const fn new(what: &'static str) -> Self {
+    pub(super) const fn new(what: &'static str) -> Self {
         Self { what, down: None }
     }
 
     /// It failed at `now`.
-    pub fn failed(&mut self, now: Instant, error: &Error) {
+    pub(super) fn failed(&mut self, now: Instant, error: &Error) {
         let what = self.what;
         match self.note_failure(now) {
             Some(Say::Began) => {
@@ -51,7 +51,7 @@ impl Outage {
     }
 
     /// It worked at `now`.
-    pub fn succeeded(&mut self, now: Instant) {
+    pub(super) fn succeeded(&mut self, now: Instant) {
         if let Some(Say::Over { down, failures }) = self.note_success(now) {
             let seconds = down.as_secs();
             tracing::info!(seconds, failures, "{} answers again", self.what);
