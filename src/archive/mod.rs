@@ -2,11 +2,13 @@
 
 mod fetch;
 mod inspect;
+mod pin;
 mod prefetch;
 mod push;
 mod spool;
 
-pub use fetch::{FetchRequest, fetch};
+pub use fetch::{FetchRequest, Fetched, fetch};
+pub use pin::Pins;
 pub use prefetch::prefetch;
 pub use push::{Pushed, push};
 pub use spool::Spool;
