@@ -19,5 +19,6 @@ mod prefetch;
 mod restore;
 mod rig;
 mod store_faults;
+mod tail;
 mod tamper;
 mod wal;
