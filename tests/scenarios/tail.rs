@@ -167,6 +167,10 @@ fn one_restore_gets_one_answer_and_the_next_one_the_newest() {
         let repo = recovery.site.repo();
         let first = recovery.put(0, 0..30);
         recovery.serves(30);
+        // The second answer needs no store.
+        server.faults().add(Fault::status(503));
+        recovery.serves(30);
+        server.faults().clear();
         let longer = recovery.put(0, 0..50);
         repo.delete(&first);
         recovery.serves(30);
