@@ -42,6 +42,7 @@
 //! | spool | segments fetched ahead of recovery, still sealed, outside PGDATA | a queue of WAL to push (there is none) |
 //! | piece | a part of a tail, one object | chunk |
 //! | generation | one attempt at the tail of one segment, whole by itself | version (that is the format's) |
+//! | pin | the answer about a tail that one restore was given, and is given again | hold (that keeps a backup) |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
 

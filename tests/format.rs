@@ -5,12 +5,14 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
 use walproof::repository::{
-    FileTable, Identity, Manifest, PackName, PackReader, Summary, open_wal, page_digest_seed,
+    FileTable, Identity, Manifest, Namespace, PackName, PackReader, Summary, TailPieceName, open_wal,
+    page_digest_seed,
 };
 use walproof::seal::{
     Cipher, Compression, Context, Decompressor, Header, KeyRing, MasterKey, ObjectKind, open_object,
     scrub_object, seal_object,
 };
+use walproof::store::{Location, Policy, Store};
 
 const FORMAT: &str = include_str!("../src/repository/FORMAT.md");
 const KEY_FILE: &str = "walproof-key-1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -18,6 +20,7 @@ const REPOSITORY: &str = "main/7420000000000000007";
 const HISTORY: &str = "00000002.history";
 const HISTORY_TEXT: &[u8] = b"1\t0/2800000\tx\n";
 const PACK: &str = "pack 20261122T130000Z-00000001/00000002";
+const PIECE: &str = "tail/000000010000000000000003/0000000711223344-00000000-00000020";
 const LAST: u8 = 1;
 const RAW: u8 = 2;
 
@@ -309,6 +312,29 @@ fn extents_of_a_pack_open_alone() {
         reader.open(&mut Decompressor::new().unwrap(), extent.frame.into(), stored, &mut plain).unwrap();
         assert_eq!(plain, expected, "{}", file.path);
     }
+}
+
+#[tokio::test]
+async fn a_piece_of_a_tail_lies_under_its_key() {
+    assert!(FORMAT.contains(PIECE));
+    let plain: Vec<u8> = (0..32).collect();
+    assert_vector("tail-piece", &seal_all(&header(8, true, 1 << 20), PIECE, &[&plain]));
+    let store = Store::open(&Location::Memory, Policy::default()).unwrap();
+    let namespace = Namespace::new(store.clone(), String::new(), "main".parse().unwrap(), keys(), 1);
+    let context = Context { kind: ObjectKind::Identity, identity: REPOSITORY, name: "identity" };
+    let sealed = seal_object(&keys(), context, 1, block("json identity").as_bytes()).unwrap();
+    let repository = namespace.open_sealed_identity(7_420_000_000_000_000_007, &sealed).unwrap();
+
+    let generation = "0000000711223344".parse().unwrap();
+    let segment = "000000010000000000000003".parse().unwrap();
+    let name = TailPieceName { segment, generation, start: 0, end: 32 };
+    let key = format!("{REPOSITORY}/{PIECE}");
+    store.put(&key, vec![vector("tail-piece").into()]).await.unwrap();
+    assert_eq!(repository.get_tail_piece(&name).await.unwrap(), plain);
+    repository.put_tail_piece(&name, &plain).await.unwrap();
+    assert_eq!(open_all(&store.get(&key).await.unwrap(), PIECE).concat(), plain);
+    let listed = repository.list_tail_pieces(Some(&segment)).await.unwrap();
+    assert_eq!(listed.iter().map(|piece| piece.name).collect::<Vec<_>>(), [name]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::pin::{Pin, Pins};
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{SegmentChecker, SegmentContent, WalName};
-use crate::repository::{Namespace, Repository, WalFile, conflict};
+use crate::postgres::{Lsn, SegmentChecker, SegmentContent, SegmentName, WalName};
+use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, conflict, fill_segment};
 
 /// What recovery asks for.
 #[derive(Debug)]
@@ -19,16 +20,61 @@ pub struct FetchRequest<'a> {
     pub to: &'a Path,
     /// Segments that were fetched ahead.
     pub spool: Option<&'a Spool>,
+    /// Whether the tail may be served of a segment that is not archived (R16).
+    pub tail: bool,
+    /// What this recovery was told of tails before, and is told again.
+    pub pins: Option<&'a Pins>,
+}
+
+impl FetchRequest<'_> {
+    /// The segment whose tail may be served.
+    const fn tail_of(&self) -> Option<SegmentName> {
+        match self.name {
+            WalName::Segment(segment) if self.tail => Some(segment),
+            _ => None,
+        }
+    }
+}
+
+/// What was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file as it was archived.
+    Archived,
+    /// The tail of the segment, and zeros.
+    Tail {
+        /// Up to where it reaches.
+        end: Lsn,
+    },
 }
 
 /// Fetch a WAL file. Kind `NotFound` if and only if the repository answered that it is not there.
-pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<()> {
-    let plain = match from_spool(namespace, request) {
-        Some(plain) => plain,
-        None => from_store(namespace, request).await?,
+pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Fetched> {
+    let (plain, fetched) = match from_pin(namespace, request)? {
+        Some(pinned) => pinned,
+        None => match from_spool(namespace, request) {
+            Some(plain) => archived(request, plain)?,
+            None => from_store(namespace, request).await?,
+        },
     };
+    deliver(&plain, request.to)?;
+    Ok(fetched)
+}
+
+type Answer = (Vec<u8>, Fetched);
+
+fn archived(request: &FetchRequest<'_>, plain: Vec<u8>) -> Result<Answer> {
     check_header(request, &plain)?;
-    deliver(&plain, request.to)
+    Ok((plain, Fetched::Archived))
+}
+
+/// The answer that this recovery was given before, whatever is in the repository by now.
+fn from_pin(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Option<Answer>> {
+    let (Some(segment), Some(pins)) = (request.tail_of(), request.pins) else { return Ok(None) };
+    let Some(pin) = pins.find(namespace, request.system_identifier, &segment) else { return Ok(None) };
+    let fetched = Fetched::Tail { end: pin.end(&segment) };
+    let plain = fill_segment(&segment, pin.bytes, pin.segment_size, request.system_identifier)?;
+    Ok(Some((plain, fetched)))
 }
 
 /// The file from the spool, if it is there and proves authentic; anything odd there is as good as nothing.
@@ -37,17 +83,47 @@ fn from_spool(namespace: &Namespace, request: &FetchRequest<'_>) -> Option<Vec<u
     found.inspect_err(|error| tracing::debug!(%error, "cannot use the spool")).ok()?
 }
 
-async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Vec<u8>> {
+async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Answer> {
     let (repository, versions) = tokio::try_join!(
         open(namespace, request.system_identifier),
         namespace.wal_versions(request.system_identifier, &request.name),
     )?;
+    if let (Some(segment), []) = (request.tail_of(), versions.as_slice()) {
+        return unfinished(&repository, request, &segment).await;
+    }
     let file = one_of(&request.name, &versions)?;
     let sealed = repository.get_wal_sealed(file).await?;
     if let Some(spool) = request.spool {
         spool.remember_identity(&repository);
     }
-    repository.open_wal_file(file, &sealed).map(|(_, plain)| plain)
+    archived(request, repository.open_wal_file(file, &sealed)?.1)
+}
+
+/// What there is of a segment that is not archived.
+async fn unfinished(
+    repository: &Repository,
+    request: &FetchRequest<'_>,
+    segment: &SegmentName,
+) -> Result<Answer> {
+    match repository.read_unfinished(segment).await? {
+        None => Err(absent(&request.name)),
+        Some(Unfinished::Archived(plain)) => archived(request, plain),
+        Some(Unfinished::Tail(tail, plain)) => {
+            // Before it is delivered: what recovery was told once it is told again.
+            if let Some(pins) = request.pins {
+                keep(pins, repository, &tail, &plain)?;
+            }
+            Ok((plain, Fetched::Tail { end: tail.end(repository.identity().segment_size()?) }))
+        }
+    }
+}
+
+fn keep(pins: &Pins, repository: &Repository, tail: &Tail, plain: &[u8]) -> Result<()> {
+    let len = usize::try_from(tail.len).unwrap_or(usize::MAX).min(plain.len());
+    let segment_size = repository.identity().segment_size()?;
+    let pin = Pin { generation: tail.generation, segment_size, bytes: plain[..len].to_vec() };
+    pins.keep(repository, &tail.segment, &pin);
+    Ok(())
 }
 
 /// A repository that is not there proves nothing about the file.
@@ -57,10 +133,14 @@ async fn open(namespace: &Namespace, system_identifier: u64) -> Result<Repositor
 
 fn one_of<'a>(name: &WalName, versions: &'a [WalFile]) -> Result<&'a WalFile> {
     match versions {
-        [] => Err(Error::new(Kind::NotFound, format!("{name} is not in the repository"))),
+        [] => Err(absent(name)),
         [file] => Ok(file),
         _ => Err(conflict(name)),
     }
+}
+
+fn absent(name: &WalName) -> Error {
+    Error::new(Kind::NotFound, format!("{name} is not in the repository"))
 }
 
 /// The header is checked like before archiving (R7): what was stored by another hand is not trusted either.
@@ -90,3 +170,6 @@ fn deliver(plain: &[u8], to: &Path) -> Result<()> {
         .map_err(|cause: std::io::Error| Error::io("write", to, &cause))
         .context("deliver the WAL file")
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 mod ask;
 mod fetch;
 mod inspect;
+mod pin;
 mod prefetch;
 mod protocol;
 mod push;
@@ -12,7 +13,8 @@ mod tail_reader;
 mod wal_end;
 
 pub use ask::{Asked, ask, ask_for_line};
-pub use fetch::{FetchRequest, fetch};
+pub use fetch::{FetchRequest, Fetched, fetch};
+pub use pin::Pins;
 pub use prefetch::prefetch;
 pub use protocol::{Answer, Request, is_final};
 pub use push::{Pushed, push, push_into};

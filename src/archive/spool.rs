@@ -1,4 +1,4 @@
-//! Segments fetched ahead of recovery. They lie there sealed, as in the store, and are opened and authenticated
+//! Segments fetched ahead of recovery, and the pins of what it was told of the tail. They lie there sealed, as in the store, and are opened and authenticated
 //! only when they are asked for: whatever is in the spool, nothing unverified reaches PostgreSQL (R25).
 
 use std::fs::{DirBuilder, File};
@@ -31,7 +31,7 @@ impl Spool {
             let others = metadata.mode() & 0o077;
             let private = metadata.is_dir() && metadata.uid() == user && others == 0;
             if !private {
-                tracing::warn!(path = %directory.display(), ?made, "is not a directory of this user alone; no prefetch");
+                tracing::warn!(path = %directory.display(), ?made, "is not a directory of this user alone; no prefetch, and no pin of the tail");
                 return None;
             }
         }
@@ -105,7 +105,7 @@ impl Spool {
         self.directory.join(format!("{}-{}", file.name, file.digest))
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.directory.join(name);
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;

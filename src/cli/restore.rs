@@ -134,6 +134,7 @@ fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Res
             "wal_segments": plan.reach.path.segments.len(),
             "wal_end_lsn": plan.reach.end,
             "wal_end_time": plan.reach.end_time,
+            "tail_lsn": plan.reach.path.tail_end(),
             "tablespaces": plan.tablespaces.iter().map(|(oid, to)| json!({"oid": oid, "location": to})).collect::<Vec<_>>(),
             "restored": done.is_some(),
             "seconds": done.map(|(_, seconds)| seconds),
@@ -146,8 +147,9 @@ fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Res
     output::line(format!("  backup     {}, finished {}", plan.backup.id, plan.backup.finished_at))?;
     output::line(format!("  data       {} in {} files", size(plan.backup.size_bytes), plan.backup.files))?;
     output::line(format!(
-        "  WAL        {} segments archived from its start, up to {}, last commit {newest}",
+        "  WAL        {} segments archived from its start{}, up to {}, last commit {newest}",
         plan.reach.path.segments.len(),
+        if plan.reach.path.tail_end().is_some() { " and a tail" } else { "" },
         plan.reach.end
     ))?;
     for (oid, location) in &plan.tablespaces {

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::args::{Global, WalFetch};
 use super::quick::Unanswered;
 use super::{output, start};
-use crate::archive::{self, Asked, FetchRequest, Pushed, Spool};
+use crate::archive::{self, Asked, FetchRequest, Fetched, Pins, Pushed, Spool};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -92,23 +92,37 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         }
     };
     let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
-    let spool = spool(&namespace, system_identifier);
-    let request = FetchRequest { system_identifier, name, to: &arguments.path, spool: spool.as_ref() };
-    start::run_small(archive::fetch(&namespace, &request)).with_context(|| format!("fetch {name}"))?;
-    if let (Some(spool), WalName::Segment(_)) = (&spool, name) {
+    // Fetching ahead pays where a request crosses a network.
+    let ahead = namespace.store().is_remote();
+    let spool = if ahead || arguments.tail { spool(&namespace, system_identifier) } else { None };
+    let pins = spool.as_ref().filter(|_| arguments.tail).and_then(|spool| Pins::open(spool, data_dir));
+    let spool = spool.filter(|_| ahead);
+    let request = FetchRequest {
+        system_identifier,
+        name,
+        to: &arguments.path,
+        spool: spool.as_ref(),
+        tail: arguments.tail,
+        pins: pins.as_ref(),
+    };
+    let fetch = archive::fetch(&namespace, &request);
+    let fetched = start::run_small(fetch).with_context(|| format!("fetch {name}"))?;
+    let tail_lsn = match fetched {
+        Fetched::Tail { end } => Some(end),
+        Fetched::Archived => None,
+    };
+    if let Some(end) = tail_lsn {
+        tracing::info!(%name, %end, "served the tail");
+    } else if let (Some(spool), WalName::Segment(_)) = (&spool, name) {
         prefetch_in_background(global, &config, name, system_identifier, spool);
     }
     if global.json {
-        output::json(&json!({ "name": name.to_string(), "path": arguments.path }))?;
+        output::json(&json!({ "name": name.to_string(), "path": arguments.path, "tail_lsn": tail_lsn }))?;
     }
     Ok(0)
 }
 
-/// Fetching ahead pays where a request crosses a network.
 fn spool(namespace: &Namespace, system_identifier: u64) -> Option<Spool> {
-    if !namespace.store().is_remote() {
-        return None;
-    }
     let base = std::env::var_os("CACHE_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
     let here = std::env::current_dir().ok()?;
     Spool::open(&base, &here, &namespace.identity_name(system_identifier))
@@ -191,7 +205,8 @@ fn list_json(catalog: &Catalog) -> Result<()> {
         .map(|gap| json!({"timeline": gap.first.timeline.get(), "first": gap.first.to_string(), "last": gap.last.to_string()}))
         .collect();
     let conflicts: Vec<String> = catalog.conflicts().iter().map(ToString::to_string).collect();
-    output::json(&json!({"timelines": timelines, "gaps": gaps, "tail_lsn": null, "conflicts": conflicts}))
+    let tail_lsn = catalog.newest_tail().map(|(_, end)| end);
+    output::json(&json!({"timelines": timelines, "gaps": gaps, "tail_lsn": tail_lsn, "conflicts": conflicts}))
 }
 
 fn list_text(catalog: &Catalog) -> Result<()> {
@@ -211,6 +226,10 @@ fn list_text(catalog: &Catalog) -> Result<()> {
         return output::line("no WAL is archived yet");
     }
     output::table(&["TIMELINE", "FIRST", "LAST", "SEGMENTS"], &rows)?;
+    if let Some((tail, end)) = catalog.newest_tail() {
+        let segment = tail.segment;
+        output::line(format!("TAIL on timeline {}: {segment} up to {end}", segment.timeline))?;
+    }
     for gap in catalog.gaps() {
         output::line(format!(
             "GAP on timeline {}: {} to {} are missing",

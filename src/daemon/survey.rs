@@ -65,7 +65,8 @@ fn texts(ids: &[BackupId]) -> Vec<String> {
 /// One look. The ids of the backups that there are.
 async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<String>> {
     let repository = &pusher.repository;
-    let catalog = Catalog::read(repository).await?;
+    // Tails of earlier lives are not counted: what this daemon ships, it knows.
+    let catalog = Catalog::read(repository).await?.with_tails(&[]);
     let (sample, end) = shared.server_now();
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
     let history = history(pusher, timeline, &catalog).await?;

@@ -86,6 +86,8 @@ pub struct WalScanner {
     size: SegmentSize,
     /// Where the next bytes lie.
     position: Lsn,
+    /// What ends behind this is not there.
+    limit: Lsn,
     /// Known from the first page on.
     version: Option<(u16, Major)>,
     state: State,
@@ -125,6 +127,7 @@ impl WalScanner {
         Self {
             size,
             position: start,
+            limit: Lsn::new(u64::MAX),
             version: None,
             state: State::Records,
             record: None,
@@ -149,6 +152,14 @@ impl WalScanner {
     #[must_use]
     pub const fn collecting(mut self) -> Self {
         self.collects = true;
+        self
+    }
+
+    /// The same scanner for WAL that ends at `limit`, with zeros to the end of the page: a record that they complete is
+    /// none.
+    #[must_use]
+    pub const fn until(mut self, limit: Lsn) -> Self {
+        self.limit = limit;
         self
     }
 
@@ -238,6 +249,9 @@ impl WalScanner {
     /// The record from `start` to `end` that begins with `head` is there as a whole. `None` if it makes no
     /// sense.
     fn complete(&mut self, start: Option<Lsn>, head: &[u8], end: Lsn) -> Option<()> {
+        if end > self.limit {
+            return None;
+        }
         let Some(start) = start else {
             self.summary.end = end;
             return Some(());

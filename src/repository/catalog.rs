@@ -1,12 +1,17 @@
 //! What one listing of the repository says now: backups, and archived WAL as runs and gaps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 
 use super::manifest::Manifest;
 use super::namespace::Repository;
+use super::tail_segment::UnfinishedScan;
+use super::tail_store::{Tail, TailPiece};
 use super::wal_store::WalFile;
 use crate::error::Result;
-use crate::postgres::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +43,21 @@ pub struct Catalog {
     /// Segment size of the cluster.
     pub segment_size: SegmentSize,
     segments: BTreeSet<SegmentName>,
+    /// Of segments that are not archived.
+    tails: BTreeMap<SegmentName, Tail>,
+    /// What was read of them: many backups ask for the same.
+    scans: Arc<Mutex<BTreeMap<SegmentName, Arc<UnfinishedScan>>>>,
 }
 
 impl Catalog {
     /// List the repository.
     pub async fn read(repository: &Repository) -> Result<Self> {
-        // Backups first: WAL that a listed backup needs was stored before it.
+        // Backups first: WAL that a listed backup needs was stored before it. Tails before WAL: a segment is stored
+        // before its tail goes, so one of the two is seen.
         let backups = repository.list_backups().await?;
+        let pieces = repository.list_tail_pieces(None).await?;
         let wal = repository.list_wal().await?;
-        Ok(Self::new(backups, wal, repository.identity().segment_size()?))
+        Ok(Self::new(backups, wal, repository.identity().segment_size()?).with_tails(&pieces))
     }
 
     /// A catalog of these backups and files.
@@ -56,7 +67,64 @@ impl Catalog {
             _ => None,
         });
         let segments = segments.collect();
-        Self { backups, wal, segment_size, segments }
+        let (tails, scans) = (BTreeMap::new(), Arc::default());
+        Self { backups, wal, segment_size, segments, tails, scans }
+    }
+
+    /// The same catalog with the tails that these pieces make; those of archived segments are garbage.
+    #[must_use]
+    pub fn with_tails(mut self, pieces: &[TailPiece]) -> Self {
+        let names: BTreeSet<SegmentName> = pieces.iter().map(|piece| piece.name.segment).collect();
+        let missing = names.into_iter().filter(|segment| !self.segments.contains(segment));
+        self.tails = missing.filter_map(|segment| Some((segment, Tail::among(pieces, &segment)?))).collect();
+        self
+    }
+
+    /// The tail of a segment that is not archived.
+    pub fn tail(&self, segment: &SegmentName) -> Option<&Tail> {
+        self.tails.get(segment)
+    }
+
+    /// The tail that continues the newest run, and up to where the WAL then reaches.
+    pub fn newest_tail(&self) -> Option<(&Tail, Lsn)> {
+        let last = self.runs().last()?.last;
+        let timeline = self.newest_timeline();
+        // A timeline that has nothing archived yet began somewhere in the WAL of an older one, or right behind it.
+        let first = if last.timeline == timeline {
+            self.tail(&last.next(self.segment_size))?
+        } else {
+            let number = last.number(self.segment_size);
+            let near = |tail: &&Tail| {
+                tail.segment.timeline == timeline && tail.segment.number(self.segment_size) <= number + 1
+            };
+            self.tails.values().rfind(near)?
+        };
+        let mut tail = first;
+        while self.is_whole(tail) {
+            let Some(next) = self.tail(&tail.segment.next(self.segment_size)) else { break };
+            tail = next;
+        }
+        Some((tail, tail.end(self.segment_size)))
+    }
+
+    /// Whether WAL goes on behind this tail.
+    pub(super) fn is_whole(&self, tail: &Tail) -> bool {
+        u64::from(tail.len) >= self.segment_size.bytes()
+    }
+
+    /// What the tail of `segment` holds; read once.
+    pub(super) async fn scan_tail(
+        &self,
+        repository: &Repository,
+        segment: &SegmentName,
+    ) -> Result<Arc<UnfinishedScan>> {
+        let mut scans = self.scans.lock().await;
+        if let Some(scan) = scans.get(segment) {
+            return Ok(Arc::clone(scan));
+        }
+        let scan = Arc::new(repository.scan_unfinished(segment).await?);
+        scans.insert(*segment, Arc::clone(&scan));
+        Ok(scan)
     }
 
     /// Note a file that was stored since.
@@ -116,7 +184,8 @@ impl Catalog {
         versions.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect()
     }
 
-    /// The newest timeline that anything is known of.
+    /// The newest timeline that anything is known of. Tails do not count: one of a timeline whose history is not archived
+    /// is of no use yet.
     pub fn newest_timeline(&self) -> TimelineId {
         let archived = self.wal.iter().map(|file| file.name.timeline());
         let backed_up = self.backups.iter().map(|backup| backup.timeline);

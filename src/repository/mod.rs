@@ -7,6 +7,8 @@ mod backup_id;
 mod backup_store;
 mod catalog;
 mod file_table;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod identity;
 mod layout;
 mod lease;
@@ -14,6 +16,7 @@ mod manifest;
 mod namespace;
 mod pack;
 mod summary;
+mod tail_segment;
 mod tail_store;
 mod wal_object;
 mod wal_store;
@@ -29,6 +32,7 @@ pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use summary::Summary;
+pub use tail_segment::{Unfinished, fill_segment};
 pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub use wal_store::WalFile;

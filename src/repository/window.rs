@@ -6,15 +6,44 @@ use super::namespace::Repository;
 use super::summary::Summary;
 use super::wal_store::{WalFile, conflict};
 use crate::error::{Kind, Result};
-use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, WalName, WalScanner};
+use crate::postgres::{
+    History, Lsn, PgTime, RestorePoint, SegmentName, SegmentSize, Stretch, WalName, WalScanner,
+};
 
 /// The segments that recovery reads, in order, and where that WAL ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalPath {
-    /// The segments.
+    /// The archived segments.
     pub segments: Vec<SegmentName>,
+    /// Segments of which there is a tail only: mostly none, or one behind the others.
+    pub tails: Vec<SegmentName>,
     /// The first position that is missing.
     pub end: Lsn,
+}
+
+impl WalPath {
+    /// The last segment, archived or not.
+    fn last(&self) -> Option<SegmentName> {
+        self.segments.last().into_iter().chain(self.tails.last()).copied().max_by_key(position)
+    }
+
+    /// All segments with whether they are archived, the last one first.
+    fn backwards(&self) -> Vec<(SegmentName, bool)> {
+        let archived = self.segments.iter().map(|segment| (*segment, true));
+        let mut all: Vec<_> = archived.chain(self.tails.iter().map(|segment| (*segment, false))).collect();
+        all.sort_unstable_by_key(|(segment, _)| std::cmp::Reverse(position(segment)));
+        all
+    }
+
+    /// Up to where the tail reaches, if the path ends in one.
+    pub fn tail_end(&self) -> Option<Lsn> {
+        self.last().filter(|last| self.tails.contains(last)).map(|_| self.end)
+    }
+}
+
+/// What orders the segments of a path, on which every position is there once.
+const fn position(segment: &SegmentName) -> (u32, u32) {
+    (segment.log, segment.segment)
 }
 
 /// How far a backup reaches along one timeline's lineage.
@@ -32,11 +61,13 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// End before segment `index` of the path.
-    fn cut(&mut self, index: usize, size: SegmentSize) {
-        self.end = self.path.segments[index].start(size);
+    /// End before this segment of the path.
+    fn cut(&mut self, segment: &SegmentName, size: SegmentSize) {
+        self.end = segment.start(size);
         self.path.end = self.end;
-        self.path.segments.truncate(index);
+        let before = |other: &SegmentName| position(other) < position(segment);
+        self.path.segments.retain(before);
+        self.path.tails.retain(before);
     }
 
     /// Whether the backup can be made consistent.
@@ -47,32 +78,38 @@ impl Reach {
 
 impl Catalog {
     /// Follow the lineage of `history` from `start` as recovery does (XLogFileReadAnyTLI: the newest timeline that
-    /// has begun by then) until a segment is missing.
+    /// has begun by then) until a segment is missing, or ends as a tail does.
     pub fn wal_path(&self, history: &History, start: Lsn) -> WalPath {
         let size = self.segment_size;
         let lineage = history.lineage();
-        let mut segments = Vec::new();
+        let mut path = WalPath { segments: Vec::new(), tails: Vec::new(), end: Lsn::new(u64::MAX) };
         for number in start.get() / size.bytes().. {
             let begun = lineage.iter().rev().filter(|stretch| stretch.begin.get() / size.bytes() <= number);
-            let name =
-                |stretch: &crate::postgres::Stretch| SegmentName::from_number(stretch.timeline, number, size);
+            let name = |stretch: &Stretch| SegmentName::from_number(stretch.timeline, number, size);
             let mut newer_missing = false;
-            let found = begun.take_while(|stretch| {
+            let mut usable = begun.take_while(|stretch| {
                 // An older timeline's copy serves only where the newer one begins within this segment.
                 let usable =
                     !newer_missing || stretch.end.is_some_and(|end| end.get() / size.bytes() == number);
                 newer_missing = true;
                 usable
             });
-            let Some(stretch) = found.into_iter().find(|stretch| self.has(&name(stretch))) else {
-                return WalPath { segments, end: Lsn::new(number * size.bytes()) };
+            let there = |segment: &SegmentName| self.has(segment) || self.tail(segment).is_some();
+            let Some(stretch) = usable.find(|stretch| there(&name(stretch))) else {
+                path.end = Lsn::new(number * size.bytes());
+                break;
             };
-            segments.push(name(stretch));
-            if let Some(end) = stretch.end.filter(|end| end.get() / size.bytes() == number) {
-                return WalPath { segments, end };
+            let segment = name(stretch);
+            let tail = self.tail(&segment);
+            if tail.is_some() { &mut path.tails } else { &mut path.segments }.push(segment);
+            let unfinished = tail.filter(|tail| !self.is_whole(tail)).map(|tail| tail.end(size));
+            let switch = stretch.end.filter(|end| end.get() / size.bytes() == number);
+            if let Some(end) = unfinished.into_iter().chain(switch).min() {
+                path.end = end;
+                break;
             }
         }
-        WalPath { segments, end: Lsn::new(u64::MAX) }
+        path
     }
 
     /// How far `backup` reaches along `history`; `None` when its timeline does not lead there.
@@ -90,20 +127,28 @@ impl Catalog {
         }
         let path = self.wal_path(history, backup.start_lsn);
         let mut reach = Reach { end: path.end, path, end_time: None, damage: None };
-        for index in (0..reach.path.segments.len()).rev() {
-            match self.summary(repository, &reach.path.segments[index]).await {
-                Ok(summary) => {
+        for (segment, archived) in reach.path.backwards() {
+            let switch = history.stretch(segment.timeline).and_then(|stretch| stretch.end);
+            match self.summary(repository, &segment, archived).await {
+                Ok((summary, there)) => {
                     // Only the newest segment's records tell where the WAL ends.
-                    if index + 1 == reach.path.segments.len() {
-                        reach.end = reach.end.min(summary.end);
+                    if reach.path.last() == Some(segment) {
+                        // A tail may have changed since it was listed.
+                        reach.path.end = switch.map_or(there, |switch| there.min(switch));
+                        reach.end = reach.path.end.min(summary.end);
                     }
                     // Past a switch of timelines, the older one's segment tells of commits that are not on the path.
-                    let whole = reach.path.segments[index].end(self.segment_size) <= reach.path.end;
+                    let whole = switch.is_none_or(|switch| segment.end(self.segment_size) <= switch);
                     reach.end_time = summary.times.filter(|_| whole).map(|(_, last)| last);
                 }
-                // What lies before it can still be reached.
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound) => {
-                    reach.cut(index, self.segment_size);
+                // What lies before it can still be reached. Kind Server: a tail of another cluster.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server
+                    ) =>
+                {
+                    reach.cut(&segment, self.segment_size);
                     reach.damage = Some(error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -115,8 +160,19 @@ impl Catalog {
         Ok(Some(reach))
     }
 
-    async fn summary(&self, repository: &Repository, segment: &SegmentName) -> Result<Summary> {
-        repository.wal_summary(self.version(segment)?).await
+    /// The summary of a segment or of its tail, and up to where that reaches.
+    async fn summary(
+        &self,
+        repository: &Repository,
+        segment: &SegmentName,
+        archived: bool,
+    ) -> Result<(Summary, Lsn)> {
+        if archived {
+            let summary = repository.wal_summary(self.version(segment)?).await?;
+            return Ok((summary, segment.end(self.segment_size)));
+        }
+        let scan = self.scan_tail(repository, segment).await?;
+        Ok((Summary::of_segment(self.segment_size.bytes(), scan.summary.clone()), scan.end))
     }
 
     /// The one archived version of a segment; two are a conflict that only the operator can resolve.
@@ -152,6 +208,13 @@ impl Catalog {
                 return Ok(Some((end.end, end.time)));
             }
         }
+        for segment in &path.tails {
+            let scan = self.scan_tail(repository, segment).await?;
+            let mut ends = scan.summary.transactions.iter();
+            if let Some(end) = ends.find(|end| end.xid == xid && end.end <= path.end) {
+                return Ok(Some((end.end, end.time)));
+            }
+        }
         Ok(None)
     }
 
@@ -164,8 +227,13 @@ impl Catalog {
         from: Lsn,
     ) -> Result<Option<(Lsn, PgTime)>> {
         let summaries = repository.wal_summaries(&self.versions(path)?).await?;
-        let points = summaries.into_iter().flat_map(|summary| summary.restore_points);
-        let found = points.into_iter().find(|point| point.name == name && point.lsn >= from);
+        let mut points: Vec<RestorePoint> =
+            summaries.into_iter().flat_map(|summary| summary.restore_points).collect();
+        for segment in &path.tails {
+            points.extend(self.scan_tail(repository, segment).await?.summary.restore_points.iter().cloned());
+        }
+        let named = |point: &RestorePoint| point.name == name && (from..=path.end).contains(&point.lsn);
+        let found = points.into_iter().filter(named).min_by_key(|point| point.lsn);
         Ok(found.map(|point| (point.lsn, point.time)))
     }
 

@@ -250,7 +250,7 @@ fn r9_a_promoted_standby_ships_what_the_old_primary_never_did() {
 
 #[test]
 fn r9_a_hole_that_cannot_be_filled_is_reported_and_a_backup_closes_it() {
-    let mut archived = archived(Repo::local());
+    let archived = archived(Repo::local());
     archived.backup();
     let lost = archived.cluster.switch_wal();
     archived.cluster.wait_archived(&lost, PATIENCE);

@@ -22,5 +22,6 @@ mod prefetch;
 mod restore;
 mod rig;
 mod store_faults;
+mod tail;
 mod tamper;
 mod wal;
