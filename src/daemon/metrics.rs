@@ -3,7 +3,7 @@
 use super::counters::{Counters, VERBS};
 use super::exposition::{Format, Page, Series};
 use super::snapshot::{BackupLine, Snapshot};
-use crate::postgres::PgTime;
+use crate::postgres::{Lsn, PgTime};
 
 /// The text of a scrape. Touches nothing but its arguments.
 pub(super) fn encode(snapshot: &Snapshot, counters: &Counters, format: Format) -> String {
@@ -61,12 +61,12 @@ fn wal(page: &mut Page, snapshot: &Snapshot) {
     page.gauge(
         "wal_flushed_lsn_bytes",
         "WAL is on the server's disk up to here",
-        snapshot.flushed.map(|lsn| lsn.get()),
+        snapshot.flushed.map(Lsn::get),
     );
     page.gauge(
         "wal_archived_lsn_bytes",
         "WAL is in the repository as whole segments up to here without a gap",
-        snapshot.archived.map(|lsn| lsn.get()),
+        snapshot.archived.map(Lsn::get),
     );
     page.gauge(
         "wal_lag_bytes",
@@ -217,7 +217,6 @@ pub(super) mod tests {
 
     use super::*;
     use crate::daemon::{RepositoryBytes, Role};
-    use crate::postgres::Lsn;
 
     fn at(seconds: i64) -> PgTime {
         PgTime::from_unix_micros(seconds * 1_000_000)
@@ -311,9 +310,8 @@ pub(super) mod tests {
     /// Lines of one name without `walproof_` and the cluster.
     fn lines(text: &str, name: &str) -> Vec<String> {
         let start = format!("walproof_{name}{{");
-        let found = text
-            .lines()
-            .filter_map(|line| Some(line.strip_prefix(&start)?.strip_prefix("cluster=\"main\"")?));
+        let found =
+            text.lines().filter_map(|line| line.strip_prefix(&start)?.strip_prefix("cluster=\"main\""));
         found.map(|rest| rest.trim_start_matches([',', '}']).trim_start().to_owned()).collect()
     }
 
@@ -386,8 +384,8 @@ pub(super) mod tests {
     #[test]
     fn what_is_not_known_has_no_line() {
         let text = encode(&unknown(), &Counters::default(), Format::Classic);
-        let named = text.lines().filter_map(|line| line.strip_prefix("# TYPE walproof_")?.split_once(' '));
-        let names: Vec<&str> = named.map(|(name, _)| name).collect();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE walproof_")?.split_once(' '));
+        let names: Vec<&str> = types.map(|(name, _)| name).collect();
         let expected = [
             "build_info",
             "cluster_info",

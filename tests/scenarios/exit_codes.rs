@@ -263,16 +263,16 @@ fn a_log_in_json_is_nothing_but_json() {
     let name = site.archive(&site.data.wal(SEGMENT));
     let target = site.out.join("x");
     let absent = site.data.wal(SEGMENT + 1).name();
-    for args in [
-        vec!["wal-push", "-vv", &name],
-        vec!["wal-fetch", "-vv", &name, target.to_str().unwrap()],
-        vec!["wal-push", "-vv", &absent],
-        vec!["wal-list", "-vv"],
+    for (speaks, args) in [
+        (true, vec!["wal-push", "-vv", &name]),
+        (false, vec!["wal-fetch", "-vv", &name, target.to_str().unwrap()]),
+        (true, vec!["wal-push", "-vv", &absent]),
+        (false, vec!["wal-list", "-vv"]),
     ] {
         let output = site.walproof.run(&args);
         output.says_nowhere(&key);
         let lines = output.stderr();
-        assert!(!lines.is_empty(), "{args:?} logs nothing");
+        assert!(!speaks || !lines.is_empty(), "{args:?} logs nothing");
         for line in lines.lines() {
             let object: serde_json::Value =
                 serde_json::from_str(line).unwrap_or_else(|error| panic!("{args:?}: {error}: {line}"));
