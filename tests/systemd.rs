@@ -23,7 +23,11 @@ fn unit(name: &str) -> String {
 
 /// Settings as `Name=value`, without comments.
 fn settings(name: &str) -> Vec<String> {
-    unit(name).lines().filter(|line| line.contains('=') && !line.starts_with('#')).map(str::to_owned).collect()
+    unit(name)
+        .lines()
+        .filter(|line| line.contains('=') && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The units in a folder of their own, starting the program just built: systemd looks whether it exists.
@@ -41,7 +45,12 @@ fn scratch() -> (tempfile::TempDir, Vec<PathBuf>) {
 
 fn run(program: &str, package: &str, arguments: &[&str], paths: &[PathBuf]) -> Output {
     let mut command = Command::new(program);
-    command.args(arguments).args(paths).env("LC_ALL", "C").env("SYSTEMD_COLORS", "0").env("SYSTEMD_PAGER", "");
+    command
+        .args(arguments)
+        .args(paths)
+        .env("LC_ALL", "C")
+        .env("SYSTEMD_COLORS", "0")
+        .env("SYSTEMD_PAGER", "");
     command.output().unwrap_or_else(|cause| {
         panic!("{program} cannot be run: {cause}: apt-get install {package} (scripts/test does)")
     })
@@ -100,10 +109,19 @@ fn services_leave_the_server_and_each_other_alone() {
         let has = |setting: &str| settings.iter().any(|line| line == setting);
         assert!(has("User=postgres") && has("UMask=0077"), "{name}");
         assert!(has("RemoveIPC=no"), "{name}: the server's shared memory would go away with the service");
-        assert!(has("RuntimeDirectoryPreserve=yes"), "{name}: the daemon's socket would go away with a backup");
-        assert!(!settings.iter().any(|line| line.starts_with("PrivateUsers=")), "{name}: peer authentication");
+        assert!(
+            has("RuntimeDirectoryPreserve=yes"),
+            "{name}: the daemon's socket would go away with a backup"
+        );
+        assert!(
+            !settings.iter().any(|line| line.starts_with("PrivateUsers=")),
+            "{name}: peer authentication"
+        );
         for word in ["Requires=", "BindsTo=", "PartOf=", "Requisite="] {
-            assert!(!settings.iter().any(|line| line.starts_with(word)), "{name}: {word}: it outlives the server");
+            assert!(
+                !settings.iter().any(|line| line.starts_with(word)),
+                "{name}: {word}: it outlives the server"
+            );
         }
     }
 }
@@ -116,7 +134,8 @@ fn rules() -> PathBuf {
 fn prometheus_accepts_the_rules_and_they_alert_when_they_should() {
     let output = run("promtool", "prometheus", &["check", "rules"], &[rules()]);
     assert!(output.status.success(), "{}", said(&output));
-    let output = run("promtool", "prometheus", &["test", "rules"], &[checkout().join("tests/prometheus-rules.yml")]);
+    let output =
+        run("promtool", "prometheus", &["test", "rules"], &[checkout().join("tests/prometheus-rules.yml")]);
     assert!(output.status.success(), "{}", said(&output));
 }
 
@@ -148,7 +167,8 @@ fn rules_ask_for_metrics_of_the_contract() {
         "walproof_store_up",
     ]);
     let text = fs::read_to_string(rules()).unwrap();
-    let expressions: String = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
+    let expressions: String =
+        text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
     let unknown: Vec<_> = metrics(&expressions).difference(&known).copied().collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }

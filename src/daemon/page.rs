@@ -104,10 +104,11 @@ fn problems(snapshot: &Snapshot) -> String {
             Severity::Failure => ("bad", "Failure"),
             Severity::Warning => ("warn", "Warning"),
         };
-        let hint = problem.hint.as_ref().map(|hint| format!("<span class=\"hint\">{}</span>", Escaped(hint)));
+        let hint =
+            problem.hint.as_ref().map(|hint| format!("<span class=\"hint\">Hint: {}</span>", Escaped(hint)));
         format!(
             "<li><span class=\"kind {class}\">{kind}</span><b>{}</b>{}</li>\n",
-            Escaped(&problem.text),
+            Escaped(capital(&problem.text)),
             hint.unwrap_or_default()
         )
     });
@@ -121,7 +122,7 @@ fn cards(snapshot: &Snapshot) -> String {
     }
     let cards = [
         card("Lost if this host vanished now (RPO)", &words::rpo(snapshot)),
-        card("Recovery window: restorable to any instant of", &window),
+        card("Recovery window", &window),
         card("Last backup", &words::last_backup(snapshot)),
         card("A restore would take (RTO, estimate)", &words::rto(snapshot)),
     ];
@@ -144,15 +145,15 @@ fn facts(rows: &[(&str, String)]) -> String {
 
 fn wal(snapshot: &Snapshot) -> String {
     let now = snapshot.taken_at;
-    let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| lsn.to_string());
+    let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| format!("up to {lsn}"));
     let tail = snapshot.tail.as_ref().map_or_else(
         || "none is stored".to_owned(),
         |tail| format!("stored up to {} of {}, {}", tail.end, tail.segment, words::age(tail.at, now)),
     );
     let rows = [
-        ("On the server's disk", format!("up to {}", lsn(snapshot.flushed))),
-        ("Stored, tail included", format!("up to {}", lsn(snapshot.stored))),
-        ("Archived segments", format!("up to {}", lsn(snapshot.archived))),
+        ("On the server's disk", lsn(snapshot.flushed)),
+        ("Stored, tail included", lsn(snapshot.stored)),
+        ("Archived segments", lsn(snapshot.archived)),
         ("Tail", tail),
         ("Waiting", words::waiting(snapshot)),
         ("Gaps", words::gaps(snapshot)),
@@ -186,16 +187,17 @@ fn recent(snapshot: &Snapshot) -> String {
         return empty(title, "nothing was archived since the daemon started");
     }
     let columns =
-        [("File", false), ("When", false), ("Took", true), ("Size → stored", true), ("Result", false)];
+        [("File", false), ("Result", false), ("When", false), ("Took", true), ("Size → stored", true)];
     let row = |push: &PushLine| {
-        let (stored, result) = match &push.error {
-            None => (words::size(push.stored_bytes), "<td>stored</td>".to_owned()),
+        let (result, stored, why) = match &push.error {
+            None => ("<td>stored</td>", words::size(push.stored_bytes), String::new()),
             Some(error) => {
-                ("nothing".to_owned(), format!("<td class=\"wide bad\">failed: {}</td>", Escaped(error)))
+                ("<td class=\"bad\">failed</td>", "nothing".to_owned(), explanation(columns.len(), error))
             }
         };
         format!(
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{} → {}</td>{result}</tr>\n",
+            "<tr><th scope=\"row\">{}</th>{result}<td>{}</td><td class=\"number\">{}</td>\
+             <td class=\"number\">{} → {}</td></tr>\n{why}",
             Escaped(&push.name),
             Escaped(words::age(push.at, snapshot.taken_at)),
             Escaped(words::seconds(push.seconds)),
@@ -204,6 +206,11 @@ fn recent(snapshot: &Snapshot) -> String {
         )
     };
     table("recent", title, &columns, snapshot.recent.iter().map(row))
+}
+
+/// A row below the one that it explains. It stays in sight where the table scrolls.
+fn explanation(columns: usize, text: &str) -> String {
+    format!("<tr class=\"why\"><td colspan=\"{columns}\"><span>{}</span></td></tr>\n", Escaped(text))
 }
 
 fn backups(snapshot: &Snapshot) -> String {
@@ -222,13 +229,16 @@ fn backups(snapshot: &Snapshot) -> String {
     ];
     let row = |backup: &BackupLine| {
         let took = backup.finished_at.seconds_since(backup.started_at).max(0.0);
-        let pages = match backup.page_errors {
-            0 => "<td>no error</td>".to_owned(),
-            errors => format!("<td class=\"wide bad\">{errors} failed their checksum</td>"),
+        let (pages, why) = match backup.page_errors {
+            0 => ("<td>no error</td>".to_owned(), String::new()),
+            errors => {
+                let why = "pages failed their checksum: the data on the server's disk is damaged";
+                (format!("<td class=\"bad\">{errors} bad</td>"), explanation(columns.len(), why))
+            }
         };
         format!(
             "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
-             <td class=\"number\">{}</td><td class=\"number\">{}</td>{pages}</tr>\n",
+             <td class=\"number\">{}</td><td class=\"number\">{}</td>{pages}</tr>\n{why}",
             Escaped(&backup.id),
             Escaped(words::age(backup.finished_at, snapshot.taken_at)),
             Escaped(words::seconds(took)),
@@ -319,14 +329,8 @@ mod tests {
             &samples::busy(),
             &["</span>Healthy</h1>", ">3.4 s<", "Within the objective", "9 s ago", "timeline 1"],
         );
-        let failing = [
-            "</span>Failing</h1>",
-            ">23 min 4 s<",
-            "Beyond the objective",
-            "DOWN",
-            "94 files",
-            "failed: put",
-        ];
+        let failing =
+            ["</span>Failing</h1>", ">23 min 4 s<", "Beyond the objective", "DOWN", "94 files", ">failed<"];
         says(&samples::store_down(), &failing);
         says(
             &samples::brand_new(),
@@ -342,6 +346,6 @@ mod tests {
     fn a_backup_with_bad_pages_does_not_pass_silently() {
         let mut snapshot = samples::busy();
         snapshot.backups[0].page_errors = 2;
-        assert!(render(&snapshot).contains("2 failed their checksum"));
+        assert!(render(&snapshot).contains(">2 bad<"));
     }
 }

@@ -90,25 +90,24 @@ pub(super) fn store_down() -> Snapshot {
     let mut snapshot = busy();
     let why = "put wal: the store cannot be reached: connect to s3.gra.io.cloud.ovh.net: timed out after 5 s";
     snapshot.rpo_seconds = Some(1384.0);
-    snapshot.stored = Some(Lsn::new(0x0A2F_3000_0000));
-    snapshot.archived = snapshot.stored;
+    snapshot.stored = Some(Lsn::new(0x0A2F_3047_0000));
+    snapshot.archived = Some(Lsn::new(0x0A2F_3000_0000));
     (snapshot.ready, snapshot.oldest_ready) = (94, Some(ago(1376)));
     snapshot.last_push = Some(ago(1390));
     snapshot.store_up = Some(false);
     snapshot.window = Some((ago(7 * 86_400 + 6 * 3600 - 1384), ago(1384)));
     if let Some(tail) = &mut snapshot.tail {
         tail.at = ago(1385);
+        tail.segment = "0000000100000A2F00000030".to_owned();
+        tail.end = Lsn::new(0x0A2F_3047_0000);
     }
-    snapshot.recent.truncate(5);
     let failed = (0..3_i64).map(|at| PushLine {
         seconds: 60.0,
-        stored_bytes: 0,
         error: Some(why.to_owned()),
         ..push(0x30, 12 + 61 * at, 0)
     });
-    snapshot.recent = failed
-        .chain(snapshot.recent.iter().cloned().map(|line| PushLine { at: ago(1390), ..line }))
-        .collect();
+    let stored = (0..5_u64).map(|at| push(0x2F - at, 1390 + 11 * i64::try_from(at).unwrap(), 6 * MIB));
+    snapshot.recent = failed.chain(stored).collect();
     snapshot.problems = vec![
         problem(
             Severity::Failure,

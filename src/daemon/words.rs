@@ -34,22 +34,31 @@ pub(super) fn state(snapshot: &Snapshot) -> State {
     }
 }
 
-/// Why it is in that state, in one sentence.
+/// What that means, in one or two sentences. The problems themselves are listed below it.
 pub(super) fn reason(snapshot: &Snapshot) -> String {
-    if let Some(worst) = snapshot.problems.first() {
-        return match snapshot.problems.len() - 1 {
-            0 => worst.text.clone(),
-            1 => format!("{}, and one more problem", worst.text),
-            more => format!("{}, and {more} more problems", worst.text),
-        };
-    }
-    if snapshot.backups.is_empty() {
-        return NO_BACKUP.to_owned();
-    }
-    match snapshot.role {
-        Role::Primary => "everything that was promised holds".to_owned(),
-        Role::Standby => "a standby: the host of its primary archives, this one waits".to_owned(),
-        Role::Down => "nothing is wrong with what is stored; the server does not answer".to_owned(),
+    let of = |severity| snapshot.problems.iter().filter(move |problem| problem.severity == severity).count();
+    let counts = [(of(Severity::Failure), "failure"), (of(Severity::Warning), "warning")];
+    let counts: Vec<String> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    let holds = match snapshot.role {
+        Role::Primary => "everything that was promised holds",
+        Role::Standby => "a standby: the host of its primary archives, this one waits",
+        Role::Down => "what is stored is in order; the server does not answer",
+    };
+    let restorable = match snapshot.window {
+        _ if snapshot.backups.is_empty() => NO_BACKUP.to_owned(),
+        None => "how far a restore can go is not known yet".to_owned(),
+        Some((_, end)) => {
+            format!("a restore can go up to {}, {}", utc(end), age(end, snapshot.taken_at))
+        }
+    };
+    match (counts.is_empty(), snapshot.backups.is_empty()) {
+        (true, true) => restorable,
+        (true, false) => holds.to_owned(),
+        (false, _) => format!("{}; {restorable}", counts.join(", ")),
     }
 }
 
@@ -339,7 +348,10 @@ mod tests {
         assert_eq!(judge(&samples::busy()), ("healthy", "everything that was promised holds".to_owned()));
         let (word, why) = judge(&samples::store_down());
         assert_eq!(word, "failing");
-        assert!(why.ends_with("and 2 more problems"), "{why}");
+        assert!(
+            why.starts_with("2 failures, 1 warning; a restore can go up to 2026-11-22 06:18:03 UTC"),
+            "{why}"
+        );
         let mut snapshot = samples::brand_new();
         assert_eq!(judge(&snapshot).0, "failing");
         snapshot.problems.clear();
