@@ -121,10 +121,10 @@ fn cards(snapshot: &Snapshot) -> String {
         window.note = format!("{}. From {} to {}", window.note, words::utc(start), words::utc(end));
     }
     let cards = [
-        card("Lost if this host vanished now (RPO)", &words::rpo(snapshot)),
+        card("Would be lost now (RPO)", &words::rpo(snapshot)),
         card("Recovery window", &window),
         card("Last backup", &words::last_backup(snapshot)),
-        card("A restore would take (RTO, estimate)", &words::rto(snapshot)),
+        card("A restore takes about (RTO)", &words::rto(snapshot)),
     ];
     format!("<dl class=\"cards\">\n{}</dl>\n", cards.concat())
 }

@@ -32,15 +32,15 @@ pub fn render(snapshot: &Snapshot) -> String {
 }
 
 fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let both = |reading: Reading| format!("{} ({})", reading.value, reading.note);
+    let both = |reading: &Reading| format!("{} ({})", reading.value, reading.note);
     let mut rows =
-        vec![("RPO now", both(words::rpo(snapshot))), ("recovery window", both(words::window(snapshot)))];
+        vec![("RPO now", both(&words::rpo(snapshot))), ("recovery window", both(&words::window(snapshot)))];
     if let Some((start, end)) = snapshot.window {
         rows.push(("  from", words::when(start, snapshot.taken_at)));
         rows.push(("  to", words::when(end, snapshot.taken_at)));
     }
-    rows.push(("restore takes", both(words::rto(snapshot))));
-    rows.push(("last backup", both(words::last_backup(snapshot))));
+    rows.push(("restore takes", both(&words::rto(snapshot))));
+    rows.push(("last backup", both(&words::last_backup(snapshot))));
     if let Some(last) = snapshot.backups.last() {
         rows.push(("  id", last.id.clone()));
     }
