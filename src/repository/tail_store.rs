@@ -108,12 +108,12 @@ impl Tail {
         // Of two that began at once, the one that got further; a newest one without a beginning is still being made.
         let whole = |generation: &TailGeneration| {
             let of_generation = of_segment().filter(|piece| piece.name.generation == *generation);
-            Self::chain(*segment, *generation, of_generation.collect())
+            Self::chain(*segment, *generation, &of_generation.collect::<Vec<_>>())
         };
         generations.iter().filter_map(whole).max_by_key(|tail| (tail.generation.count, tail.len))
     }
 
-    fn chain(segment: SegmentName, generation: TailGeneration, pieces: Vec<&TailPiece>) -> Option<Self> {
+    fn chain(segment: SegmentName, generation: TailGeneration, pieces: &[&TailPiece]) -> Option<Self> {
         let mut tail = Self { segment, generation, pieces: Vec::new(), len: 0 };
         loop {
             let next = pieces
