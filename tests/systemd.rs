@@ -64,8 +64,8 @@ fn said(output: &Output) -> String {
 #[test]
 fn systemd_has_nothing_to_say_about_the_units() {
     let (folder, paths) = scratch();
-    let output = run("systemd-analyze", "systemd", &["verify", "--man=no"], &paths);
-    // It also reads the units of the host that ours name; what is wrong with those is not ours.
+    let output = run("systemd-analyze", "systemd", &["verify", "--man=no", "--recursive-errors=no"], &paths);
+    // It also reads the units of the host that ours name; what is wrong with those is not ours to tell.
     let folder = folder.path().to_str().unwrap();
     let text = said(&output);
     let ours: Vec<&str> =
