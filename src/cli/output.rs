@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::start::logs_json;
+pub(super) use crate::daemon::size;
 use crate::error::{Error, Kind, Result};
 
 /// Write a line of a result.
@@ -37,19 +38,6 @@ pub(super) fn complain(error: &Error) {
     }
 }
 
-/// Bytes for people: 1.5 GiB.
-#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 || unit == "TiB" {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    String::new()
-}
-
 /// A table with aligned columns.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
@@ -62,18 +50,4 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
         line(cells.join("  ").trim_end())?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
-        assert_eq!(size(u64::MAX), "16777216.0 TiB");
-    }
 }

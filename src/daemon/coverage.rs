@@ -76,12 +76,6 @@ impl Coverage {
         self.tails.insert(segment, len);
     }
 
-    /// The tails that `before` knew of, as far as they are still needed.
-    pub(super) fn take_tails_of(&mut self, before: &Self) {
-        let needed = before.tails.iter().filter(|(segment, _)| !self.catalog.has(segment));
-        self.tails = needed.map(|(segment, len)| (*segment, *len)).collect();
-    }
-
     /// Whole segments are stored up to here without a gap.
     pub(super) const fn archived(&self) -> Lsn {
         self.archived

@@ -135,7 +135,7 @@ fn health(snapshot: &Snapshot) -> Response<Full<Bytes>> {
 }
 
 fn page(snapshot: &Snapshot) -> Response<Full<Bytes>> {
-    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", render(snapshot));
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", super::page::render(snapshot));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
 }
@@ -153,12 +153,6 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// Stands in for the status page.
-fn render(snapshot: &Snapshot) -> String {
-    let state = if snapshot.is_healthy() { "all is well" } else { "something failed, see /healthz" };
-    format!("<!DOCTYPE html><title>walproof</title><p>{state}</p>\n")
 }
 
 #[cfg(test)]

@@ -11,11 +11,14 @@ mod http;
 mod metrics;
 mod notify;
 mod outage;
+mod page;
 mod problems;
 mod pusher;
 mod queue;
 mod rpo;
 mod run;
+#[cfg(test)]
+mod samples;
 mod server;
 mod shared;
 mod snapshot;
@@ -23,10 +26,13 @@ mod socket;
 mod state;
 mod survey;
 mod tail;
+pub mod text;
 mod usage;
 mod watch;
 mod watchdog;
+mod words;
 
 pub use run::run;
 pub use shared::Setup;
 pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};
+pub use words::size;

@@ -222,6 +222,10 @@ impl Shared {
         self.state().tail_error = Some(error.to_string());
     }
 
+    pub(super) fn survey_begins(&self) {
+        self.state().survey_begins();
+    }
+
     pub(super) fn surveyed(&self, survey: Survey) {
         self.state().surveyed(survey, Instant::now());
     }

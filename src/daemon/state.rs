@@ -1,6 +1,6 @@
 //! What is known, and what follows from it. No I/O; time is passed in.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
@@ -45,6 +45,10 @@ pub(super) struct State {
     end_on_disk: Option<Lsn>,
     looked_at_disk: Option<Instant>,
     coverage: Option<Coverage>,
+    /// What was stored since the survey that is under way began to list.
+    stored_since: Vec<WalFile>,
+    /// Tails that were shipped, of segments that are not stored yet.
+    shipped: BTreeMap<SegmentName, u32>,
     flushes: FlushHistory,
     window_start: Option<PgTime>,
     last_time: Option<PgTime>,
@@ -74,6 +78,8 @@ impl State {
             end_on_disk: None,
             looked_at_disk: None,
             coverage: None,
+            stored_since: Vec::new(),
+            shipped: BTreeMap::new(),
             flushes: FlushHistory::new(now, Duration::ZERO),
             window_start: None,
             last_time: None,
@@ -134,14 +140,16 @@ impl State {
         if let WalName::Segment(_) = pushed.name {
             self.last_time = self.last_time.max(pushed.last_time);
         }
+        let file = WalFile {
+            name: pushed.name,
+            digest: pushed.digest,
+            stored_len: pushed.stored_len,
+            modified: jiff::Timestamp::now(),
+        };
         if let Some(coverage) = &mut self.coverage {
-            coverage.add(WalFile {
-                name: pushed.name,
-                digest: pushed.digest,
-                stored_len: pushed.stored_len,
-                modified: jiff::Timestamp::now(),
-            });
+            coverage.add(file.clone());
         }
+        self.stored_since.push(file);
         self.prune();
         self.note(&pushed.name, took, (pushed.raw_len, pushed.stored_len), None);
     }
@@ -171,10 +179,17 @@ impl State {
     ) {
         self.tail = Some(TailLine { segment: segment.to_string(), end, at: PgTime::now() });
         self.last_time = self.last_time.max(last_time);
+        self.shipped.insert(segment, len);
         if let Some(coverage) = &mut self.coverage {
             coverage.add_tail(segment, len);
+            self.shipped.retain(|segment, _| !coverage.has(segment));
         }
         self.prune();
+    }
+
+    /// A survey begins: what is stored from now on its listing may or may not show.
+    pub(super) fn survey_begins(&mut self) {
+        self.stored_since.clear();
     }
 
     fn prune(&mut self) {
@@ -185,10 +200,14 @@ impl State {
 
     pub(super) fn surveyed(&mut self, survey: Survey, now: Instant) {
         let mut coverage = survey.coverage;
-        if let Some(before) = &self.coverage {
-            coverage.take_tails_of(before);
-        } else {
+        if self.coverage.is_none() {
             self.flushes.set_unknown(now, survey.unknown);
+        }
+        for file in self.stored_since.drain(..) {
+            coverage.add(file);
+        }
+        for (segment, len) in &self.shipped {
+            coverage.add_tail(*segment, *len);
         }
         self.window_start = coverage.window_start();
         self.backups = coverage.backups().map(backup_line).collect();

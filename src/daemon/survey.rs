@@ -21,6 +21,10 @@ const BACKUPS: Duration = Duration::from_mins(1);
 const AGAIN: Duration = Duration::from_secs(5);
 /// What is stored is added up this often: it lists everything.
 const BYTES: Duration = Duration::from_hours(1);
+/// DBState DB_SHUTDOWNED (pg_control.h).
+const SHUT_DOWN: u32 = 1;
+/// Bytes of the header of a segment's first page, where its first record begins.
+const LONG_HEADER: u64 = 40;
 /// Newest segments that are asked for the time of their last commit.
 const SUMMARIES: usize = 4;
 
@@ -65,6 +69,7 @@ fn texts(ids: &[BackupId]) -> Vec<String> {
 /// One look. The ids of the backups that there are.
 async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<String>> {
     let repository = &pusher.repository;
+    shared.survey_begins();
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
     let catalog = Catalog::read(repository).await?.with_tails(&[]);
     let (sample, end) = shared.server_now();
@@ -197,6 +202,12 @@ pub(super) fn end_on_disk(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> O
         return None;
     }
     let control = data_dir.control().ok()?;
+    if control.state == SHUT_DOWN {
+        // Nothing but the checkpoint of the shutdown follows: no commit is in it.
+        let start = control.checkpoint.segment_start(control.segment_size);
+        let first = control.checkpoint.offset_from(start) <= LONG_HEADER;
+        return Some(if first { start } else { control.checkpoint });
+    }
     let (timeline, from) = last
         .filter(|(timeline, _)| *timeline >= control.timeline)
         .unwrap_or((control.timeline, control.checkpoint));

@@ -37,7 +37,9 @@ impl Namespace {
     /// The files stored under `name`, before the identity is known: none, one, or a conflict.
     pub async fn wal_versions(&self, system_identifier: u64, name: &WalName) -> Result<Vec<WalFile>> {
         let root = self.root(system_identifier);
-        let objects = self.store().list(&format!("{root}/{}", layout::wal_directory(name))).await?;
+        let directory = format!("{root}/{}", layout::wal_directory(name));
+        // Mostly the newest file is asked for, behind which there is little.
+        let objects = self.store().list_after(&directory, &format!("{directory}/{name}")).await?;
         let relative =
             |object: &Object| object.key.get(root.len() + 1..).and_then(|key| wal_file(key, object));
         Ok(objects.iter().filter_map(relative).filter(|file| file.name == *name).collect())

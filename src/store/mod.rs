@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 pub use location::{Credentials, Location, S3Location};
 pub use observe::{Observe, Outcome};
@@ -121,7 +122,22 @@ impl Store {
     /// All objects below the directory `prefix`, sorted by key.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let path = parse(prefix)?;
-        let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
+        self.list_objects(prefix, || self.objects.list(Some(&path))).await
+    }
+
+    /// All objects below the directory `prefix` whose keys come after `after`, sorted by key: cheaper than all of them
+    /// where the end of a long directory is wanted.
+    pub async fn list_after(&self, prefix: &str, after: &str) -> Result<Vec<Object>> {
+        let (path, after) = (parse(prefix)?, parse(after)?);
+        self.list_objects(prefix, || self.objects.list_with_offset(Some(&path), &after)).await
+    }
+
+    async fn list_objects(
+        &self,
+        prefix: &str,
+        list: impl Fn() -> BoxStream<'static, object_store::Result<ObjectMeta>>,
+    ) -> Result<Vec<Object>> {
+        let list = || async { list().try_collect::<Vec<_>>().await };
         let listed = self
             .run("list", list)
             .await
@@ -216,7 +232,7 @@ fn parse(key: &str) -> Result<Key> {
     Key::parse(key).map_err(|cause| Error::usage(format!("key \"{key}\": {cause}")))
 }
 
-fn object(meta: object_store::ObjectMeta) -> Result<Object> {
+fn object(meta: ObjectMeta) -> Result<Object> {
     let modified = Timestamp::new(meta.last_modified.timestamp(), 0)
         .map_err(|cause| Error::corrupt(format!("time of {}: {cause}", meta.location)))?;
     Ok(Object { key: meta.location.into(), size: meta.size, modified })

@@ -1,0 +1,233 @@
+//! `walproof status`: the snapshot for a terminal of 80 columns, and as JSON.
+
+use serde_json::{Value, json};
+
+use super::snapshot::{Severity, Snapshot};
+use super::words::{self, Reading};
+use crate::postgres::{Lsn, PgTime};
+
+/// Columns of a line; a word that is longer stays whole, so that it can be copied.
+const WIDTH: usize = 80;
+/// Columns of the names.
+const NAMES: usize = 18;
+
+/// The snapshot in words, ending with a line feed.
+pub fn render(snapshot: &Snapshot) -> String {
+    let state = words::state(snapshot).as_str().to_uppercase();
+    let mut lines = Vec::new();
+    wrap(&mut lines, "", 0, &format!("{}: {state}: {}", snapshot.cluster, words::reason(snapshot)));
+    for problem in &snapshot.problems {
+        let kind = if problem.severity == Severity::Failure { "FAIL  " } else { "WARN  " };
+        wrap(&mut lines, kind, kind.len(), &problem.text);
+        if let Some(hint) = &problem.hint {
+            wrap(&mut lines, "      hint: ", 12, hint);
+        }
+    }
+    lines.push(String::new());
+    for (name, value) in promises(snapshot).into_iter().chain(wal(snapshot)).chain(place(snapshot)) {
+        wrap(&mut lines, &format!("{name:<NAMES$}"), NAMES, &value);
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let both = |reading: &Reading| format!("{} ({})", reading.value, reading.note);
+    let mut rows =
+        vec![("RPO now", both(&words::rpo(snapshot))), ("recovery window", both(&words::window(snapshot)))];
+    if let Some((start, end)) = snapshot.window {
+        rows.push(("  from", words::when(start, snapshot.taken_at)));
+        rows.push(("  to", words::when(end, snapshot.taken_at)));
+    }
+    rows.push(("restore takes", both(&words::rto(snapshot))));
+    rows.push(("last backup", both(&words::last_backup(snapshot))));
+    if let Some(last) = snapshot.backups.last() {
+        rows.push(("  id", last.id.clone()));
+    }
+    rows.push(("backups", snapshot.backups.len().to_string()));
+    rows
+}
+
+fn wal(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let now = snapshot.taken_at;
+    let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| lsn.to_string());
+    let tail = snapshot.tail.as_ref().map_or_else(
+        || "none is stored".to_owned(),
+        |tail| format!("up to {} of {}, {}", tail.end, tail.segment, words::age(tail.at, now)),
+    );
+    vec![
+        ("WAL on disk", lsn(snapshot.flushed)),
+        ("WAL stored", lsn(snapshot.stored)),
+        ("WAL archived", lsn(snapshot.archived)),
+        ("tail", tail),
+        ("waiting", words::waiting(snapshot)),
+        ("gaps", words::gaps(snapshot)),
+        ("last archived", words::when_known(snapshot.last_push, now, words::UNKNOWN)),
+    ]
+}
+
+fn place(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    vec![
+        ("server", words::server(snapshot)),
+        ("system identifier", snapshot.system_identifier.clone()),
+        ("repository", snapshot.repository.clone()),
+        ("store", words::store(snapshot).to_owned()),
+        ("repository size", words::repository_size(snapshot)),
+        ("daemon", daemon(snapshot)),
+        ("as of", words::utc(snapshot.taken_at)),
+    ]
+}
+
+fn daemon(snapshot: &Snapshot) -> String {
+    snapshot.daemon_since.map_or_else(
+        || "does not run: no tail is stored, and nothing is watched".to_owned(),
+        |since| format!("runs since {}", words::when(since, snapshot.taken_at)),
+    )
+}
+
+/// Append `first` and the text, broken at spaces; further lines are indented. Control characters, which may come from
+/// a server or a store, do not reach the terminal.
+fn wrap(lines: &mut Vec<String>, first: &str, indent: usize, text: &str) {
+    let mut current = first.to_owned();
+    let mut fresh = true;
+    for word in text.split_whitespace() {
+        let word: String = word.chars().filter(|letter| !letter.is_control()).collect();
+        if !fresh && current.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(std::mem::replace(&mut current, " ".repeat(indent)));
+            fresh = true;
+        }
+        if !fresh {
+            current.push(' ');
+        }
+        current.push_str(&word);
+        fresh = false;
+    }
+    lines.push(current.trim_end().to_owned());
+}
+
+/// The snapshot as scripts read it.
+pub fn json(snapshot: &Snapshot) -> Value {
+    let window = snapshot.window.map(|(start, end)| json!({ "start": start, "end": end }));
+    let tail = snapshot
+        .tail
+        .as_ref()
+        .map(|tail| json!({ "segment": tail.segment, "end_lsn": tail.end, "stored_at": tail.at }));
+    let time = |at: Option<PgTime>| json!(at);
+    json!({
+        "cluster": snapshot.cluster,
+        "system_identifier": snapshot.system_identifier,
+        "window": window,
+        "rpo_seconds": snapshot.rpo_seconds,
+        "rto_estimate_seconds": snapshot.rto_estimate_seconds,
+        "last_backup": snapshot.backups.last(),
+        "last_drill": null,
+        "problems": snapshot.problems.iter().map(|problem| &problem.text).collect::<Vec<_>>(),
+        "problem_details": snapshot.problems,
+        "healthy": snapshot.is_healthy(),
+        "taken_at": snapshot.taken_at,
+        "daemon": snapshot.daemon_since.is_some(),
+        "daemon_since": time(snapshot.daemon_since),
+        "role": snapshot.role,
+        "pg_version": Some(&snapshot.pg_version).filter(|version| !version.is_empty()),
+        "timeline": snapshot.timeline,
+        "repository": snapshot.repository,
+        "store_up": snapshot.store_up,
+        "repository_bytes": snapshot.repository_bytes,
+        "objectives": {
+            "rpo_seconds": snapshot.rpo_objective.as_secs_f64(),
+            "rto_seconds": snapshot.rto_objective.as_secs_f64(),
+        },
+        "retention_window_seconds": snapshot.retention_window.as_secs_f64(),
+        "flushed_lsn": snapshot.flushed,
+        "stored_lsn": snapshot.stored,
+        "archived_lsn": snapshot.archived,
+        "lag_bytes": snapshot.lag_bytes(),
+        "ready": snapshot.ready,
+        "oldest_ready": time(snapshot.oldest_ready),
+        "gap_segments": snapshot.gap_segments,
+        "last_push": time(snapshot.last_push),
+        "tail": tail,
+        "backups": snapshot.backups.len(),
+        "backup_failed_at": time(snapshot.backup_failed_at),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::samples;
+
+    #[test]
+    fn a_terminal_of_80_columns_is_enough() {
+        for snapshot in [samples::busy(), samples::store_down(), samples::brand_new(), samples::standby()] {
+            let text = render(&snapshot);
+            for line in text.lines() {
+                assert!(line.chars().count() <= WIDTH, "{line}");
+                assert_eq!(line, line.trim_end());
+            }
+            assert!(text.ends_with("UTC\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_state_comes_first_and_says_why() {
+        let first = |snapshot: &Snapshot| render(snapshot).lines().next().unwrap().to_owned();
+        assert_eq!(first(&samples::busy()), "roadwave: HEALTHY: everything that was promised holds");
+        assert!(
+            first(&samples::store_down())
+                .starts_with("roadwave: FAILING: 2 failures, 1 warning; a restore can go")
+        );
+        let text = render(&samples::store_down());
+        assert!(
+            text.contains("\nWARN  94 files wait") && text.contains("\n      hint: has pg_wal"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let mut snapshot = samples::brand_new();
+        snapshot.daemon_since = None;
+        let text = render(&snapshot);
+        for line in [
+            "\nRPO now           everything (no backup yet: nothing can be restored)\n",
+            "\nWAL on disk       not known yet\n",
+            "\nstore             not asked yet\n",
+            "\ndaemon            does not run:",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in {text}");
+        }
+        assert!(
+            render(&samples::standby()).contains("\nRPO now           not claimed here (this server is a")
+        );
+    }
+
+    #[test]
+    fn nothing_that_was_received_steers_the_terminal() {
+        let mut snapshot = samples::store_down();
+        snapshot.problems[0].text = "\u{1b}]0;owned\u{7} \u{1b}[2J\nOK".to_owned();
+        let text = render(&snapshot);
+        assert!(!text.chars().any(|letter| letter.is_control() && letter != '\n'), "{text:?}");
+    }
+
+    #[test]
+    fn json_has_the_shape_of_the_contract() {
+        let value = json(&samples::busy());
+        assert_eq!(value["cluster"], "roadwave");
+        assert_eq!(value["system_identifier"], "7432109876543210987");
+        assert_eq!(value["window"]["end"], "2026-11-22T06:41:03.000000Z");
+        assert_eq!(value["rpo_seconds"], 3.4);
+        assert_eq!(value["rto_estimate_seconds"], 1560.0);
+        assert_eq!(value["last_backup"]["id"], "20261122T023004Z-8f3a1c");
+        assert!(value["last_drill"].is_null());
+        assert_eq!(value["problems"], json!([]));
+        assert_eq!(value["flushed_lsn"], "A2F/8E504AE0");
+        let broken = json(&samples::store_down());
+        assert!(broken["problems"][1].as_str().unwrap().starts_with("the store does not answer"));
+        let new = json(&samples::brand_new());
+        for absent in ["window", "rpo_seconds", "last_backup", "pg_version", "store_up", "tail", "lag_bytes"]
+        {
+            assert!(new.get(absent).is_some_and(Value::is_null), "{absent}");
+        }
+    }
+}
