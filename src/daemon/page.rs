@@ -28,7 +28,7 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
 }
 
 /// The page.
-pub fn render(snapshot: &Snapshot) -> String {
+pub(super) fn render(snapshot: &Snapshot) -> String {
     let parts = [
         head(snapshot),
         header(snapshot),
