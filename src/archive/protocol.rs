@@ -20,8 +20,8 @@ pub enum Request {
     },
     /// A snapshot, as one line of JSON.
     Status,
-    /// A backup has just failed on this host.
-    BackupFailed,
+    /// A backup has just ended on this host; whether it exists.
+    BackupEnded(bool),
 }
 
 impl Request {
@@ -33,7 +33,8 @@ impl Request {
                 format!("{GREETING} push {device} {inode} {path}\n")
             }
             Self::Status => format!("{GREETING} status\n"),
-            Self::BackupFailed => format!("{GREETING} backup-failed\n"),
+            Self::BackupEnded(true) => format!("{GREETING} backup-done\n"),
+            Self::BackupEnded(false) => format!("{GREETING} backup-failed\n"),
         })
     }
 
@@ -42,7 +43,8 @@ impl Request {
         let rest = line.trim_end_matches('\n').strip_prefix(GREETING)?.strip_prefix(' ')?;
         match rest.split_once(' ') {
             None if rest == "status" => Some(Self::Status),
-            None if rest == "backup-failed" => Some(Self::BackupFailed),
+            None if rest == "backup-done" => Some(Self::BackupEnded(true)),
+            None if rest == "backup-failed" => Some(Self::BackupEnded(false)),
             Some(("push", rest)) => {
                 let (device, rest) = rest.split_once(' ')?;
                 let (inode, path) = rest.split_once(' ')?;
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn requests_and_answers_round_trip() {
         let push = Request::Push { file: (7, u64::MAX), path: "/a b/pg_wal/x".into() };
-        for request in [push, Request::Status, Request::BackupFailed] {
+        for request in [push, Request::Status, Request::BackupEnded(true), Request::BackupEnded(false)] {
             assert_eq!(Request::parse(&request.to_line().unwrap()), Some(request));
         }
         let refused = Answer::refused(&Error::new(Kind::Conflict, "a\nb").hint("why?"));

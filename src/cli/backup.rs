@@ -11,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::args::Global;
 use super::output::{self, size};
 use super::{start, wal};
+use crate::archive::{Request, ask_for_line};
 use crate::backup::{self, BackupRequest, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -40,7 +41,11 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         let result = backup::take(&namespace, &request).await;
         bar.abort();
         result
-    })?;
+    });
+    // So that it shows at once; a daemon that does not run finds out by itself.
+    let ended = Request::BackupEnded(manifest.is_ok());
+    let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));
+    let manifest = manifest?;
     if global.json {
         output::json(&entry(&manifest))?;
     } else {

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::args::Global;
 use super::output::{self, size};
 use super::start;
+use crate::archive::{Request, ask_for_line};
 use crate::cluster::{DataDir, ServerInfo, Session};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -86,6 +87,7 @@ pub(super) fn check(global: &Global) -> Result<u8> {
         check_repository(&config, control.as_ref(), &mut found).await;
         Ok(())
     })?;
+    check_daemon(&config, &mut found);
     check_space(&config, &mut found);
     let failed = found.lines.iter().any(|line| line.status == Status::Fail);
     if global.json {
@@ -103,9 +105,9 @@ fn print(found: &Findings) -> Result<()> {
             Status::Warn => "WARN",
             Status::Fail => "FAIL",
         };
-        output::line(format!("{status}  {:<16}{}", line.name, line.detail))?;
+        output::line(format!("{status}  {:<18}{}", line.name, line.detail))?;
         if let Some(hint) = &line.hint {
-            output::line(format!("      {:<16}hint: {hint}", ""))?;
+            output::line(format!("      {:<18}hint: {hint}", ""))?;
         }
     }
     Ok(())
@@ -260,6 +262,23 @@ async fn open(namespace: &Namespace, control: Option<&ControlFile>) -> Result<Re
     match control {
         Some(control) => namespace.open(control.system_identifier).await,
         None => namespace.open_newest().await,
+    }
+}
+
+/// Without the daemon archiving works all the same, so that is no failure.
+fn check_daemon(config: &Config, found: &mut Findings) {
+    if config.data_dir_if_set().is_none() {
+        return;
+    }
+    let socket = &config.archive.socket;
+    match ask_for_line(socket, &Request::Status, Duration::from_secs(5)) {
+        Ok(_) => found.add("daemon", Status::Ok, format!("answers at {}", socket.display()), None),
+        Err(why) => found.add(
+            "daemon",
+            Status::Warn,
+            format!("{why} ({})", socket.display()),
+            Some("without it a lost host loses the unfinished segment: systemctl enable --now walproof"),
+        ),
     }
 }
 

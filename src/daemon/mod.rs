@@ -10,6 +10,7 @@ mod exposition;
 mod http;
 mod metrics;
 mod notify;
+mod offline;
 mod outage;
 mod page;
 mod problems;
@@ -32,6 +33,7 @@ mod watch;
 mod watchdog;
 mod words;
 
+pub use offline::{Promises, repository_snapshot};
 pub use run::run;
 pub use shared::Setup;
 pub use snapshot::{BackupLine, Problem, PushLine, RepositoryBytes, Role, Severity, Snapshot, TailLine};

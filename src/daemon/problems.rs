@@ -36,7 +36,9 @@ pub(super) fn of(facts: &Facts<'_>) -> Vec<Problem> {
     of_start(facts, &mut found);
     of_server(facts, &mut found);
     of_archiving(facts, &mut found);
-    of_backups(facts, &mut found);
+    if facts.snapshot.stored.is_some() {
+        of_backups(facts.snapshot, &mut found);
+    }
     found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found.0
 }
@@ -140,11 +142,14 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-fn of_backups(facts: &Facts<'_>, found: &mut Found) {
-    let snapshot = facts.snapshot;
-    if snapshot.stored.is_none() {
-        return;
-    }
+/// What the repository alone tells.
+pub(super) fn of_repository(snapshot: &Snapshot) -> Vec<Problem> {
+    let mut found = Found(Vec::new());
+    of_backups(snapshot, &mut found);
+    found.0
+}
+
+fn of_backups(snapshot: &Snapshot, found: &mut Found) {
     let Some(newest) = snapshot.backups.last() else {
         return found.add(
             Severity::Failure,

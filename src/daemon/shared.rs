@@ -234,8 +234,12 @@ impl Shared {
         self.state().survey_error = Some(error.to_string());
     }
 
-    pub(super) fn backup_failed(&self) {
-        self.state().backup_failed_at = Some(PgTime::now());
+    pub(super) fn backup_ended(&self, exists: bool) {
+        if exists {
+            self.survey.notify_one();
+        } else {
+            self.state().backup_failed_at = Some(PgTime::now());
+        }
     }
 
     // --- what tasks ask

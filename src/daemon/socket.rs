@@ -101,8 +101,8 @@ async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> std::io::Result
             let text = serde_json::to_string(&snapshot).unwrap_or_default();
             write.write_all(format!("{text}\n").as_bytes()).await
         }
-        Some(Request::BackupFailed) => {
-            shared.backup_failed();
+        Some(Request::BackupEnded(exists)) => {
+            shared.backup_ended(exists);
             write.write_all(b"noted\n").await
         }
         None => say(&mut write, &Answer::Declined("this daemon does not understand that".into())).await,

@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::archived::{Archived, PATIENCE, wait_open};
 use crate::support::postgres::{Cluster, StopMode};
-use crate::support::s3::{S3Server, Verb};
+use crate::support::s3::S3Server;
 use crate::support::site::Site;
 use crate::support::{Daemon, Repo, Walproof};
 
@@ -289,21 +289,62 @@ fn pg_wal_may_be_a_symbolic_link() {
 }
 
 #[test]
-fn five_thousand_ready_files_at_the_start_are_archived_in_order() {
-    let server = S3Server::start();
-    let site = Site::with(Repo::s3(&server), |builder| {
+fn five_thousand_ready_files_at_the_start_are_archived() {
+    let site = Site::with(Repo::local(), |builder| {
         builder.conninfo("host=/nonexistent user=postgres dbname=postgres").toml("[archive]\nconcurrency = 8")
     });
-    let begin = Instant::now();
     let names = site.data.add_sparse_ready(1..=5000);
-    println!("made in {:?}", begin.elapsed());
     let daemon = Daemon::start(&site.walproof);
-    crate::support::wait_until("all are stored", Duration::from_mins(5), || {
-        server.faults().count(Verb::Put) > 5000 && site.stored(&names[4999]).len() == 1
-    });
-    println!("stored after {:?}", begin.elapsed());
-    assert_eq!(site.repo().keys("/wal/").len(), 5000);
+    let stored = || site.repo().keys("/wal/").iter().filter(|key| !key.contains('#')).count();
+    crate::support::wait_until("all are stored", Duration::from_mins(3), || stored() == 5000);
+    for name in [&names[0], &names[4999]] {
+        site.comes_back(name);
+        assert_eq!(site.walproof.json(["wal-push", &format!("pg_wal/{name}")])["by_daemon"], true);
+    }
     let memory = crate::support::process::peak_memory(daemon.pid());
     assert!(memory < 128 << 20, "{memory} bytes");
-    assert!(daemon.log().len() < 20_000, "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.len() < 5_000, "{log}");
+}
+
+#[test]
+fn status_says_how_safe_the_cluster_is_with_and_without_a_daemon() {
+    let archived = archived(Repo::local());
+    let missing = archived.walproof.run(["status"]);
+    missing.fails_with(1).stdout_contains("there is no backup").stdout_contains("the daemon cannot be asked");
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let id = archived.backup()["id"].as_str().unwrap().to_owned();
+    daemon.wait("it sees the backup", |status| status["backups"].as_array().unwrap().len() == 1);
+    daemon.wait_all_stored();
+    let status = archived.walproof.json(["status"]);
+    assert_eq!(status["cluster"], "roadwave");
+    assert_eq!(status["system_identifier"], archived.cluster.system_identifier().to_string());
+    assert_eq!(status["rpo_seconds"], 0.0);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status:#}");
+    assert!(status["last_backup"].to_string().contains(&id), "{status:#}");
+    assert!(status["window"]["start"].is_string() && status["last_drill"].is_null());
+    archived.walproof.run(["check"]).success().stdout_contains("daemon");
+
+    daemon.kill9();
+    let alone = archived.walproof.run(["status", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(alone.fails_with(1).stdout_bytes()).unwrap();
+    assert!(
+        value["rpo_seconds"].is_null() && value["window"]["start"] == status["window"]["start"],
+        "{value:#}"
+    );
+}
+
+#[test]
+fn a_backup_that_fails_shows() {
+    let builder = Cluster::builder().segment_size_mb(1);
+    let archived =
+        archived_as(builder, Repo::local(), "tail_interval = \"1s\"\n[backup]\nmax_rate = \"1MB\"");
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let mut backup = archived.walproof.spawn(["backup-push"]);
+    backup.wait_for_stderr("backup started", PATIENCE);
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'walproof backup-push'";
+    assert_eq!(archived.cluster.psql(terminate), "t");
+    backup.wait(PATIENCE).fails_with(6);
+    let failed = daemon.metric("walproof_backup_last_failure_timestamp_seconds");
+    assert!(failed > Some(1.7e9), "{failed:?}");
 }
