@@ -37,9 +37,8 @@ pub fn ask(socket: &Path, path: &Path, patience: Duration) -> Asked {
                 None => error,
             })
         }
-        Ok(Answer::Declined(why)) => Asked::DoItYourself(why),
         Ok(Answer::Working) => Asked::DoItYourself("the daemon is not done yet".to_owned()),
-        Err(why) => Asked::DoItYourself(why),
+        Ok(Answer::Declined(why)) | Err(why) => Asked::DoItYourself(why),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::postgres::{ControlFile, WalName};
 use crate::repository::Repository;
 
 /// Without anything to wait for, look again after this long.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// Pushes what it is given.
 #[derive(Debug)]

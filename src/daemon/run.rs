@@ -52,7 +52,7 @@ pub async fn run(setup: Setup) -> Result<()> {
         _ = stop.1.recv() => {}
         // None of them ends unless it panicked.
         ended = tasks.join_next() => {
-            return Err(task_ended(ended));
+            return Err(task_ended(ended.as_ref()));
         }
     }
     watchdog::stopping();
@@ -84,11 +84,11 @@ async fn archive(shared: Arc<Shared>) -> Error {
     tasks.spawn(tail::run(Arc::clone(&shared), Arc::clone(&pusher)));
     tokio::select! {
         () = survey::run(Arc::clone(&shared), pusher) => task_ended(None),
-        ended = tasks.join_next() => task_ended(ended),
+        ended = tasks.join_next() => task_ended(ended.as_ref()),
     }
 }
 
-fn task_ended(ended: Option<Result<(), tokio::task::JoinError>>) -> Error {
+fn task_ended(ended: Option<&Result<(), tokio::task::JoinError>>) -> Error {
     Error::new(Kind::Other, format!("a task of the daemon ended: {ended:?}"))
 }
 

@@ -53,12 +53,12 @@ impl Disaster {
         let cluster = &mut self.archived.cluster;
         let daemon = Daemon::start(&self.archived.walproof);
         daemon.wait_all_stored();
-        let logs = self.archived.scratch.dir(&format!("logs{}", self.number));
+        let directory = self.archived.scratch.dir(&format!("logs{}", self.number));
         let script = self.archived.scratch.join("script.sql");
         write_owned(&script, SCRIPT.as_bytes(), 0o644);
         let first = self.number * CLIENTS;
         let (clients, first_text) = (CLIENTS.to_string(), format!("first={first}"));
-        let prefix = logs.join("log");
+        let prefix = directory.join("log");
         let bench = cluster.spawn_pgbench([
             "-n",
             "-f",
@@ -89,13 +89,13 @@ impl Disaster {
         cluster.destroy_data_dir();
         bench.wait(Duration::from_secs(30));
 
-        let committed = acknowledged(&logs);
+        let committed = acknowledged(&directory);
         let data_dir = cluster.data_dir().to_owned();
         self.archived.try_restore(&data_dir, [""; 0]).success();
         self.archived.cluster.start();
         wait_open(&self.archived.cluster);
-        let lost = oldest_lost(&self.archived.cluster, first, &committed);
-        let loss = lost.map_or(0.0, |at| struck_at - at);
+        let gone_since = oldest_lost(&self.archived.cluster, first, &committed);
+        let loss = gone_since.map_or(0.0, |at| struck_at - at);
         let total: usize = committed.values().map(Vec::len).sum();
         println!(
             "disaster {}: {total} commits, {loss:.3} s lost, {claimed:.3} s claimed {:.3} s before",
