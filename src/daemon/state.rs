@@ -28,8 +28,8 @@ pub(super) struct Survey {
     pub(super) unknown: Duration,
     /// The latest commit that is stored.
     pub(super) last_time: Option<PgTime>,
-    /// What is stored, if it was added up.
-    pub(super) bytes: Option<RepositoryBytes>,
+    /// What is stored.
+    pub(super) bytes: RepositoryBytes,
 }
 
 /// Everything that is known.
@@ -150,6 +150,9 @@ impl State {
             coverage.add(file.clone());
         }
         self.stored_since.push(file);
+        if let Some(bytes) = self.bytes.as_mut().filter(|_| !pushed.already_there) {
+            bytes.wal += pushed.stored_len;
+        }
         self.prune();
         self.note(&pushed.name, took, (pushed.raw_len, pushed.stored_len), None);
     }
@@ -212,7 +215,7 @@ impl State {
         self.window_start = coverage.window_start();
         self.backups = coverage.backups().map(backup_line).collect();
         self.last_time = self.last_time.max(survey.last_time);
-        self.bytes = survey.bytes.or(self.bytes);
+        self.bytes = Some(survey.bytes);
         self.coverage = Some(coverage);
         self.survey_error = None;
         self.prune();

@@ -19,8 +19,6 @@ const WHOLE: Duration = Duration::from_mins(15);
 const BACKUPS: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// What is stored is added up this often: it lists everything.
-const BYTES: Duration = Duration::from_hours(1);
 /// DBState DB_SHUTDOWNED (pg_control.h).
 const SHUT_DOWN: u32 = 1;
 /// Bytes of the header of a segment's first page, where its first record begins.
@@ -31,13 +29,10 @@ const SUMMARIES: usize = 4;
 /// Survey for ever.
 pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
     let mut last: Option<(Instant, Vec<String>)> = None;
-    let mut counted_at: Option<Instant> = None;
     loop {
-        let count = counted_at.is_none_or(|at| at.elapsed() >= BYTES);
-        let pause = match survey(&shared, &pusher, count).await {
+        let pause = match survey(&shared, &pusher).await {
             Ok(backups) => {
                 last = Some((Instant::now(), backups));
-                counted_at = if count { Some(Instant::now()) } else { counted_at };
                 BACKUPS
             }
             Err(error) => {
@@ -67,7 +62,7 @@ fn texts(ids: &[BackupId]) -> Vec<String> {
 }
 
 /// One look. The ids of the backups that there are.
-async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<String>> {
+async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<String>> {
     let repository = &pusher.repository;
     shared.survey_begins();
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
@@ -95,7 +90,7 @@ async fn survey(shared: &Shared, pusher: &Pusher, count: bool) -> Result<Vec<Str
     let backups: Vec<BackupId> = coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);
-    let bytes = if count { Some(super::usage::of(repository).await?) } else { None };
+    let bytes = super::usage::of(repository).await?;
     sweep_tails(repository, &coverage).await;
     shared.surveyed(Survey { coverage, unknown, last_time, bytes });
     pusher.add(missing);
