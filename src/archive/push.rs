@@ -48,9 +48,10 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
 pub async fn push_into(repository: &Repository, control: &ControlFile, path: &Path) -> Result<Pushed> {
     let name = name_of(path)?;
     let namespace = repository.namespace();
-    let (sealed, stored) = tokio::try_join!(
+    let (sealed, stored, ()) = tokio::try_join!(
         seal(namespace, control, name, path, 1),
         namespace.wal_versions(control.system_identifier, &name),
+        repository.check_still_there(),
     )
     .map_err(Error::absence_proves_nothing)?;
     put(repository, name, sealed, &stored).await

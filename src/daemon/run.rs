@@ -56,10 +56,10 @@ pub async fn run(setup: Setup) -> Result<()> {
         }
     }
     watchdog::stopping();
-    tasks.abort_all();
     if let Some(pusher) = shared.pusher() {
         let _ = timeout(GOODBYE, tail::run_once(Arc::clone(&shared), pusher)).await;
     }
+    tasks.abort_all();
     tracing::info!("daemon stopped");
     Ok(())
 }

@@ -203,7 +203,8 @@ impl State {
 
     pub(super) fn surveyed(&mut self, survey: Survey, now: Instant) {
         let mut coverage = survey.coverage;
-        if self.coverage.is_none() {
+        let same = |before: &Coverage| before.history().timeline == coverage.history().timeline;
+        if !self.coverage.as_ref().is_some_and(same) {
             self.flushes.set_unknown(now, survey.unknown);
         }
         for file in self.stored_since.drain(..) {
@@ -231,8 +232,13 @@ impl State {
 
     /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
     fn rpo(&self, now: Instant) -> Option<f64> {
-        let stored = self.coverage.as_ref()?.stored();
+        let coverage = self.coverage.as_ref()?;
+        let stored = coverage.stored();
         let sample = self.sample.filter(|sample| !sample.status.in_recovery);
+        if sample.is_some_and(|sample| sample.status.timeline != Some(coverage.history().timeline)) {
+            // Promoted: what is stored of the timeline before says nothing of this one.
+            return None;
+        }
         if self.sample.is_some() && sample.is_none() {
             // A standby's WAL is its primary's to archive.
             return None;

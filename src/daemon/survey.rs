@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
+use super::outage::Outage;
 use super::pusher::Pusher;
 use super::shared::Shared;
 use super::state::Survey;
@@ -29,14 +30,16 @@ const SUMMARIES: usize = 4;
 /// Survey for ever.
 pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
     let mut last: Option<(Instant, Vec<String>)> = None;
+    let mut outage = Outage::new("the repository cannot be read");
     loop {
         let pause = match survey(&shared, &pusher).await {
             Ok(backups) => {
+                outage.succeeded(Instant::now());
                 last = Some((Instant::now(), backups));
                 BACKUPS
             }
             Err(error) => {
-                tracing::warn!(%error, hint = error.hint_text(), "the repository could not be read");
+                outage.failed(Instant::now(), &error);
                 shared.survey_failed(&error);
                 AGAIN
             }

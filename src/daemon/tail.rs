@@ -114,6 +114,7 @@ impl Shipper {
         let stored_from = growing.last.map_or(0, |(last, _)| last.start);
         let bytes = slice.bytes.get(usize::try_from(name.start - stored_from).unwrap_or(usize::MAX)..);
         let bytes = bytes.unwrap_or_default();
+        self.repository.check_still_there().await?;
         // The commit point of the tail.
         self.repository.put_tail_piece(&name, bytes).await?;
         self.shared.tail_stored(segment, name.end, flushed, slice.last_time);

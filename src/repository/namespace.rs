@@ -229,6 +229,21 @@ impl Repository {
         &self.namespace
     }
 
+    /// See that the repository is still where it was opened. A disk that was unmounted leaves an empty directory behind,
+    /// in which new objects would be lost when it comes back; a remote store cannot become another one.
+    pub async fn check_still_there(&self) -> Result<()> {
+        if self.store().is_remote() {
+            return Ok(());
+        }
+        let now = self.namespace.open(self.identity.system_identifier).await;
+        let now = now.map_err(Error::absence_proves_nothing)?;
+        if now.sealed_identity == self.sealed_identity {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unreachable, "another repository is there than the one that was opened")
+            .hint("was it made anew, or is another disk mounted? restart the daemon if that was meant"))
+    }
+
     /// Its name in every object's authentication.
     pub fn name(&self) -> &str {
         &self.name

@@ -164,3 +164,23 @@ fn r2_a_conflict_is_told_to_postgresql_and_shown() {
     });
     archived.walproof.push(&next).fails_with(3).stderr_contains("hint: do two primaries archive");
 }
+
+#[test]
+fn a_repository_whose_disk_is_unmounted_is_missed_and_nothing_is_written_beside_it() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    let directory = archived.repo().dir().unwrap().to_owned();
+    let away = directory.with_extension("away");
+    // What is left is the empty directory that the disk was mounted on.
+    std::fs::rename(&directory, &away).unwrap();
+    crate::support::scratch::create_dirs_owned(&directory);
+    let name = archived.cluster.switch_wal();
+    archived.walproof.push(&name).fails_with(4);
+    daemon.wait("the RPO grows", |status| status["rpo_seconds"].as_f64() > Some(2.0));
+    let written: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
+    assert!(written.is_empty(), "{written:?}");
+    std::fs::remove_dir(&directory).unwrap();
+    std::fs::rename(&away, &directory).unwrap();
+    all_is_stored(&archived, &daemon, &[name]);
+}
