@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::archived::{Archived, PATIENCE};
 use crate::support::postgres::Cluster;
 use crate::support::s3::{Fault, S3Server, Verb};
+use crate::support::small_disk::SmallDisk;
 use crate::support::{Daemon, Random, Repo, Walproof};
 
 const SETTINGS: &str =
@@ -183,4 +184,22 @@ fn a_repository_whose_disk_is_unmounted_is_missed_and_nothing_is_written_beside_
     std::fs::remove_dir(&directory).unwrap();
     std::fs::rename(&away, &directory).unwrap();
     all_is_stored(&archived, &daemon, &[name]);
+}
+
+#[test]
+fn a_full_disk_under_the_repository_is_waited_out() {
+    let Some(disk) = SmallDisk::mount(3) else { return };
+    let archived = archived(Repo::local_at(disk.path()));
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let fill = "select pg_logical_emit_message(true, 'x', string_agg(md5(random()::text), '')) from generate_series(1, 40000)";
+    let mut names = Vec::new();
+    for _ in 0..6 {
+        archived.cluster.psql(fill);
+        names.push(archived.cluster.switch_wal());
+    }
+    let status = daemon
+        .wait("it says why", |status| status["problems"].to_string().contains("No space left on device"));
+    assert!(status["rpo_seconds"].as_f64() > Some(0.0));
+    disk.grow(200);
+    all_is_stored(&archived, &daemon, &names);
 }
