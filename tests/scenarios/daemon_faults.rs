@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::support::archived::{Archived, PATIENCE};
+use crate::support::archived::{Archived, PATIENCE, wait_open};
 use crate::support::postgres::Cluster;
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::small_disk::SmallDisk;
@@ -202,4 +202,28 @@ fn a_full_disk_under_the_repository_is_waited_out() {
     assert!(status["rpo_seconds"].as_f64() > Some(0.0));
     disk.grow(200);
     all_is_stored(&archived, &daemon, &names);
+}
+
+#[test]
+fn a_restore_in_place_is_followed_by_the_daemon_that_runs_beside_it() {
+    let mut archived = archived(Repo::local());
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("insert into t values (2)");
+    daemon.wait_all_stored();
+    archived.cluster.destroy_data_dir();
+    let data_dir = archived.cluster.data_dir().to_owned();
+    archived.try_restore(&data_dir, [""; 0]).success();
+    archived.cluster.start();
+    wait_open(&archived.cluster);
+    assert_eq!(archived.cluster.psql("select max(n) from t"), "2");
+    daemon.wait("it follows to the new timeline", |status| {
+        status["timeline"] == 2 && status["rpo_seconds"] == 0.0
+    });
+    let name = archived.cluster.switch_wal();
+    archived.cluster.wait_archived(&name, PATIENCE);
+    let pushed = archived.walproof.json(["wal-push", &format!("pg_wal/{name}")]);
+    assert_eq!(pushed["by_daemon"], true);
+    all_is_stored(&archived, &daemon, &[name]);
 }
