@@ -92,17 +92,20 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         }
     };
     let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
+    // R16: `restore` leaves its restore_command behind. Should the cluster become a standby one day, a tail would take
+    // the place of a longer segment that the standby has already.
+    let tail = arguments.tail && !data_dir.join("standby.signal").exists();
     // Fetching ahead pays where a request crosses a network.
     let ahead = namespace.store().is_remote();
-    let spool = if ahead || arguments.tail { spool(&namespace, system_identifier) } else { None };
-    let pins = spool.as_ref().filter(|_| arguments.tail).and_then(|spool| Pins::open(spool, data_dir));
+    let spool = if ahead || tail { spool(&namespace, system_identifier) } else { None };
+    let pins = spool.as_ref().filter(|_| tail).and_then(|spool| Pins::open(spool, data_dir));
     let spool = spool.filter(|_| ahead);
     let request = FetchRequest {
         system_identifier,
         name,
         to: &arguments.path,
         spool: spool.as_ref(),
-        tail: arguments.tail,
+        tail,
         pins: pins.as_ref(),
     };
     let fetch = archive::fetch(&namespace, &request);

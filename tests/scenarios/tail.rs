@@ -152,6 +152,11 @@ fn r16_a_tail_is_served_filled_up_and_only_when_asked_for() {
                 .run(["wal-fetch", "--tail", other, target.to_str().unwrap()])
                 .fails_with(1);
         }
+        // What a restore left in postgresql.auto.conf does no harm when the cluster becomes a standby.
+        recovery.site.data.file("standby.signal", "");
+        let left_behind = recovery.site.walproof.run(["wal-fetch", "--tail", &recovery.name, "x"]);
+        left_behind.fails_with(1);
+        fs::remove_file(recovery.site.data.path().join("standby.signal")).unwrap();
         recovery.site.nothing_fetched();
         let json =
             recovery.site.walproof.json(["wal-fetch", "--tail", &recovery.name, "pg_wal/RECOVERYXLOG"]);
