@@ -405,3 +405,48 @@ fn an_outage_of_the_store_is_two_lines_of_the_log_and_no_line_tells_a_secret() {
         assert!(secrets.iter().all(|secret| !log.contains(secret)), "{log}");
     }
 }
+
+// --- clocks
+
+#[test]
+fn a_clock_that_jumps_changes_neither_the_rpo_nor_the_tail() {
+    let libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let faketime = libraries
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists())
+        .expect("libfaketimeMT is missing: apt-get install faketime (scripts/test does)");
+    let archived = archived(Repo::local(), TAIL);
+    archived.backup();
+    let clock = archived.scratch.file("clock", "+0\n");
+    let walproof = archived
+        .walproof
+        .with_env("LD_PRELOAD", &faketime)
+        .with_env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .with_env("FAKETIME_NO_CACHE", "1")
+        .with_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let daemon = Daemon::start(&walproof);
+    daemon.wait_all_stored();
+    let now = || daemon.status()["taken_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    for hours in [-1, 2, -1, 0] {
+        // Renamed: libfaketime ends a process that reads half a file.
+        let next = archived.scratch.file("next", format!("{:+}\n", hours * 3600));
+        std::fs::rename(next, &clock).unwrap();
+        wait_until("the daemon's clock has jumped", PATIENCE, || {
+            let ahead = now().as_second() - jiff::Timestamp::now().as_second();
+            (ahead - hours * 3600).abs() < 60
+        });
+        for _ in 0..3 {
+            archived.cluster.psql("select pg_logical_emit_message(true, 'x', repeat('x', 100000))");
+            let reached = flushed(&archived.cluster);
+            daemon.wait_within(Duration::from_secs(20), "the tail goes out", |status| {
+                let rpo = status["rpo_seconds"].as_f64().expect("a primary claims an RPO");
+                assert!((0.0..25.0).contains(&rpo), "{status:#}");
+                rpo == 0.0
+            });
+            assert!(daemon.metric("walproof_wal_flushed_lsn_bytes") >= Some(reached));
+        }
+        archived.archive_all();
+        daemon.wait_all_stored();
+        assert_eq!(daemon.get("/healthz").0, 200);
+    }
+}
