@@ -7,7 +7,7 @@ use crate::error::Error;
 /// Between two reminders.
 const EVERY: Duration = Duration::from_mins(1);
 
-/// One thing that can be down, such as the store or the server.
+/// One thing that can fail for a while because the store or the server is down.
 #[derive(Debug)]
 pub(super) struct Outage {
     what: &'static str,
@@ -30,7 +30,7 @@ enum Say {
 }
 
 impl Outage {
-    /// Of `what` ("the store"), which is up until it fails.
+    /// Of `what`, said as it is while it lasts: "the server cannot be asked".
     pub(super) const fn new(what: &'static str) -> Self {
         Self { what, down: None }
     }
@@ -40,13 +40,13 @@ impl Outage {
         let what = self.what;
         match self.note_failure(now) {
             Some(Say::Began) => {
-                tracing::warn!(%error, hint = error.hint_text(), "{what} does not answer as it should");
+                tracing::warn!(%error, hint = error.hint_text(), "{what}");
             }
             Some(Say::Lasts { down, failures }) => {
                 let seconds = down.as_secs();
-                tracing::warn!(%error, seconds, failures, "{what} still does not answer as it should");
+                tracing::warn!(%error, seconds, failures, "{what}, still");
             }
-            Some(Say::Over { .. }) | None => tracing::debug!(%error, "{what} failed again"),
+            Some(Say::Over { .. }) | None => tracing::debug!(%error, "{what}, again"),
         }
     }
 
@@ -54,7 +54,7 @@ impl Outage {
     pub(super) fn succeeded(&mut self, now: Instant) {
         if let Some(Say::Over { down, failures }) = self.note_success(now) {
             let seconds = down.as_secs();
-            tracing::info!(seconds, failures, "{} answers again", self.what);
+            tracing::info!(seconds, failures, "over: {}", self.what);
         }
     }
 

@@ -98,7 +98,7 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
             ),
             None,
         ),
-        None if snapshot.role == Role::Primary => found.add(
+        None if snapshot.role == Role::Primary || snapshot.stored.is_none() => found.add(
             Severity::Failure,
             "how much would be lost is not known: the repository has not been read yet for this timeline",
             None,

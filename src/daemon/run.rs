@@ -2,13 +2,14 @@
 //! to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::counters::{Counters, StoreWatch};
+use super::outage::Outage;
 use super::pusher::Pusher;
 use super::server::{self, ServerHandle};
 use super::shared::{Setup, Shared};
@@ -24,6 +25,8 @@ use crate::repository::{Namespace, Repository};
 const AGAIN: Duration = Duration::from_secs(2);
 /// Between two pings of `notify.heartbeat_url`.
 const PING: Duration = Duration::from_secs(30);
+/// While there is nothing to ping for, look again after this long.
+const UNWELL: Duration = Duration::from_secs(2);
 /// What is flushed when the daemon is told to stop is shipped, if that takes no longer.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -139,11 +142,15 @@ async fn ping(shared: Arc<Shared>) {
         }
         sleep(PING).await;
     };
+    let mut outage = Outage::new("notify.heartbeat_url cannot be pinged");
     loop {
-        if shared.fresh_snapshot().await.is_healthy()
-            && let Err(error) = notify::ping(&client, url).await
-        {
-            tracing::warn!(%error, "cannot ping notify.heartbeat_url");
+        if !shared.fresh_snapshot().await.is_healthy() {
+            sleep(UNWELL).await;
+            continue;
+        }
+        match notify::ping(&client, url).await {
+            Ok(()) => outage.succeeded(Instant::now()),
+            Err(error) => outage.failed(Instant::now(), &error),
         }
         sleep(PING).await;
     }

@@ -17,6 +17,7 @@ mod disaster;
 mod exit_codes;
 mod init;
 mod kill;
+mod monitoring;
 mod pitr;
 mod prefetch;
 mod restore;

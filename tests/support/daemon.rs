@@ -1,10 +1,10 @@
 //! A running `walproof daemon`, asked as `wal-push`, Prometheus and operators ask it.
 
+use super::http::{self, Answer};
 use super::process::{Output, Running};
 use super::{Walproof, holds_within};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -21,7 +21,13 @@ impl Daemon {
     /// Start it and wait until it serves.
     #[track_caller]
     pub fn start(walproof: &Walproof) -> Self {
-        let mut running = walproof.spawn(["daemon"]);
+        Self::start_with(walproof, [""; 0])
+    }
+
+    /// Start it with more arguments, such as "-vv".
+    #[track_caller]
+    pub fn start_with<'a>(walproof: &Walproof, args: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut running = walproof.spawn(std::iter::once("daemon").chain(args));
         running.wait_for_stderr("daemon started", START);
         Self { walproof: walproof.clone(), running }
     }
@@ -82,19 +88,15 @@ impl Daemon {
     /// GET a path of its HTTP server: (status, body).
     #[track_caller]
     pub fn get(&self, path: &str) -> (u16, String) {
-        let address = self.walproof.metrics_url().replace("http://", "");
-        let ask = || {
-            let mut stream = TcpStream::connect(&address)?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok::<_, std::io::Error>(text)
-        };
-        let text = ask().unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log()));
-        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-        (status.unwrap_or_else(|| panic!("no HTTP: {text}")), body)
+        let answer = self.ask("GET", path);
+        (answer.status, answer.body)
+    }
+
+    /// Any request to its HTTP server.
+    #[track_caller]
+    pub fn ask(&self, method: &str, path: &str) -> Answer {
+        http::ask(&self.walproof.metrics_address(), &format!("{method} {path} HTTP/1.1"))
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
     }
 
     /// The value of a metric: `name` with its labels but for `cluster`, as `walproof_x{kind="a"}`.

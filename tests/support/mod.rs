@@ -3,6 +3,7 @@
 //! - [`postgres`]: real PostgreSQL servers, private and disposable.
 //! - [`walproof`]: the compiled binary, called as PostgreSQL, systemd or an operator would call it.
 //! - [`daemon`]: the same program as a daemon.
+//! - [`prometheus`]: a real Prometheus that scrapes it.
 //! - [`archived`]: both together, and what is restored from them.
 //! - [`s3`]: an S3 server inside the test process that can be told to misbehave.
 //! - [`repo`]: where a repository lives, and the hands of somebody who tampers with it.
@@ -37,9 +38,11 @@ pub mod data_dir;
 pub mod dump;
 pub mod fabricate;
 pub mod faults;
+pub mod http;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod prometheus;
 pub mod random;
 pub mod repo;
 pub mod s3;

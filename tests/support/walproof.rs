@@ -65,7 +65,12 @@ impl Walproof {
 
     /// `http://127.0.0.1:port`, where `daemon` serves metrics. The port was free when the rig chose it.
     pub fn metrics_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.metrics_port)
+        format!("http://{}", self.metrics_address())
+    }
+
+    /// `metrics.listen`
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics_port)
     }
 
     /// The same program and configuration with one more environment variable.

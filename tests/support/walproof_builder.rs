@@ -155,7 +155,8 @@ fn merge(base: &mut Table, extra: Table) {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 that nobody uses now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("find a free port");
     listener.local_addr().expect("its address").port()
 }
