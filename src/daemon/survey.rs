@@ -179,8 +179,9 @@ fn unknown_age(pusher: &Pusher, last_time: Option<PgTime>) -> Duration {
         let made = pusher.pg_wal.path().parent()?.join("PG_VERSION").metadata().ok()?.modified().ok()?;
         jiff::Timestamp::try_from(made).ok().map(PgTime::from)
     });
-    let seconds = since.map_or(0.0, |since| PgTime::now().seconds_since(since));
-    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
+    // A clock that went back makes it negative; how far is as good a guess as there is.
+    let seconds = since.map_or(0.0, |since| PgTime::now().seconds_since(since).abs());
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// Delete what is left of tails whose segments are stored. One that stays costs space only.
