@@ -44,16 +44,27 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
     put(&repository, name, sealed, &stored).await
 }
 
-/// Push into a repository that is open already, on one thread: for who pushes several files at a time.
-pub async fn push_into(repository: &Repository, control: &ControlFile, path: &Path) -> Result<Pushed> {
+/// Push into a repository that is open already, on one thread: for who pushes several files at a time. `careful`: ask
+/// the store first, for it failed a moment ago, and a segment that is sealed for nothing costs more than a round trip.
+pub async fn push_into(
+    repository: &Repository,
+    control: &ControlFile,
+    path: &Path,
+    careful: bool,
+) -> Result<Pushed> {
     let name = name_of(path)?;
     let namespace = repository.namespace();
-    let (sealed, stored, ()) = tokio::try_join!(
-        seal(namespace, control, name, path, 1),
-        namespace.wal_versions(control.system_identifier, &name),
-        repository.check_still_there(),
-    )
-    .map_err(Error::absence_proves_nothing)?;
+    let seal = seal(namespace, control, name, path, 1);
+    let ask = async {
+        repository.check_still_there().await?;
+        namespace.wal_versions(control.system_identifier, &name).await
+    };
+    let (sealed, stored) = if careful {
+        let stored = ask.await.map_err(Error::absence_proves_nothing)?;
+        (seal.await?, stored)
+    } else {
+        tokio::try_join!(seal, ask).map_err(Error::absence_proves_nothing)?
+    };
     put(repository, name, sealed, &stored).await
 }
 

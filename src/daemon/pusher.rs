@@ -87,9 +87,15 @@ impl Pusher {
         self.queue().failures().map(|(name, failure)| (*name, failure.clone())).collect()
     }
 
-    /// Forget stored files that nobody will ask for any more.
-    pub(super) fn keep_stored(&self, still: &BTreeSet<WalName>) {
-        self.queue().keep_stored(still);
+    /// Forget stored files that nobody will ask for any more: those that are neither among `ready` nor were marked since
+    /// that was listed.
+    pub(super) fn keep_stored(&self, ready: &[WalName]) {
+        let mut still: BTreeSet<WalName> = ready.iter().copied().collect();
+        let stored = self.queue().stored_names();
+        let marked = |name: &WalName| still.contains(name) || self.pg_wal.ready_since(name).is_some();
+        let kept: Vec<WalName> = stored.into_iter().filter(marked).collect();
+        still.extend(kept);
+        self.queue().keep_stored(&still);
     }
 
     /// Which file is in pg_wal under `name` now.
@@ -112,7 +118,9 @@ impl Pusher {
                     let Some(name) = queue.next(Instant::now()) else { break };
                     tokio::spawn(Arc::clone(&self).push(Arc::clone(&shared), name));
                 }
-                queue.next_due().map_or(IDLE, |due| due.saturating_duration_since(Instant::now()))
+                // With all places taken, whoever ends wakes us.
+                let due = queue.next_due().filter(|_| queue.in_flight() < concurrency);
+                due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()))
             };
             let _ = tokio::time::timeout(due.max(Duration::from_millis(10)), self.wake.notified()).await;
         }
@@ -123,7 +131,8 @@ impl Pusher {
         let mark = self.mark(&name);
         let path = self.pg_wal.file(&name);
         let limit = shared.setup.archive_timeout;
-        let pushing = tokio::time::timeout(limit, push_into(&self.repository, &self.control, &path));
+        let careful = self.queue().failures().next().is_some();
+        let pushing = tokio::time::timeout(limit, push_into(&self.repository, &self.control, &path, careful));
         let result: Result<Pushed> = pushing.await.unwrap_or_else(|_| {
             let text = format!("not done within {}", humantime::format_duration(limit));
             Err(Error::new(Kind::Unreachable, text).hint("is the store slow, or the network down?"))

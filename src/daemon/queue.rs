@@ -143,6 +143,11 @@ impl Queue {
         self.stored.retain(|name, _| still.contains(name));
     }
 
+    /// The files that are remembered as stored.
+    pub(super) fn stored_names(&self) -> Vec<WalName> {
+        self.stored.keys().copied().collect()
+    }
+
     /// How many are on their way.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.len()

@@ -67,7 +67,7 @@ fn rescan(shared: &Shared, pusher: &Pusher) -> Result<()> {
     let ready = pusher.pg_wal.ready()?;
     let oldest = ready.iter().filter_map(|name| pusher.pg_wal.ready_since(name)).min();
     shared.ready(ready.len() as u64, oldest);
-    pusher.keep_stored(&ready.iter().copied().collect());
+    pusher.keep_stored(&ready);
     pusher.add(ready);
     Ok(())
 }
