@@ -52,7 +52,7 @@ fn converse(socket: &Path, path: &Path, patience: Duration) -> Result<Answer, St
     let path = std::path::absolute(path).map_err(text("find the file"))?;
     let request = Request::Push { file: (metadata.dev(), metadata.ino()), path };
     let line = request.to_line().ok_or_else(|| "the path holds a line break".to_owned())?;
-    let stream = connect(socket)?;
+    let stream = connect(socket, metadata.uid())?;
     stream.set_read_timeout(Some(SILENCE)).map_err(text("set a deadline"))?;
     stream.set_write_timeout(Some(SILENCE)).map_err(text("set a deadline"))?;
     (&stream).write_all(line.as_bytes()).map_err(text("write to the daemon"))?;
@@ -70,12 +70,13 @@ fn converse(socket: &Path, path: &Path, patience: Duration) -> Result<Answer, St
     }
 }
 
-/// Connect, and see that whoever listens may be believed: this very user, or root.
-fn connect(socket: &Path) -> Result<UnixStream, String> {
+/// Connect, and see that whoever listens may be believed: this very user, root, or `owner`, whose file it is.
+fn connect(socket: &Path, owner: u32) -> Result<UnixStream, String> {
     let stream = UnixStream::connect(socket).map_err(|cause| format!("no daemon: {cause}"))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)
         .map_err(|cause| format!("ask who the daemon is: {cause}"))?;
-    if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+    let is_owner = peer.uid.as_raw() == owner;
+    if is_owner || peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         return Ok(stream);
     }
     Err(format!("the daemon runs as user {}, who is not believed", peer.uid.as_raw()))
@@ -84,7 +85,9 @@ fn connect(socket: &Path) -> Result<UnixStream, String> {
 /// Send a request that is answered with one line, and give that line.
 pub fn ask_for_line(socket: &Path, request: &Request, patience: Duration) -> Result<String, String> {
     let line = request.to_line().ok_or_else(|| "the request holds a line break".to_owned())?;
-    let stream = connect(socket)?;
+    // What is asked for here is shown, not believed in.
+    let owner = std::fs::metadata(socket).map_err(|cause| format!("no daemon: {cause}"))?.uid();
+    let stream = connect(socket, owner)?;
     let failed = |cause: std::io::Error| format!("ask the daemon: {cause}");
     stream.set_read_timeout(Some(patience)).map_err(failed)?;
     stream.set_write_timeout(Some(patience)).map_err(failed)?;
