@@ -1,5 +1,8 @@
 //! `daemon`: archive continuously.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
@@ -9,7 +12,25 @@ use crate::daemon::{self, Setup};
 use crate::error::Result;
 use crate::store::Policy;
 
+/// glibc keeps what was freed, in an arena for each thread: fine for a command that ends, not for a daemon that is busy
+/// for a minute and idle for an hour. mallopt(3) knows these by their environment variables, read before `main`.
+const FRUGAL: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+
+/// Begin anew as the same process with an allocator that gives memory back, unless the environment says something of it
+/// already. Goes on with the usual one where that does not work.
+fn be_frugal() {
+    if FRUGAL.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Returns only when it failed.
+        let _ = Command::new(program).args(std::env::args_os().skip(1)).envs(FRUGAL).exec();
+    }
+}
+
 pub(super) fn daemon(global: &Global) -> Result<u8> {
+    be_frugal();
     let config = start::configure(global, LevelFilter::INFO)?;
     let setup = setup(&config)?;
     start::run_large(daemon::run(setup))?;
