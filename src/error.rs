@@ -147,6 +147,17 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What a library's error says together with its causes, for those that tell only there what went wrong.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 /// Context and hints on results.
 pub trait ResultExt<T> {
     /// Put `context` in front of the error.

@@ -6,7 +6,7 @@ use std::io;
 
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// A failed connection. `target` says to where, from the parts of conninfo that are no secret.
 pub(super) fn connecting(target: &str, cause: &tokio_postgres::Error) -> Error {
@@ -61,13 +61,7 @@ pub(super) fn text(cause: &tokio_postgres::Error) -> String {
         let extra = extra.iter().filter_map(|(name, text)| text.map(|text| format!("; {name}: {text}")));
         return format!("{}: {}{}", said.severity(), said.message(), extra.collect::<String>());
     }
-    let mut text = cause.to_string();
-    let mut source = cause.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
+    with_causes(cause)
 }
 
 fn io_cause(cause: &tokio_postgres::Error) -> Option<io::ErrorKind> {

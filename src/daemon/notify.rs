@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, with_causes};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -14,7 +14,7 @@ pub(super) fn client() -> Result<reqwest::Client> {
         .user_agent(concat!("walproof/", env!("CARGO_PKG_VERSION")))
         .pool_max_idle_per_host(0)
         .build()
-        .map_err(|cause| Error::new(Kind::Other, format!("prepare heartbeats: {}", chain(&cause))))
+        .map_err(|cause| Error::new(Kind::Other, format!("prepare heartbeats: {}", with_causes(&cause))))
 }
 
 /// Ask for `url`; any 2xx is success. Errors name the host only: path and query hold a token.
@@ -36,24 +36,13 @@ async fn ping_within(deadline: Duration, client: &reqwest::Client, url: &Url) ->
         if cause.is_redirect() {
             return failed("redirected too often".to_owned());
         }
-        failed(chain(&cause.without_url()))
+        failed(with_causes(&cause.without_url()))
     })?;
     let status = response.status();
     if status.is_success() {
         return Ok(());
     }
     Err(failed(format!("answered {status}")).hint("is the heartbeat's URL in the configuration right?"))
-}
-
-/// The library's errors say what went wrong in their causes only.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
