@@ -146,15 +146,11 @@ fn facts(rows: &[(&str, String)]) -> String {
 fn wal(snapshot: &Snapshot) -> String {
     let now = snapshot.taken_at;
     let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| format!("up to {lsn}"));
-    let tail = snapshot.tail.as_ref().map_or_else(
-        || "none is stored".to_owned(),
-        |tail| format!("stored up to {} of {}, {}", tail.end, tail.segment, words::age(tail.at, now)),
-    );
     let rows = [
         ("On the server's disk", lsn(snapshot.flushed)),
         ("Stored, tail included", lsn(snapshot.stored)),
         ("Archived segments", lsn(snapshot.archived)),
-        ("Tail", tail),
+        ("Tail", words::tail(snapshot)),
         ("Waiting", words::waiting(snapshot)),
         ("Gaps", words::gaps(snapshot)),
         ("Last archived", words::when_known(snapshot.last_push, now, "nothing since the daemon started")),

@@ -51,15 +51,11 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
 fn wal(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let now = snapshot.taken_at;
     let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| lsn.to_string());
-    let tail = snapshot.tail.as_ref().map_or_else(
-        || "none is stored".to_owned(),
-        |tail| format!("up to {} of {}, {}", tail.end, tail.segment, words::age(tail.at, now)),
-    );
     vec![
         ("WAL on disk", lsn(snapshot.flushed)),
         ("WAL stored", lsn(snapshot.stored)),
         ("WAL archived", lsn(snapshot.archived)),
-        ("tail", tail),
+        ("tail", words::tail(snapshot)),
         ("waiting", words::waiting(snapshot)),
         ("gaps", words::gaps(snapshot)),
         ("last archived", words::when_known(snapshot.last_push, now, words::UNKNOWN)),

@@ -207,6 +207,14 @@ fn files(count: u64) -> String {
     if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
+/// How far the tail reaches.
+pub(super) fn tail(snapshot: &Snapshot) -> String {
+    snapshot.tail.as_ref().map_or_else(
+        || "none is stored".to_owned(),
+        |tail| format!("up to {} of {}, {}", tail.end, tail.segment, age(tail.at, snapshot.taken_at)),
+    )
+}
+
 /// Segments that are missing.
 pub(super) fn gaps(snapshot: &Snapshot) -> String {
     match snapshot.gap_segments {
