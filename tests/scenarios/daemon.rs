@@ -29,6 +29,18 @@ fn archived_as(builder: crate::support::postgres::ClusterBuilder, repo: Repo, ar
     Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
 }
 
+/// A backup, and a commit that is not stored: no tail goes out.
+fn with_wal_not_stored() -> (Archived, Daemon) {
+    let archived =
+        archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"0s\"\nheartbeat_interval = \"0s\"");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.archive_all();
+    archived.cluster.psql("create table t as select 1 as n");
+    daemon.wait("something is not stored", |status| status["rpo_seconds"].as_f64() > Some(0.0));
+    (archived, daemon)
+}
+
 #[test]
 fn r1_segments_are_stored_before_postgresql_asks_and_it_is_told_so() {
     let archived = archived(Repo::local());
@@ -160,11 +172,7 @@ fn the_rpo_is_right_when_idle_and_when_the_server_is_down() {
 
 #[test]
 fn the_rpo_grows_after_a_crash_that_left_wal_behind() {
-    let mut archived = archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"0s\"");
-    archived.backup();
-    let daemon = Daemon::start_whole(&archived.walproof);
-    archived.cluster.psql("create table t as select 1 as n");
-    daemon.wait("something is not stored", |status| status["rpo_seconds"].as_f64() > Some(0.0));
+    let (mut archived, daemon) = with_wal_not_stored();
     archived.cluster.kill9();
     let first = daemon.wait("it notices", |status| status["role"] == "down");
     sleep(Duration::from_secs(2));
@@ -178,13 +186,7 @@ fn the_rpo_grows_after_a_crash_that_left_wal_behind() {
 
 #[test]
 fn after_a_restart_of_the_daemon_the_rpo_is_not_less_than_it_was() {
-    let archived =
-        archived_as(Cluster::builder(), Repo::local(), "tail_interval = \"0s\"\nheartbeat_interval = \"0s\"");
-    archived.backup();
-    let daemon = Daemon::start_whole(&archived.walproof);
-    archived.archive_all();
-    archived.cluster.psql("create table t as select 1 as n");
-    daemon.wait("something is not stored", |status| status["rpo_seconds"].as_f64() > Some(0.0));
+    let (archived, daemon) = with_wal_not_stored();
     sleep(Duration::from_secs(3));
     let before = daemon.status()["rpo_seconds"].as_f64().unwrap();
     daemon.kill9();
