@@ -50,7 +50,7 @@ impl Kind {
 }
 
 /// An error on its way up to the operator. Printed as `outer context: inner context: cause`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
     message: String,

@@ -30,13 +30,7 @@ pub enum Asked {
 pub fn ask(socket: &Path, path: &Path, patience: Duration) -> Asked {
     match converse(socket, path, patience) {
         Ok(Answer::Stored) => Asked::Stored,
-        Ok(Answer::Refused { kind, message, hint }) => {
-            let error = Error::new(kind, message);
-            Asked::Refused(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            })
-        }
+        Ok(Answer::Refused(error)) => Asked::Refused(error),
         Ok(Answer::Working) => Asked::DoItYourself("the daemon is not done yet".to_owned()),
         Ok(Answer::Declined(why)) | Err(why) => Asked::DoItYourself(why),
     }

@@ -65,33 +65,20 @@ pub enum Answer {
     /// The bytes are durable in the repository (R1).
     Stored,
     /// They cannot be: other bytes are there, or the file is not what its name claims.
-    Refused {
-        /// What the caller may do.
-        kind: Kind,
-        /// Why.
-        message: String,
-        /// The question that finds the cause.
-        hint: Option<String>,
-    },
+    Refused(Error),
     /// Do it yourself.
     Declined(String),
 }
 
 impl Answer {
-    /// The answer that carries `error`.
-    pub fn refused(error: &Error) -> Self {
-        let hint = error.hint_text().map(str::to_owned);
-        Self::Refused { kind: error.kind(), message: error.to_string(), hint }
-    }
-
     /// As one line.
     pub fn to_line(&self) -> String {
         match self {
             Self::Working => "working\n".to_owned(),
             Self::Stored => "stored\n".to_owned(),
-            Self::Refused { kind, message, hint } => {
-                let hint = hint.as_deref().unwrap_or_default();
-                format!("refused {}\t{}\t{}\n", word(*kind), one_field(message), one_field(hint))
+            Self::Refused(error) => {
+                let (message, hint) = (error.to_string(), error.hint_text().unwrap_or_default());
+                format!("refused {}\t{}\t{}\n", word(error.kind()), one_field(&message), one_field(hint))
             }
             Self::Declined(why) => format!("declined {}\n", one_field(why)),
         }
@@ -107,8 +94,8 @@ impl Answer {
             ("refused", rest) => {
                 let mut fields = rest.split('\t');
                 let (kind, message, hint) = (kind(fields.next()?)?, fields.next()?, fields.next()?);
-                let hint = (!hint.is_empty()).then(|| hint.to_owned());
-                Some(Self::Refused { kind, message: message.to_owned(), hint })
+                let error = Error::new(kind, message);
+                Some(Self::Refused(if hint.is_empty() { error } else { error.hint(hint) }))
             }
             _ => None,
         }
@@ -150,10 +137,14 @@ mod tests {
         for request in [push, Request::Status, Request::BackupEnded(true), Request::BackupEnded(false)] {
             assert_eq!(Request::parse(&request.to_line().unwrap()), Some(request));
         }
-        let refused = Answer::refused(&Error::new(Kind::Conflict, "a\nb").hint("why?"));
-        for answer in [Answer::Working, Answer::Stored, refused, Answer::Declined("not mine".into())] {
+        let refused = Answer::Refused(Error::new(Kind::Conflict, "a").hint("why?"));
+        let without_hint = Answer::Refused(Error::corrupt("b"));
+        let declined = Answer::Declined("not mine".into());
+        for answer in [Answer::Working, Answer::Stored, refused, without_hint, declined] {
             assert_eq!(Answer::parse(&answer.to_line()), Some(answer));
         }
+        let foreign = Answer::Refused(Error::new(Kind::Conflict, "a\nb\tc").hint("d\te"));
+        assert_eq!(foreign.to_line(), "refused conflict\ta; b c\td e\n");
     }
 
     #[test]

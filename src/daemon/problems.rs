@@ -3,6 +3,7 @@
 use super::queue::Failure;
 use super::server::ServerFacts;
 use super::snapshot::{Problem, Role, Severity, Snapshot};
+use crate::error::Error;
 use crate::postgres::{SegmentName, WalName};
 
 /// A backup that is older than a day and a bit was not taken by the daily timer.
@@ -13,7 +14,7 @@ const LONGEST_WAIT_SECONDS: f64 = 300.0;
 /// What the problems follow from.
 pub(super) struct Facts<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) obstacle: Option<&'a (String, Option<String>)>,
+    pub(super) obstacle: Option<&'a Error>,
     pub(super) server_error: Option<&'a str>,
     pub(super) survey_error: Option<&'a str>,
     pub(super) tail_error: Option<&'a str>,
@@ -44,8 +45,8 @@ pub(super) fn of(facts: &Facts<'_>) -> Vec<Problem> {
 }
 
 fn of_start(facts: &Facts<'_>, found: &mut Found) {
-    if let Some((text, hint)) = facts.obstacle {
-        found.add(Severity::Failure, text.clone(), hint.clone());
+    if let Some(error) = facts.obstacle {
+        found.add(Severity::Failure, error.to_string(), error.hint_text().map(str::to_owned));
     }
     if let Some(error) = facts.survey_error {
         found.add(
@@ -108,8 +109,8 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
     for (name, failure) in facts.failures.iter().take(3) {
         found.add(
             Severity::Failure,
-            format!("{name} cannot be archived: {}", failure.message),
-            failure.hint.clone(),
+            format!("{name} cannot be archived: {}", failure.error),
+            failure.error.hint_text().map(str::to_owned),
         );
     }
     if facts.failures.len() > 3 {

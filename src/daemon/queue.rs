@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::postgres::WalName;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -21,22 +21,9 @@ pub(super) struct FileMark {
 /// A file that could not be pushed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
-    pub(super) kind: Kind,
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+    pub(super) error: Error,
     pub(super) at: Instant,
     pause: Duration,
-}
-
-impl Failure {
-    /// As an error again.
-    pub(super) fn error(&self) -> Error {
-        let error = Error::new(self.kind, self.message.clone());
-        match &self.hint {
-            Some(hint) => error.hint(hint.clone()),
-            None => error,
-        }
-    }
 }
 
 /// Files that wait, are on their way, were stored, or failed.
@@ -105,14 +92,7 @@ impl Queue {
         self.in_flight.remove(&name);
         let pause =
             self.failed.get(&name).map_or(FIRST_PAUSE, |failure| (failure.pause * 2).min(LONGEST_PAUSE));
-        let failure = Failure {
-            kind: error.kind(),
-            message: error.to_string(),
-            hint: error.hint_text().map(str::to_owned),
-            at: now,
-            pause,
-        };
-        self.failed.insert(name, failure);
+        self.failed.insert(name, Failure { error: error.clone(), at: now, pause });
         self.waiting.insert(name);
     }
 
@@ -157,6 +137,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn name(text: &str) -> WalName {
         text.parse().unwrap()

@@ -126,7 +126,7 @@ impl Shared {
 
     /// What stands in the way of starting, or nothing any more.
     pub(super) fn set_obstacle(&self, error: Option<&Error>) {
-        self.state().obstacle = error.map(|error| (error.to_string(), error.hint_text().map(str::to_owned)));
+        self.state().obstacle = error.cloned();
     }
 
     /// The server is the configured one.

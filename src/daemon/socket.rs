@@ -129,8 +129,8 @@ async fn answer_push(
         match pusher.fate(&name, &mark) {
             // R1: durable in the repository, and this very file.
             Fate::Stored => return say(write, &Answer::Stored).await,
-            Fate::Failed(failure) if is_final(failure.kind) && failure.at >= asked_at => {
-                return say(write, &Answer::refused(&failure.error())).await;
+            Fate::Failed(failure) if is_final(failure.error.kind()) && failure.at >= asked_at => {
+                return say(write, &Answer::Refused(failure.error)).await;
             }
             Fate::Failed(_) | Fate::Pending => pusher.hurry(&name),
         }

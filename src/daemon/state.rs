@@ -37,7 +37,7 @@ pub(super) struct Survey {
 pub(super) struct State {
     since: PgTime,
     pub(super) control: Option<ControlFile>,
-    pub(super) obstacle: Option<(String, Option<String>)>,
+    pub(super) obstacle: Option<Error>,
     pub(super) facts: ServerFacts,
     pub(super) sample: Option<Sample>,
     server_error: Option<String>,
