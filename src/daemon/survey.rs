@@ -69,7 +69,7 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<String>> {
     let repository = &pusher.repository;
     shared.survey_begins();
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
-    let catalog = Catalog::read(repository).await?.with_tails(&[]);
+    let catalog = Catalog::read_archived(repository).await?;
     let (sample, end) = shared.server_now();
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
     let history = history(pusher, timeline, &catalog).await?;

@@ -60,6 +60,14 @@ impl Catalog {
         Ok(Self::new(backups, wal, repository.identity().segment_size()?).with_tails(&pieces))
     }
 
+    /// List the repository, but for the tails.
+    pub async fn read_archived(repository: &Repository) -> Result<Self> {
+        // Backups first, as above.
+        let backups = repository.list_backups().await?;
+        let wal = repository.list_wal().await?;
+        Ok(Self::new(backups, wal, repository.identity().segment_size()?))
+    }
+
     /// A catalog of these backups and files.
     pub fn new(backups: Vec<Manifest>, wal: Vec<WalFile>, segment_size: SegmentSize) -> Self {
         let segments = wal.iter().filter_map(|file| match file.name {
