@@ -29,7 +29,7 @@ const SUMMARIES: usize = 4;
 
 /// Survey for ever.
 pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
-    let mut last: Option<(Instant, Vec<String>)> = None;
+    let mut last: Option<(Instant, Vec<BackupId>)> = None;
     let mut outage = Outage::new("the repository cannot be read");
     loop {
         let pause = match survey(&shared, &pusher).await {
@@ -50,7 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
             if is_due || pause == AGAIN {
                 break;
             }
-            let ids = pusher.repository.list_backup_ids().await.map(|ids| texts(&ids));
+            let ids = pusher.repository.list_backup_ids().await;
             if !matches!((&ids, &last), (Ok(ids), Some((_, known))) if ids == known) {
                 break;
             }
@@ -58,14 +58,8 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
     }
 }
 
-fn texts(ids: &[BackupId]) -> Vec<String> {
-    let mut texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    texts.sort_unstable();
-    texts
-}
-
-/// One look. The ids of the backups that there are.
-async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<String>> {
+/// One look. The ids of the backups that there are, sorted.
+async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     let repository = &pusher.repository;
     shared.survey_begins();
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
@@ -90,14 +84,16 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<String>> {
         tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
     coverage.set_holes(holes);
-    let backups: Vec<BackupId> = coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
+    let mut backups: Vec<BackupId> =
+        coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
+    backups.sort_unstable();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);
     let bytes = super::usage::of(repository).await?;
     sweep_tails(repository, &coverage).await;
     shared.surveyed(Survey { coverage, unknown, last_time, bytes });
     pusher.add(missing);
-    Ok(texts(&backups))
+    Ok(backups)
 }
 
 /// The history of `timeline`: the server's own copy first, for the repository may not have it yet.
