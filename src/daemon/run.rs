@@ -74,7 +74,7 @@ fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
 /// Find the cluster and its repository, however long that takes, then archive.
 async fn archive(shared: Arc<Shared>) -> Error {
     let (data_dir, control) = until_found(&shared, || std::future::ready(find_cluster(&shared))).await;
-    shared.set_control(control.clone());
+    shared.set_system_identifier(control.system_identifier);
     let namespace =
         shared.setup.namespace.observed(Arc::clone(&shared.store) as Arc<dyn crate::store::Observe>);
     let ours = control.clone();

@@ -16,7 +16,7 @@ use super::state::{State, Survey};
 use crate::archive::Pushed;
 use crate::cluster::ServerInfo;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::{ControlFile, Lsn, PgTime, SegmentName, WalName};
+use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
 use crate::repository::Namespace;
 
 /// What the daemon is to do, from the configuration.
@@ -119,9 +119,9 @@ impl Shared {
         self.pusher.get().map(Arc::clone)
     }
 
-    /// The data directory's control file is known.
-    pub(super) fn set_control(&self, control: ControlFile) {
-        self.state().control = Some(control);
+    /// The data directory is found.
+    pub(super) fn set_system_identifier(&self, of_data_dir: u64) {
+        self.state().system_identifier = Some(of_data_dir);
     }
 
     /// What stands in the way of starting, or nothing any more.
@@ -131,15 +131,13 @@ impl Shared {
 
     /// The server is the configured one.
     pub(super) fn check_server(&self, info: &ServerInfo) -> Result<()> {
-        let state = self.state();
-        match &state.control {
-            Some(control) if control.system_identifier != info.system_identifier => {
-                Err(Error::server(format!(
-                    "the server has system identifier {}, the data directory {}",
-                    info.system_identifier, control.system_identifier
-                ))
-                .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?"))
-            }
+        let of_data_dir = self.state().system_identifier;
+        match of_data_dir {
+            Some(ours) if ours != info.system_identifier => Err(Error::server(format!(
+                "the server has system identifier {}, the data directory {ours}",
+                info.system_identifier
+            ))
+            .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?")),
             _ => Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use super::shared::Setup;
 use super::snapshot::{BackupLine, PushLine, RepositoryBytes, Role, Snapshot, TailLine};
 use crate::archive::Pushed;
 use crate::error::Error;
-use crate::postgres::{ControlFile, Lsn, PgTime, SegmentName, WalName};
+use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
 use crate::repository::{Manifest, WalFile};
 
 /// Files that are remembered for the status page.
@@ -36,7 +36,8 @@ pub(super) struct Survey {
 #[derive(Debug)]
 pub(super) struct State {
     since: PgTime,
-    pub(super) control: Option<ControlFile>,
+    /// Of the data directory.
+    pub(super) system_identifier: Option<u64>,
     pub(super) obstacle: Option<Error>,
     pub(super) facts: ServerFacts,
     pub(super) sample: Option<Sample>,
@@ -70,7 +71,7 @@ impl State {
     pub(super) fn new(now: Instant, since: PgTime) -> Self {
         Self {
             since,
-            control: None,
+            system_identifier: None,
             obstacle: None,
             facts: ServerFacts::default(),
             sample: None,
@@ -271,11 +272,7 @@ impl State {
             taken_at: PgTime::now(),
             daemon_since: Some(self.since),
             cluster: setup.namespace.cluster().to_string(),
-            system_identifier: self
-                .control
-                .as_ref()
-                .map(|control| control.system_identifier.to_string())
-                .unwrap_or_default(),
+            system_identifier: self.system_identifier.map(|id| id.to_string()).unwrap_or_default(),
             pg_version: self.facts.version.clone(),
             timeline: coverage.map(|coverage| coverage.history().timeline.get()),
             role,
