@@ -74,8 +74,7 @@ impl Repository {
         }
         // A segment is put before its tail goes. The listing without it may be older than that; this one is not.
         let name = WalName::Segment(*segment);
-        let mut files = self.list_wal_beside(&name).await?;
-        files.retain(|file| file.name == name);
+        let files = self.namespace().wal_versions(self.identity().system_identifier, &name).await?;
         match files.as_slice() {
             [] => Ok(None),
             [file] => {
