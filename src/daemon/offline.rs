@@ -37,12 +37,13 @@ pub async fn repository_snapshot(
         Err(error) => return Err(error),
     };
     let mut reaches: Vec<(Manifest, Reach)> = Vec::new();
-    for backup in catalog.backups.iter().filter(|_| history.is_some()) {
-        let Some(history) = &history else { break };
-        if let Some(reach) = catalog.reach(repository, backup, history).await?
-            && reach.covers(backup)
-        {
-            reaches.push((backup.clone(), reach));
+    if let Some(history) = history {
+        for backup in &catalog.backups {
+            if let Some(reach) = catalog.reach(repository, backup, &history).await?
+                && reach.covers(backup)
+            {
+                reaches.push((backup.clone(), reach));
+            }
         }
     }
     let newest = reaches.last();
