@@ -58,11 +58,7 @@ pub async fn repository_snapshot(
         daemon_since: None,
         cluster: repository.identity().cluster.to_string(),
         system_identifier: repository.identity().system_identifier.to_string(),
-        pg_version: catalog
-            .backups
-            .last()
-            .map(|backup| format!("{}.{}", backup.pg_version_num / 10_000, backup.pg_version_num % 10_000))
-            .unwrap_or_default(),
+        pg_version: catalog.backups.last().map(Manifest::pg_version).unwrap_or_default(),
         timeline: Some(timeline.get()),
         role: Role::Down,
         repository: repository.store().to_string(),

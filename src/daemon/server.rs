@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::shared::Shared;
 use crate::cluster::{ServerInfo, Session, WalStatus};
 use crate::error::{Error, Result};
-use crate::postgres::PgTime;
+use crate::postgres::{PgTime, version_text};
 
 /// Longest and shortest time between two samples.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -158,7 +158,7 @@ pub(super) struct ServerFacts {
 
 fn describe(info: &ServerInfo) -> ServerFacts {
     ServerFacts {
-        version: format!("{}.{}", info.version_num / 10_000, info.version_num % 10_000),
+        version: version_text(info.version_num),
         archive_mode: info.archive_mode.clone(),
         calls_us: info.archive_library.is_empty() && info.archive_command.contains("wal-push"),
     }

@@ -27,7 +27,7 @@ pub use recovery_settings::{
 pub use segment_size::SegmentSize;
 pub use time::PgTime;
 pub use timeline::{History, HistoryEntry, Stretch, TimelineId};
-pub use version::Major;
+pub use version::{Major, version_text};
 pub use wal_name::{SegmentName, WalName};
 pub use wal_page::{LongHeader, PageHeader, WAL_PAGE_SIZE};
 pub use wal_scan::{RestorePoint, TransactionEnd, WalScanner, WalSummary};

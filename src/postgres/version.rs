@@ -6,6 +6,11 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Major(u16);
 
+/// A version's `server_version_num` as people write it: 15.20.
+pub fn version_text(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}
+
 /// (major, WAL page magic, catalog version): xlog_internal.h XLOG_PAGE_MAGIC and catversion.h of each release branch.
 /// 19 as of its betas; its magic may change until the release.
 const VERSIONS: [(u16, u16, u32); 7] = [

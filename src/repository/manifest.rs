@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::backup_id::BackupId;
 use super::identity::{ClusterName, decimal};
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, PgTime, TimelineId};
+use crate::postgres::{Lsn, PgTime, TimelineId, version_text};
 use crate::seal::VERSION;
 
 /// A finished base backup. JSON, sealed; unknown fields are ignored so that later versions may add some.
@@ -110,7 +110,7 @@ pub struct OutsideFile {
 impl Manifest {
     /// PostgreSQL's version as people write it: 15.20.
     pub fn pg_version(&self) -> String {
-        format!("{}.{}", self.pg_version_num / 10_000, self.pg_version_num % 10_000)
+        version_text(self.pg_version_num)
     }
 
     /// The plaintext.
