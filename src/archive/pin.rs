@@ -29,7 +29,7 @@ pub(super) struct Pin {
 impl Pin {
     /// The position behind its last byte.
     pub(super) fn end(&self, segment: &SegmentName) -> Lsn {
-        Lsn::new(segment.start(self.segment_size).get().saturating_add(self.bytes.len() as u64))
+        segment.position(self.bytes.len() as u64, self.segment_size)
     }
 
     fn to_plain(&self) -> Vec<u8> {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use super::ready::PgWal;
 use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{
-    ControlFile, Lsn, Major, PageHeader, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalScanner,
+    ControlFile, Major, PageHeader, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalScanner,
 };
 
 /// Flushed bytes of a segment.
@@ -69,8 +69,7 @@ impl TailReader {
             self.scanner.feed(part(self.scanned, whole));
             self.scanned = whole;
         }
-        let end_lsn = Lsn::new(self.segment.start(self.size).get().saturating_add(u64::from(end)));
-        let mut scanner = self.scanner.clone().until(end_lsn);
+        let mut scanner = self.scanner.clone().until(self.segment.position(u64::from(end), self.size));
         let mut last = part(whole, u64::from(end)).to_vec();
         if !last.is_empty() {
             last.resize(WAL_PAGE_SIZE, 0);

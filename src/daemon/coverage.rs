@@ -88,9 +88,9 @@ impl Coverage {
         loop {
             let timeline = self.timeline_at(stored);
             let segment = SegmentName::containing(timeline, stored, size);
-            let end = self.tails.get(&segment).map(|len| segment.start(size).get() + u64::from(*len));
+            let end = self.tails.get(&segment).map(|len| segment.position(u64::from(*len), size));
             match end {
-                Some(end) if end > stored.get() => stored = Lsn::new(end),
+                Some(end) if end > stored => stored = end,
                 _ => return stored,
             }
         }

@@ -42,6 +42,11 @@ impl SegmentName {
         Lsn::new(self.number(size).saturating_mul(size.bytes()))
     }
 
+    /// The position `offset` bytes behind its first.
+    pub fn position(&self, offset: u64, size: SegmentSize) -> Lsn {
+        Lsn::new(self.start(size).get().saturating_add(offset))
+    }
+
     /// The byte after its last.
     pub fn end(&self, size: SegmentSize) -> Lsn {
         Lsn::new(self.number(size).saturating_add(1).saturating_mul(size.bytes()))

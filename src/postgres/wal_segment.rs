@@ -205,7 +205,7 @@ impl SegmentChecker {
     }
 
     fn position(&self, offset: u64) -> Lsn {
-        Lsn::new(self.name.start(self.size).get().saturating_add(offset))
+        self.name.position(offset, self.size)
     }
 
     fn stale(&self) -> Error {

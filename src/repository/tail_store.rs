@@ -129,7 +129,7 @@ impl Tail {
 
     /// The position behind its last byte.
     pub fn end(&self, size: SegmentSize) -> Lsn {
-        Lsn::new(self.segment.start(size).get().saturating_add(u64::from(self.len)))
+        self.segment.position(u64::from(self.len), size)
     }
 }
 
