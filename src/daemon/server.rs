@@ -121,7 +121,7 @@ impl Connection {
         let session = Session::connect(&self.shared.setup.conninfo, "walproof daemon").await?;
         let info = session.info().await?;
         self.shared.check_server(&info)?;
-        self.shared.server_connected(&describe(&info));
+        self.shared.server_connected(describe(&info));
         Ok(session)
     }
 

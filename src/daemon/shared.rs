@@ -142,8 +142,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn server_connected(&self, facts: &ServerFacts) {
-        self.state().facts = facts.clone();
+    pub(super) fn server_connected(&self, facts: ServerFacts) {
+        self.state().facts = facts;
     }
 
     pub(super) fn server_said(&self, sample: Sample) {
