@@ -62,13 +62,16 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
 async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     let repository = &pusher.repository;
     shared.survey_begins();
+    // The end first, then pg_wal, then the repository: WAL goes that way, and what has moved on in between is met
+    // further down, and not missing.
+    let (sample, end) = shared.server_now();
+    let files = pusher.pg_wal.files()?;
+    let ready = pusher.pg_wal.ready()?;
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
     let catalog = Catalog::read_archived(repository).await?;
-    let (sample, end) = shared.server_now();
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
     let history = history(pusher, timeline, &catalog).await?;
     let size = catalog.segment_size;
-    let files = pusher.pg_wal.files()?;
     let standby = sample.is_some_and(|sample| sample.status.in_recovery);
     let missing = match end.filter(|_| !standby) {
         Some(end) => missing(&files, &history, end, &catalog),
@@ -77,7 +80,7 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     if !missing.is_empty() {
         tracing::info!(files = missing.len(), first = %missing[0], "files in pg_wal are not in the repository yet");
     }
-    let oldest_here = oldest_here(&pusher.pg_wal.ready()?, &missing, end, size);
+    let oldest_here = oldest_here(&ready, &missing, end, size);
     let mut coverage = Coverage::new(catalog, history, oldest_here);
     let holes = end.filter(|_| !standby).map(|end| holes(&coverage, &files, end, size)).unwrap_or_default();
     if let Some(first) = holes.first() {
