@@ -176,7 +176,7 @@ fn check_settings(info: &ServerInfo, found: &mut Findings) {
             format!("archive_library is {}", info.archive_library),
             Some("it takes the place of archive_command; is that meant?"),
         );
-    } else if command.contains("walproof") && command.contains("wal-push") && command.contains("%p") {
+    } else if info.archives_through_us() {
         found.add("archive_command", Status::Ok, command, None);
     } else if info.archive_mode != "off" {
         found.add(

@@ -60,6 +60,15 @@ pub struct ServerInfo {
     pub may_backup: bool,
 }
 
+impl ServerInfo {
+    /// Whether archive_command calls this program for every file.
+    pub fn archives_through_us(&self) -> bool {
+        let command = &self.archive_command;
+        self.archive_library.is_empty()
+            && ["walproof", "wal-push", "%p"].iter().all(|word| command.contains(word))
+    }
+}
+
 const SQL: &str = "
     SELECT
         current_setting('server_version_num') AS version_num,

@@ -160,6 +160,6 @@ fn describe(info: &ServerInfo) -> ServerFacts {
     ServerFacts {
         version: version_text(info.version_num),
         archive_mode: info.archive_mode.clone(),
-        calls_us: info.archive_library.is_empty() && info.archive_command.contains("wal-push"),
+        calls_us: info.archives_through_us(),
     }
 }
