@@ -215,9 +215,10 @@ fn r9_a_promoted_standby_ships_what_the_old_primary_never_did() {
         .key_of(&old.walproof)
         .toml("[archive]\ntail_interval = \"1s\"")
         .build();
-    old.backup();
     standby.set("archive_command", &walproof.archive_command());
+    // Before the backup: WAL that the standby still needs may go with it.
     standby.start();
+    old.backup();
     let daemon = Daemon::start_whole(&walproof);
     let status = daemon.wait("it sees the standby", |status| status["role"] == "standby");
     assert!(status["rpo_seconds"].is_null(), "a standby claims no RPO");
