@@ -21,7 +21,7 @@ impl Repository {
     /// Put a finished pack; its buffer comes back to be filled again, which spares the system clearing fresh memory.
     pub async fn put_pack(&self, pack: SealedPack) -> Result<Vec<u8>> {
         let bytes = Bytes::from(pack.bytes);
-        self.store().put(&self.key(&layout::pack_key(&pack.name)), vec![bytes.clone()]).await?;
+        self.store().put_cold(&self.key(&layout::pack_key(&pack.name)), vec![bytes.clone()]).await?;
         Ok(bytes.into())
     }
 

@@ -9,6 +9,7 @@ mod observe;
 mod policy;
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,6 +91,21 @@ impl Store {
         let payload: PutPayload = parts.into_iter().collect();
         let put = || async { self.objects.put(&path, payload.clone()).await.map(|_| ()) };
         self.run("put", put).await.with_context(|| self.doing("put", key))
+    }
+
+    /// As [`Self::put`], for what nobody will read soon: on a local disk it leaves the page cache again, which the
+    /// database has better use for.
+    pub async fn put_cold(&self, key: &str, parts: Vec<Bytes>) -> Result<()> {
+        self.put(key, parts).await?;
+        if let Some(root) = &self.local_root {
+            let path = root.join(key);
+            let forget = move || -> std::io::Result<()> {
+                Ok(rustix::fs::fadvise(File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?)
+            };
+            // Advice only: the object is durable whether it is taken or not.
+            let _ = tokio::task::spawn_blocking(forget).await;
+        }
+        Ok(())
     }
 
     /// The whole object.
