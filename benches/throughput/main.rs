@@ -21,7 +21,7 @@ use walproof::postgres::{
 use walproof::repository::{
     Inspect, PackName, PackReader, PackWriter, Summary, open_wal, page_digest_seed, seal_wal,
 };
-use walproof::seal::{Compressor, Decompressor, KeyRing, MasterKey, scrub_object};
+use walproof::seal::{Compressor, Decompressor, KeyRing, MasterKey, PageCompressor, scrub_object};
 
 const IDENTITY: &str = "bench/7";
 const EXTENT: usize = 512 << 10;
@@ -123,7 +123,8 @@ fn packs(criterion: &mut Criterion) {
             page_digest_seed(7, black_box(&pages), &mut digests);
         });
     });
-    let mut compressor = Compressor::for_pages(1).expect("zstd");
+    let mut compressor = PageCompressor::new(1).expect("zstd");
+    compressor.choose_for(&pages).expect("zstd");
     let write = |compressor: &mut Compressor| {
         let mut writer =
             PackWriter::new(&keys, IDENTITY, pack.clone(), limit, Vec::with_capacity(pages.len()))
@@ -138,10 +139,10 @@ fn packs(criterion: &mut Criterion) {
     group.bench_function("check, digest and seal extents", |bencher| {
         bencher.iter(|| {
             check_all(&pages);
-            write(&mut compressor)
+            write(compressor.chosen())
         });
     });
-    let (sealed, frames) = write(&mut compressor);
+    let (sealed, frames) = write(compressor.chosen());
     eprintln!("pack: {} bytes are stored as {}", pages.len(), sealed.bytes.len());
     let reader = PackReader::new(&keys, IDENTITY, pack.clone(), &sealed.header).expect("a pack");
     let mut decompressor = Decompressor::new().expect("zstd");

@@ -17,7 +17,7 @@ use crate::cluster::FileEntry;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::Lsn;
 use crate::repository::{BackupId, PackName, PackRef, PackWriter, Repository, SealedPack, page_digest_seed};
-use crate::seal::Compressor;
+use crate::seal::PageCompressor;
 
 /// Bytes of an extent: 64 pages compress well together (5 % better than 32), and fit the processor's cache.
 pub(super) const EXTENT: usize = 512 << 10;
@@ -92,26 +92,29 @@ impl RegionDone {
 /// Seals extents into packs and hands full packs on.
 pub(super) struct Packer<'a> {
     shared: &'a Shared<'a>,
-    compressor: Compressor,
+    compressor: PageCompressor,
     pack: Option<PackWriter>,
     full: Sender<SealedPack>,
 }
 
 impl<'a> Packer<'a> {
     pub(super) fn new(shared: &'a Shared<'a>, full: Sender<SealedPack>) -> Result<Self> {
-        let compressor = Compressor::for_pages(shared.repository.level())?;
+        let compressor = PageCompressor::new(shared.repository.level())?;
         Ok(Self { shared, compressor, pack: None, full })
     }
 
-    /// Seal one extent and note it in `done`.
+    /// Seal one extent and note it in `done`. The first one of a region tells how to compress all of it.
     pub(super) fn add(&mut self, plain: &[u8], done: &mut RegionDone) -> Result<()> {
         page_digest_seed(self.shared.page_seed, plain, &mut done.digests);
+        if done.extents.is_empty() {
+            self.compressor.choose_for(plain)?;
+        }
         let pack = match self.pack.take() {
             Some(pack) => pack,
             None => self.begin_pack()?,
         };
         let pack = self.pack.insert(pack);
-        let (offset, frame) = pack.add(&mut self.compressor, plain)?;
+        let (offset, frame) = pack.add(self.compressor.chosen(), plain)?;
         if done.packs.last().is_none_or(|known| known.name != *pack.name()) {
             done.packs.push(PackRef { name: pack.name().clone(), header: pack.header() });
         }
@@ -136,7 +139,7 @@ impl<'a> Packer<'a> {
     /// End the current pack, if there is one, and hand it on; waits while too many are on their way.
     pub(super) fn flush(&mut self) -> Result<()> {
         let Some(pack) = self.pack.take() else { return Ok(()) };
-        let sealed = pack.finish(&mut self.compressor)?;
+        let sealed = pack.finish(self.compressor.chosen())?;
         self.full.blocking_send(sealed).map_err(|_| stopped())
     }
 }

@@ -9,7 +9,7 @@ mod header;
 mod key;
 mod object;
 
-pub use compression::{Compressor, Decompressor};
+pub use compression::{Compressor, Decompressor, PageCompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
 pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
 pub use key::{KeyRing, MasterKey, fill_random};
