@@ -126,17 +126,20 @@ pub(super) fn list(global: &Global) -> Result<u8> {
     let config = start::configure(global, LevelFilter::WARN)?;
     let namespace = config.namespace(Policy::default())?;
     let backups = start::run_large(async { wal::open(&config, &namespace).await?.list_backups().await })?;
+    let usable = &backups.usable;
     if global.json {
-        output::json(&backups.iter().map(entry).collect::<Vec<_>>())?;
-        return Ok(0);
-    }
-    if backups.is_empty() {
+        output::json(&usable.iter().map(entry).collect::<Vec<_>>())?;
+    } else if !usable.is_empty() {
+        let rows: Vec<Vec<String>> = usable.iter().map(row).collect();
+        output::table(&["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS"], &rows)?;
+    } else if backups.damaged.is_empty() {
         output::line("there is no backup yet; take one with `walproof backup-push`")?;
-        return Ok(0);
     }
-    let rows: Vec<Vec<String>> = backups.iter().map(row).collect();
-    output::table(&["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS"], &rows)?;
-    Ok(0)
+    let Some((last, others)) = backups.damaged.split_last() else { return Ok(0) };
+    for damaged in others {
+        tracing::error!("{}", damaged.error);
+    }
+    Err(last.error.clone())
 }
 
 fn row(manifest: &Manifest) -> Vec<String> {

@@ -83,7 +83,10 @@ pub async fn repository_snapshot(
         recent: Vec::new(),
         problems: Vec::new(),
     };
-    snapshot.problems = offline_problems(&snapshot, newest.map(|(_, reach)| reach), daemon_expected, why);
+    let reach = newest.map(|(_, reach)| reach);
+    snapshot.problems = problems::of_repository(&snapshot, &catalog.damaged);
+    snapshot.problems.extend(offline_problems(&snapshot, reach, daemon_expected, why));
+    snapshot.problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     Ok(snapshot)
 }
 
@@ -102,7 +105,7 @@ fn offline_problems(
     daemon_expected: bool,
     why: &str,
 ) -> Vec<Problem> {
-    let mut found = problems::of_repository(snapshot);
+    let mut found = Vec::new();
     let mut add = |severity, text: String, hint: &str| {
         found.push(Problem { severity, text, hint: Some(hint.to_owned()) });
     };
@@ -136,6 +139,5 @@ fn offline_problems(
             "take a backup now (`walproof backup-push`): it does not need them",
         );
     }
-    found.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found
 }

@@ -5,6 +5,7 @@ use super::server::ServerFacts;
 use super::snapshot::{Problem, Role, Severity, Snapshot};
 use crate::error::Error;
 use crate::postgres::{SegmentName, WalName};
+use crate::repository::DamagedBackup;
 
 /// A backup that is older than a day and a bit was not taken by the daily timer.
 const OLDEST_BACKUP_SECONDS: f64 = 26.0 * 3600.0;
@@ -21,6 +22,7 @@ pub(super) struct Facts<'a> {
     pub(super) server: &'a ServerFacts,
     pub(super) failures: &'a [(WalName, Failure)],
     pub(super) first_hole: Option<SegmentName>,
+    pub(super) damaged_backups: &'a [DamagedBackup],
 }
 
 struct Found(Vec<Problem>);
@@ -38,7 +40,7 @@ pub(super) fn of(facts: &Facts<'_>) -> Vec<Problem> {
     of_server(facts, &mut found);
     of_archiving(facts, &mut found);
     if facts.snapshot.stored.is_some() {
-        of_backups(facts.snapshot, &mut found);
+        of_backups(facts.snapshot, facts.damaged_backups, &mut found);
     }
     found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found.0
@@ -144,13 +146,16 @@ fn of_archiving(facts: &Facts<'_>, found: &mut Found) {
 }
 
 /// What the repository alone tells.
-pub(super) fn of_repository(snapshot: &Snapshot) -> Vec<Problem> {
+pub(super) fn of_repository(snapshot: &Snapshot, damaged: &[DamagedBackup]) -> Vec<Problem> {
     let mut found = Found(Vec::new());
-    of_backups(snapshot, &mut found);
+    of_backups(snapshot, damaged, &mut found);
     found.0
 }
 
-fn of_backups(snapshot: &Snapshot, found: &mut Found) {
+fn of_backups(snapshot: &Snapshot, damaged: &[DamagedBackup], found: &mut Found) {
+    for DamagedBackup { error, .. } in damaged {
+        found.add(Severity::Failure, error.to_string(), error.hint_text().map(str::to_owned));
+    }
     let Some(newest) = snapshot.backups.last() else {
         return found.add(
             Severity::Failure,

@@ -309,6 +309,7 @@ impl State {
             tail_error: self.tail_error.as_deref(),
             server: &self.facts,
             failures,
+            damaged_backups: coverage.map(|coverage| &*coverage.catalog().damaged).unwrap_or_default(),
             first_hole: coverage.and_then(|coverage| coverage.holes().first().copied()),
         });
         snapshot

@@ -87,8 +87,9 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
         tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
     coverage.set_holes(holes);
-    let mut backups: Vec<BackupId> =
-        coverage.catalog().backups.iter().map(|backup| backup.id.clone()).collect();
+    let usable = coverage.catalog().backups.iter().map(|backup| &backup.id);
+    let damaged = coverage.catalog().damaged.iter().map(|backup| &backup.id);
+    let mut backups: Vec<BackupId> = usable.chain(damaged).cloned().collect();
     backups.sort_unstable();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::backup_id::BackupId;
 use super::file_table::FileTable;
@@ -16,6 +16,25 @@ use crate::seal::{Context, ObjectKind, Sealer, fill_random};
 
 /// Manifests that are fetched at a time.
 const CONCURRENT_MANIFESTS: usize = 8;
+const OTHERS: &str = "other backups are not affected; a new one (`walproof backup-push`) takes its place";
+
+/// What a repository holds of backups.
+#[derive(Debug, Default)]
+pub struct Backups {
+    /// Finished backups, oldest first.
+    pub usable: Vec<Manifest>,
+    /// Those whose manifest is damaged, forged, or sealed with a key that is not at hand.
+    pub damaged: Vec<DamagedBackup>,
+}
+
+/// A backup that cannot be restored: nobody can tell what it holds. It does not stand in the way of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedBackup {
+    /// By its place in the repository.
+    pub id: BackupId,
+    /// What is wrong with it.
+    pub error: Error,
+}
 
 impl Repository {
     /// Put a finished pack; its buffer comes back to be filled again, which spares the system clearing fresh memory.
@@ -69,11 +88,11 @@ impl Repository {
                 }
                 error.context(format!("read backup {id}"))
             })?;
-        let manifest = Manifest::parse(&plain)?;
+        let manifest = Manifest::parse(&plain).with_context(|| format!("read backup {id}"))?;
         if manifest.id == *id {
             return Ok(manifest);
         }
-        Err(Error::corrupt(format!("the manifest of backup {id} says that it is {}", manifest.id)))
+        Err(Error::corrupt(format!("read backup {id}: its manifest says that it is {}", manifest.id)))
     }
 
     /// The ids of all backups, sorted.
@@ -83,14 +102,28 @@ impl Repository {
         Ok(objects.iter().filter_map(id).collect())
     }
 
-    /// All backups, oldest first.
-    pub async fn list_backups(&self) -> Result<Vec<Manifest>> {
-        let ids = self.list_backup_ids().await?;
-        let requests = ids.iter().map(|id| self.get_manifest(id));
-        let mut backups: Vec<Manifest> =
-            stream::iter(requests).buffered(CONCURRENT_MANIFESTS).try_collect().await?;
-        backups.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
-        Ok(backups)
+    /// All backups.
+    pub async fn list_backups(&self) -> Result<Backups> {
+        let requests = self.list_backup_ids().await?.into_iter().map(|id| async {
+            let manifest = self.get_manifest(&id).await;
+            (id, manifest)
+        });
+        let mut found = Backups::default();
+        let mut manifests = stream::iter(requests).buffered(CONCURRENT_MANIFESTS);
+        while let Some((id, manifest)) = manifests.next().await {
+            match manifest {
+                Ok(manifest) => found.usable.push(manifest),
+                // It was deleted after it was listed.
+                Err(error) if error.kind() == Kind::Impossible => {}
+                Err(error) if error.kind() == Kind::Corrupt => {
+                    let error = if error.hint_text().is_none() { error.hint(OTHERS) } else { error };
+                    found.damaged.push(DamagedBackup { id, error });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        found.usable.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
+        Ok(found)
     }
 
     /// Write, list, read back and delete an object of 1 MiB: what every other operation relies on. The store's

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::backup_store::{Backups, DamagedBackup};
 use super::manifest::Manifest;
 use super::namespace::Repository;
 use super::tail_segment::UnfinishedScan;
@@ -38,6 +39,8 @@ pub struct Gap {
 pub struct Catalog {
     /// Finished backups, oldest first.
     pub backups: Vec<Manifest>,
+    /// Backups that cannot be read.
+    pub damaged: Vec<DamagedBackup>,
     /// Archived WAL files, histories included.
     pub wal: Vec<WalFile>,
     /// Segment size of the cluster.
@@ -56,16 +59,20 @@ impl Catalog {
         // before its tail goes, so one of the two is seen.
         let backups = repository.list_backups().await?;
         let pieces = repository.list_tail_pieces(None).await?;
-        let wal = repository.list_wal().await?;
-        Ok(Self::new(backups, wal, repository.identity().segment_size()?).with_tails(&pieces))
+        Ok(Self::listed(repository, backups).await?.with_tails(&pieces))
     }
 
     /// List the repository, but for the tails.
     pub async fn read_archived(repository: &Repository) -> Result<Self> {
         // Backups first, as above.
         let backups = repository.list_backups().await?;
+        Self::listed(repository, backups).await
+    }
+
+    async fn listed(repository: &Repository, backups: Backups) -> Result<Self> {
         let wal = repository.list_wal().await?;
-        Ok(Self::new(backups, wal, repository.identity().segment_size()?))
+        let catalog = Self::new(backups.usable, wal, repository.identity().segment_size()?);
+        Ok(Self { damaged: backups.damaged, ..catalog })
     }
 
     /// A catalog of these backups and files.
@@ -76,7 +83,7 @@ impl Catalog {
         });
         let segments = segments.collect();
         let (tails, scans) = (BTreeMap::new(), Arc::default());
-        Self { backups, wal, segment_size, segments, tails, scans }
+        Self { backups, damaged: Vec::new(), wal, segment_size, segments, tails, scans }
     }
 
     /// The same catalog with the tails that these pieces make; those of archived segments are garbage.

@@ -23,6 +23,7 @@ mod wal_store;
 mod window;
 
 pub use backup_id::BackupId;
+pub use backup_store::{Backups, DamagedBackup};
 pub use catalog::{Catalog, Gap, Run};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, page_digest_seed};
 pub use identity::{ClusterName, Identity, WalDigest};

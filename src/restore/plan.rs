@@ -45,6 +45,12 @@ pub struct Plan {
 /// Decide how to restore what `request` asks for.
 pub async fn plan(repository: &Repository, request: &RestoreRequest) -> Result<Plan> {
     let catalog = Catalog::read(repository).await?;
+    if let ([], [damaged, ..]) = (&*catalog.backups, &*catalog.damaged) {
+        return Err(damaged.error.clone());
+    }
+    for damaged in &catalog.damaged {
+        tracing::warn!(error = %damaged.error, "a backup is left out");
+    }
     if catalog.backups.is_empty() {
         return Err(Error::impossible(format!("there is no backup in {}", repository.store()))
             .hint("take one with `walproof backup-push`"));
@@ -117,6 +123,9 @@ impl Chooser<'_> {
         let all = self.catalog.backups.iter().rev();
         let Some(wanted) = wanted else { return Ok(all.collect()) };
         let found: Vec<&Manifest> = all.filter(|backup| backup.id == *wanted).collect();
+        if let Some(damaged) = self.catalog.damaged.iter().find(|damaged| damaged.id == *wanted) {
+            return Err(damaged.error.clone());
+        }
         if found.is_empty() {
             return Err(Error::impossible(format!("there is no backup {wanted}"))
                 .hint("`walproof backup-list` shows those that there are"));

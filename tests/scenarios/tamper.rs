@@ -265,6 +265,33 @@ fn r25_a_backup_that_was_changed_is_never_restored() {
     }
 }
 
+#[test]
+fn r25_a_damaged_backup_does_not_stand_in_the_way_of_the_others() {
+    let (cluster, original) = Backup::take();
+    original.run(["backup-push"]).success();
+    drop(cluster);
+    let backup = Backup::copied(&original, Repo::local());
+    let (repo, walproof) = (backup.walproof.repo(), &backup.walproof);
+    let manifests = repo.keys("/manifest");
+    let ids: Vec<&str> = manifests.iter().map(|key| key.rsplit('/').nth(1).unwrap()).collect();
+    let [older, newer] = ids[..] else { panic!("{ids:?}") };
+    repo.flip_bit(&manifests[1], 100);
+
+    let listed = walproof.run(["backup-list"]);
+    listed.fails_with(5).stderr_contains(newer).hints("other backups are not affected");
+    assert!(listed.stdout().contains(older) && !listed.stdout().contains(newer), "{}", listed.stdout());
+    walproof.run(["status"]).stdout_contains(&format!("read backup {newer}"));
+    let data = backup.out.join("data");
+    walproof.run(["restore", "-q", "--backup", newer, "--to", data.to_str().unwrap()]).fails_with(5);
+    let restored = walproof.run(["restore", "--to", data.to_str().unwrap()]);
+    restored.success().stderr_contains("a backup is left out").stderr_contains(newer);
+    assert!(data.join("global/pg_control").exists());
+    std::fs::remove_dir_all(&data).unwrap();
+
+    repo.flip_bit(&manifests[0], 100);
+    backup.restore_fails(5);
+}
+
 /// Like [`harm`], with less of what costs a restore each.
 fn harm_backup(backup: &Backup, victim: &str, partner: &str) {
     let repo = backup.walproof.repo();
