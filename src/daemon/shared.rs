@@ -13,6 +13,7 @@ use super::pusher::Pusher;
 use super::server::{Sample, ServerFacts, ServerHandle};
 use super::snapshot::Snapshot;
 use super::state::{State, Survey};
+use super::survey::{LeftBehind, left_behind};
 use crate::archive::Pushed;
 use crate::cluster::ServerInfo;
 use crate::error::{Error, Kind, Result};
@@ -156,11 +157,14 @@ impl Shared {
     /// The server cannot be asked; if it does not run, what is on the disk counts as flushed.
     pub(super) fn server_failed(&self, error: &Error) {
         self.outages().server.failed(Instant::now(), error);
-        let look = self.state().server_failed(error);
-        if look && let Some(pusher) = self.pusher() {
+        self.state().server_failed(error);
+        if let Some(pusher) = self.pusher() {
             let last = self.state().last_flushed();
-            let found = tokio::task::block_in_place(|| super::survey::end_on_disk(&pusher, last));
-            self.state().set_end_on_disk(found);
+            let found = tokio::task::block_in_place(|| left_behind(&pusher, last));
+            if self.state().set_left_behind(found) {
+                // A segment may be finished, and the server died before it said so.
+                self.survey.notify_one();
+            }
         }
     }
 
@@ -246,6 +250,11 @@ impl Shared {
     pub(super) fn server_now(&self) -> (Option<Sample>, Option<Lsn>) {
         let state = self.state();
         (state.sample, state.end_of_wal())
+    }
+
+    /// What a primary that does not run has left.
+    pub(super) fn left_behind(&self) -> Option<LeftBehind> {
+        self.state().left_behind()
     }
 
     /// The snapshot of what is known, without asking anybody.

@@ -10,6 +10,7 @@ use super::rpo::FlushHistory;
 use super::server::{Sample, ServerFacts};
 use super::shared::Setup;
 use super::snapshot::{BackupLine, PushLine, RepositoryBytes, Role, Snapshot, TailLine};
+use super::survey::LeftBehind;
 use crate::archive::Pushed;
 use crate::error::Error;
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
@@ -43,8 +44,7 @@ pub(super) struct State {
     pub(super) sample: Option<Sample>,
     server_error: Option<String>,
     /// Where WAL on disk ends, since the server went down.
-    end_on_disk: Option<Lsn>,
-    looked_at_disk: Option<Instant>,
+    left_behind: Option<LeftBehind>,
     coverage: Option<Coverage>,
     /// What was stored since the survey that is under way began to list.
     stored_since: Vec<WalFile>,
@@ -64,9 +64,6 @@ pub(super) struct State {
     pub(super) tail_error: Option<String>,
 }
 
-/// How often the disk is looked at while the server is down.
-const DISK: Duration = Duration::from_secs(30);
-
 impl State {
     pub(super) fn new(now: Instant, since: PgTime) -> Self {
         Self {
@@ -76,8 +73,7 @@ impl State {
             facts: ServerFacts::default(),
             sample: None,
             server_error: None,
-            end_on_disk: None,
-            looked_at_disk: None,
+            left_behind: None,
             coverage: None,
             stored_since: Vec::new(),
             shipped: BTreeMap::new(),
@@ -99,8 +95,7 @@ impl State {
     /// Whether the repository has to be surveyed: the server writes another timeline than before, or began to write.
     pub(super) fn server_said(&mut self, sample: Sample) -> bool {
         self.server_error = None;
-        self.end_on_disk = None;
-        self.looked_at_disk = None;
+        self.left_behind = None;
         if !sample.status.in_recovery {
             self.flushes.saw(sample.asked_at, sample.status.flushed);
         }
@@ -110,18 +105,19 @@ impl State {
         changed
     }
 
-    /// Whether to look where WAL on disk ends.
-    pub(super) fn server_failed(&mut self, error: &Error) -> bool {
+    pub(super) fn server_failed(&mut self, error: &Error) {
         self.server_error = Some(error.to_string());
-        let look = self.looked_at_disk.is_none_or(|at| at.elapsed() >= DISK);
-        if look {
-            self.looked_at_disk = Some(Instant::now());
-        }
-        look
     }
 
-    pub(super) fn set_end_on_disk(&mut self, end: Option<Lsn>) {
-        self.end_on_disk = end;
+    /// Whether that is news.
+    pub(super) fn set_left_behind(&mut self, found: Option<LeftBehind>) -> bool {
+        std::mem::replace(&mut self.left_behind, found) != found
+    }
+
+    /// What a primary that does not run has left.
+    pub(super) fn left_behind(&self) -> Option<LeftBehind> {
+        let standby = self.sample.is_some_and(|sample| sample.status.in_recovery);
+        self.left_behind.filter(|left| self.role() == Role::Down && !left.recovering && !standby)
     }
 
     /// The timeline and position that WAL was last known to be flushed to.
@@ -133,7 +129,7 @@ impl State {
     /// Where WAL ends, as far as anybody knows.
     pub(super) fn end_of_wal(&self) -> Option<Lsn> {
         let sampled = self.sample.filter(|sample| !sample.status.in_recovery);
-        sampled.map(|sample| sample.status.flushed).max(self.end_on_disk)
+        sampled.map(|sample| sample.status.flushed).max(self.left_behind.map(|left| left.end))
     }
 
     pub(super) fn pushed(&mut self, pushed: &Pushed, took: Duration) {
@@ -240,14 +236,20 @@ impl State {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
-        if self.sample.is_some() && sample.is_none() {
-            // A standby's WAL is its primary's to archive.
+        let standby = self.sample.map_or_else(
+            || self.left_behind.is_some_and(|left| left.recovering),
+            |sample| sample.status.in_recovery,
+        );
+        if standby {
+            // Its WAL is its primary's to archive.
             return None;
         }
         let fresh = sample.is_some_and(|sample| now.saturating_duration_since(sample.asked_at) < STALE);
-        let end = match (self.role(), self.end_on_disk) {
+        let end = match (self.role(), self.left_behind) {
             // Nobody writes: what the disk holds is all there is.
-            (Role::Down, Some(end)) => Some(sample.map_or(end, |sample| end.max(sample.status.flushed))),
+            (Role::Down, Some(left)) => {
+                Some(sample.map_or(left.end, |sample| left.end.max(sample.status.flushed)))
+            }
             (Role::Primary, _) if fresh => sample.map(|sample| sample.status.flushed),
             _ => None,
         };

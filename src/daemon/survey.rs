@@ -20,8 +20,9 @@ const WHOLE: Duration = Duration::from_mins(15);
 const BACKUPS: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// DBState DB_SHUTDOWNED (pg_control.h).
+/// DBState (pg_control.h) DB_SHUTDOWNED; DB_SHUTDOWNED_IN_RECOVERY and DB_IN_ARCHIVE_RECOVERY.
 const SHUT_DOWN: u32 = 1;
+const RECOVERING: [u32; 2] = [2, 5];
 /// Bytes of the header of a segment's first page, where its first record begins.
 const LONG_HEADER: u64 = 40;
 /// Newest segments that are asked for the time of their last commit.
@@ -194,18 +195,31 @@ async fn sweep_tails(repository: &Repository, coverage: &Coverage) {
     }
 }
 
+/// What a server that does not run has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LeftBehind {
+    /// The timeline that it wrote.
+    pub(super) timeline: TimelineId,
+    /// Where the WAL on its disk ends. What it had not flushed counts: it replays that too when it starts again.
+    pub(super) end: Lsn,
+    /// It was a standby, or had not recovered yet.
+    pub(super) recovering: bool,
+}
+
 /// Where WAL on disk ends, when the server does not run; `None` when it does, or when that cannot be told.
-pub(super) fn end_on_disk(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> Option<Lsn> {
+pub(super) fn left_behind(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> Option<LeftBehind> {
     let data_dir = crate::cluster::DataDir::open(pusher.pg_wal.path().parent()?).ok()?;
     if data_dir.server_is_running().ok()? {
         return None;
     }
     let control = data_dir.control().ok()?;
+    let recovering = RECOVERING.contains(&control.state);
     if control.state == SHUT_DOWN {
         // Nothing but the checkpoint of the shutdown follows: no commit is in it.
         let start = control.checkpoint.segment_start(control.segment_size);
         let first = control.checkpoint.offset_from(start) <= LONG_HEADER;
-        return Some(if first { start } else { control.checkpoint });
+        let end = if first { start } else { control.checkpoint };
+        return Some(LeftBehind { timeline: control.timeline, end, recovering });
     }
     let (timeline, from) = last
         .filter(|(timeline, _)| *timeline >= control.timeline)
@@ -213,4 +227,5 @@ pub(super) fn end_on_disk(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> O
     wal_end_on_disk(&pusher.pg_wal, control.segment_size, timeline, from)
         .inspect_err(|error| tracing::debug!(%error, "cannot tell where WAL on disk ends"))
         .ok()
+        .map(|end| LeftBehind { timeline, end, recovering })
 }

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::outage::Outage;
 use super::pusher::Pusher;
-use super::server::Sample;
 use super::shared::Shared;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::SegmentName;
+use crate::postgres::{Lsn, SegmentName, TimelineId};
 use crate::repository::{Repository, TailGeneration, TailPieceName};
 use crate::store::Policy;
 
@@ -71,8 +70,8 @@ impl Shipper {
     }
 
     async fn tick(&mut self) {
-        let Some(sample) = self.shared.server.fresh(FRESH).await else { return };
-        match self.ship(sample).await {
+        let Some((timeline, end)) = self.end().await else { return };
+        match self.ship(timeline, end).await {
             Ok(shipped) => {
                 if shipped {
                     self.shared.counters.tail_uploads.add(1);
@@ -92,14 +91,20 @@ impl Shipper {
         }
     }
 
-    /// Ship what was flushed since the last time; whether there was anything.
-    async fn ship(&mut self, sample: Sample) -> Result<bool> {
-        let Some(timeline) = sample.status.timeline else {
-            self.growing = None;
-            return Ok(false);
+    /// Up to where to ship: what the server has flushed, or, when it does not run, what it has left on its disk.
+    async fn end(&mut self) -> Option<(TimelineId, Lsn)> {
+        let Some(sample) = self.shared.server.fresh(FRESH).await else {
+            return self.shared.left_behind().map(|left| (left.timeline, left.end));
         };
+        if sample.status.timeline.is_none() {
+            self.growing = None;
+        }
+        sample.status.timeline.map(|timeline| (timeline, sample.status.flushed))
+    }
+
+    /// Ship what was written since the last time; whether there was anything.
+    async fn ship(&mut self, timeline: TimelineId, flushed: Lsn) -> Result<bool> {
         let size = self.pusher.control.segment_size;
-        let flushed = sample.status.flushed;
         let segment = SegmentName::containing(timeline, flushed, size);
         let end = u32::try_from(flushed.offset_from(segment.start(size)))
             .map_err(|_| Error::corrupt("the segment is too long"))?;

@@ -185,6 +185,47 @@ fn the_rpo_grows_after_a_crash_that_left_wal_behind() {
 }
 
 #[test]
+fn what_a_crashed_server_left_on_its_disk_is_stored() {
+    let mut archived = archived(Repo::local());
+    archived.backup();
+    archived.cluster.psql("create table t as select generate_series(1, 100) as n");
+    archived.cluster.kill9();
+    let daemon = Daemon::start(&archived.walproof);
+    let stored = |status: &serde_json::Value| status["role"] == "down" && status["rpo_seconds"] == 0.0;
+    daemon.wait("the daemon has found and stored it", stored);
+    archived.cluster.start();
+    daemon.wait("the daemon has found the server", |status| status["role"] == "primary");
+    archived.cluster.psql("insert into t select generate_series(101, 200)");
+    // Most times before the daemon's next look, one second apart.
+    archived.cluster.kill9();
+    daemon.wait("the same under a running daemon", stored);
+    daemon.kill9();
+    archived.cluster.destroy_data_dir();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql("select count(*), max(n) from t"), "200|200");
+}
+
+#[test]
+fn a_standby_that_is_down_has_left_nothing_to_store() {
+    let old = archived(Repo::local());
+    let mut standby = Cluster::standby_of(&old.cluster);
+    let walproof = Walproof::builder(old.repo().clone())
+        .cluster(&standby)
+        .key_of(&old.walproof)
+        .toml("[archive]\ntail_interval = \"1s\"")
+        .build();
+    standby.set("archive_command", &walproof.archive_command());
+    standby.start();
+    old.cluster.psql("create table t as select 1 as n");
+    standby.kill9();
+    let daemon = Daemon::start(&walproof);
+    daemon.wait("the repository is surveyed", |status| !status["stored"].is_null());
+    sleep(Duration::from_secs(3));
+    assert!(daemon.status()["rpo_seconds"].is_null(), "{}", daemon.status());
+    assert_eq!(old.repo().keys("/tail/"), [""; 0]);
+}
+
+#[test]
 fn after_a_restart_of_the_daemon_the_rpo_is_not_less_than_it_was() {
     let (archived, daemon) = with_wal_not_stored();
     sleep(Duration::from_secs(3));
