@@ -72,7 +72,7 @@ pub async fn repository_snapshot(
         ready: 0,
         oldest_ready: None,
         gap_segments: missing,
-        last_push: catalog.wal.iter().map(|file| PgTime::from(file.modified)).max(),
+        last_push: catalog.last_push(),
         tail: None,
         backups: catalog.backups.iter().map(backup_line).collect(),
         backup_failed_at: None,

@@ -153,7 +153,7 @@ fn wal(snapshot: &Snapshot) -> String {
         ("Tail", words::tail(snapshot)),
         ("Waiting", words::waiting(snapshot)),
         ("Gaps", words::gaps(snapshot)),
-        ("Last archived", words::when_known(snapshot.last_push, now, "nothing since the daemon started")),
+        ("Last archived", words::when_known(snapshot.last_push, now, words::UNKNOWN)),
     ];
     format!("<section><h2>WAL</h2>\n{}</section>\n", facts(&rows))
 }

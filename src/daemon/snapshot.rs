@@ -150,7 +150,7 @@ pub struct Snapshot {
     pub oldest_ready: Option<PgTime>,
     /// Segments that are missing on the way from the newest backup to now.
     pub gap_segments: u64,
-    /// When a file was last archived by the daemon.
+    /// When a file was last archived.
     pub last_push: Option<PgTime>,
     /// The tail.
     pub tail: Option<TailLine>,

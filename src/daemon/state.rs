@@ -212,6 +212,7 @@ impl State {
         }
         self.window_start = coverage.window_start();
         self.backups = coverage.backups().map(backup_line).collect();
+        self.last_push = self.last_push.max(coverage.catalog().last_push());
         self.last_time = self.last_time.max(survey.last_time);
         self.bytes = Some(survey.bytes);
         self.coverage = Some(coverage);

@@ -12,7 +12,7 @@ use super::tail_segment::UnfinishedScan;
 use super::tail_store::{Tail, TailPiece};
 use super::wal_store::WalFile;
 use crate::error::Result;
-use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::postgres::{Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl Catalog {
         let missing = names.into_iter().filter(|segment| !self.segments.contains(segment));
         self.tails = missing.filter_map(|segment| Some((segment, Tail::among(pieces, &segment)?))).collect();
         self
+    }
+
+    /// When the newest WAL file was archived, by the store's clock.
+    pub fn last_push(&self) -> Option<PgTime> {
+        self.wal.iter().map(|file| PgTime::from(file.modified)).max()
     }
 
     /// The tail of a segment that is not archived.
