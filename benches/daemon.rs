@@ -219,17 +219,29 @@ fn acknowledge(table: &mut Table) {
     Table::tell("requests to the store meanwhile, heartbeat included", requests as f64, "");
 
     // Through a small process: a child of ours is as large as we are until it becomes another program.
-    let memory = |name: &String| {
+    let memory = |program: &std::ffi::OsStr, name: &String| {
         let push = push(&walproof, name);
         let mut time = process::command("/usr/bin/time");
-        time.args(["-f", "%M"]).arg(push.get_program()).args(push.get_args());
+        time.args(["-f", "%M"]).arg(program).args(push.get_args());
         time.current_dir(push.get_current_dir().expect("the data directory"));
         let output = process::run(time, b"", process::TIMEOUT);
         let text = output.success().stderr();
         text.trim().parse::<f64>().expect("kilobytes")
     };
-    let most = names.iter().map(memory).fold(0.0, f64::max);
+    let built = push(&walproof, &names[0]).get_program().to_owned();
+    let most = names.iter().map(|name| memory(&built, name)).fold(0.0, f64::max);
     table.judge("wal-push, shipped already: peak memory", most, "kB", &Target::AtMost(5000.0));
+    // How much of a file one page fault maps depends on how it lies in the page cache: another for each copy.
+    let copies = names.iter().map(|name| {
+        // Beside it, because the scratch directory may lie in memory.
+        let copy = std::path::Path::new(&built).with_file_name(format!("walproof-{name}"));
+        std::fs::copy(&built, &copy).expect("a copy of the program");
+        let memory = memory(copy.as_os_str(), name);
+        std::fs::remove_file(&copy).expect("the copy");
+        memory
+    });
+    let most = copies.fold(0.0, f64::max);
+    table.judge("the same, of 8 installed copies the largest", most, "kB", &Target::AtMost(5000.0));
     complaints(&daemon);
 }
 
