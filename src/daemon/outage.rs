@@ -1,8 +1,9 @@
 //! What is logged of an outage: that it began, once a minute that it lasts, and that it is over. Not every try.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// Between two reminders.
 const EVERY: Duration = Duration::from_mins(1);
@@ -77,6 +78,44 @@ impl Outage {
     }
 }
 
+/// Who needs the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    Push,
+    Tail,
+    Survey,
+}
+
+/// An outage of the store: one, however many tasks meet it, and over when it is for all of them.
+#[derive(Debug)]
+pub(super) struct StoreOutage {
+    outage: Outage,
+    failing: BTreeSet<Task>,
+}
+
+impl StoreOutage {
+    pub(super) const fn new() -> Self {
+        Self { outage: Outage::new("the store cannot be used"), failing: BTreeSet::new() }
+    }
+
+    /// Whether it is the store's fault that `error` came to `task` at `now`; then it is told here.
+    pub(super) fn failed(&mut self, task: Task, now: Instant, error: &Error) -> bool {
+        let ours = matches!(error.kind(), Kind::Unreachable | Kind::Denied);
+        if ours {
+            self.failing.insert(task);
+            self.outage.failed(now, error);
+        }
+        ours
+    }
+
+    /// The store did at `now` what `task` wanted.
+    pub(super) fn succeeded(&mut self, task: Task, now: Instant) {
+        if self.failing.remove(&task) && self.failing.is_empty() {
+            self.outage.succeeded(now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +137,19 @@ mod tests {
         assert_eq!(outage.note_success(at(145)), Some(over));
         assert_eq!(outage.note_success(at(150)), None);
         assert_eq!(outage.note_failure(at(155)), Some(Say::Began), "a second outage is a new one");
+    }
+
+    #[test]
+    fn an_outage_of_the_store_is_one_for_all_tasks() {
+        let (now, down) = (Instant::now(), Error::new(Kind::Unreachable, "down"));
+        let mut store = StoreOutage::new();
+        assert!(store.failed(Task::Push, now, &down) && store.failed(Task::Tail, now, &down));
+        assert!(!store.failed(Task::Survey, now, &Error::corrupt("a frame is damaged")));
+        store.succeeded(Task::Survey, now);
+        store.succeeded(Task::Push, now);
+        assert!(store.outage.down.is_some(), "the tail has not come through");
+        store.succeeded(Task::Tail, now);
+        assert!(store.outage.down.is_none());
     }
 
     #[test]

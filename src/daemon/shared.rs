@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::counters::{Counters, StoreWatch};
-use super::outage::Outage;
+use super::outage::{Outage, StoreOutage, Task};
 use super::pusher::Pusher;
 use super::server::{Sample, ServerFacts, ServerHandle};
 use super::snapshot::Snapshot;
@@ -16,7 +16,7 @@ use super::state::{State, Survey};
 use super::survey::{LeftBehind, left_behind};
 use crate::archive::Pushed;
 use crate::cluster::ServerInfo;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
 use crate::repository::Namespace;
 
@@ -73,7 +73,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct Outages {
     server: Outage,
-    push: Outage,
+    store: StoreOutage,
 }
 
 impl Shared {
@@ -84,10 +84,8 @@ impl Shared {
         server: ServerHandle,
     ) -> Self {
         let state = Mutex::new(State::new(Instant::now(), PgTime::now()));
-        let outages = Outages {
-            server: Outage::new("the server cannot be asked"),
-            push: Outage::new("WAL cannot be archived"),
-        };
+        let outages =
+            Outages { server: Outage::new("the server cannot be asked"), store: StoreOutage::new() };
         Self {
             setup,
             counters,
@@ -169,7 +167,7 @@ impl Shared {
     }
 
     pub(super) fn pushed(&self, pushed: &Pushed, took: Duration) {
-        self.outages().push.succeeded(Instant::now());
+        self.store_served(Task::Push);
         let counters = &self.counters;
         if pushed.already_there { &counters.already_there } else { &counters.pushed }.add(1);
         if !pushed.already_there {
@@ -194,12 +192,19 @@ impl Shared {
 
     pub(super) fn push_failed(&self, name: &WalName, error: &Error, took: Duration) {
         self.counters.push_failed.add(1);
-        match error.kind() {
-            // The store: one outage, however many files meet it.
-            Kind::Unreachable | Kind::Denied => self.outages().push.failed(Instant::now(), error),
-            _ => tracing::error!(%name, %error, hint = error.hint_text(), "cannot archive"),
+        if !self.store_failed(Task::Push, error) {
+            tracing::error!(%name, %error, hint = error.hint_text(), "cannot archive");
         }
         self.state().push_failed(name, error, took);
+    }
+
+    /// Whether the store is to blame; then the log has it.
+    pub(super) fn store_failed(&self, task: Task, error: &Error) -> bool {
+        self.outages().store.failed(task, Instant::now(), error)
+    }
+
+    pub(super) fn store_served(&self, task: Task) {
+        self.outages().store.succeeded(task, Instant::now());
     }
 
     pub(super) fn ready(&self, count: u64, oldest: Option<PgTime>) {

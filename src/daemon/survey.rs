@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
-use super::outage::Outage;
+use super::outage::{Outage, Task};
 use super::pusher::Pusher;
 use super::shared::Shared;
 use super::state::Survey;
@@ -36,11 +36,14 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
         let pause = match survey(&shared, &pusher).await {
             Ok(backups) => {
                 outage.succeeded(Instant::now());
+                shared.store_served(Task::Survey);
                 last = Some((Instant::now(), backups));
                 BACKUPS
             }
             Err(error) => {
-                outage.failed(Instant::now(), &error);
+                if !shared.store_failed(Task::Survey, &error) {
+                    outage.failed(Instant::now(), &error);
+                }
                 shared.survey_failed(&error);
                 AGAIN
             }

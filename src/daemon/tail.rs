@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outage::Outage;
+use super::outage::{Outage, Task};
 use super::pusher::Pusher;
 use super::shared::Shared;
 use crate::archive::{TailReader, TailSlice};
@@ -77,6 +77,7 @@ impl Shipper {
                     self.shared.counters.tail_uploads.add(1);
                 }
                 self.outage.succeeded(Instant::now());
+                self.shared.store_served(Task::Tail);
                 self.shared.tail_worked();
             }
             Err(error) => {
@@ -85,7 +86,9 @@ impl Shipper {
                 if matches!(error.kind(), Kind::Corrupt) {
                     self.growing = None;
                 }
-                self.outage.failed(Instant::now(), &error);
+                if !self.shared.store_failed(Task::Tail, &error) {
+                    self.outage.failed(Instant::now(), &error);
+                }
                 self.shared.tail_failed(&error);
             }
         }

@@ -61,8 +61,11 @@ fn a_store_that_is_down_delays_and_loses_nothing() {
         assert!(puts <= 1, "{name} was put {puts} times");
     }
     let log = daemon.log();
-    let said = log.lines().filter(|line| line.contains("WAL cannot be archived")).count();
-    assert!((1..=4).contains(&said), "a line when it starts, one a minute, one when it ends: {log}");
+    let said = log.lines().filter(|line| line.contains("the store cannot be used")).count();
+    assert!(
+        (1..=4).contains(&said),
+        "for all tasks one line when it starts, one a minute, one when it ends: {log}"
+    );
 }
 
 #[test]

@@ -396,8 +396,8 @@ fn an_outage_of_the_store_is_two_lines_of_the_log_and_no_line_tells_a_secret() {
         let warnings: Vec<_> =
             said.iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").collect();
         assert_eq!(warnings.len(), 1, "{warnings:#?}");
-        assert_eq!(warnings[0]["message"], "WAL cannot be archived");
-        assert_eq!(lines("over: WAL cannot be archived"), 1, "{log}");
+        assert_eq!(warnings[0]["message"], "the store cannot be used");
+        assert_eq!(lines("over: the store cannot be used"), 1, "{log}");
         logs.push(log);
     }
     logs.push(archived.cluster.log());
