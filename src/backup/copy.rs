@@ -23,6 +23,8 @@ const PACK_MEMORY: usize = 144 << 20;
 /// Largest and smallest pack.
 const LARGEST_PACK: usize = 32 << 20;
 const SMALLEST_PACK: usize = 4 << 20;
+/// Pack on a local disk, where a request costs nothing: the same few pages of memory and page cache serve all packs.
+const LOCAL_PACK: usize = 8 << 20;
 /// How often the session is asked whether it lives: if it dies, so does the backup.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,7 @@ pub(super) struct Copied {
 pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
     let workers = request.concurrency.max(1);
     let files = &request.walk.files;
+    let largest = if request.repository.store().is_remote() { LARGEST_PACK } else { LOCAL_PACK };
     request.progress.begin(files.iter().map(|file| file.size).sum());
     let shared = Shared {
         repository: request.repository,
@@ -65,7 +68,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         start: request.start,
         verify_pages: request.control.data_checksum_version != 0,
         page_seed: request.repository.identity().page_seed()?,
-        pack_size: (PACK_MEMORY / (2 * workers + 1)).clamp(SMALLEST_PACK, LARGEST_PACK),
+        pack_size: (PACK_MEMORY / (2 * workers + 1)).clamp(SMALLEST_PACK, largest),
         throttle: Throttle::new(request.max_rate),
         progress: &request.progress,
         stop: AtomicBool::new(false),
