@@ -155,11 +155,12 @@ impl Shared {
     /// The server cannot be asked; if it does not run, what is on the disk counts as flushed.
     pub(super) fn server_failed(&self, error: &Error) {
         self.outages().server.failed(Instant::now(), error);
-        self.state().server_failed(error);
-        if let Some(pusher) = self.pusher() {
+        let look = self.state().server_failed(error);
+        if look && let Some(pusher) = self.pusher() {
+            let begin = Instant::now();
             let last = self.state().last_flushed();
             let found = tokio::task::block_in_place(|| left_behind(&pusher, last));
-            if self.state().set_left_behind(found) {
+            if self.state().set_left_behind(found, begin.elapsed()) {
                 // A segment may be finished, and the server died before it said so.
                 self.survey.notify_one();
             }

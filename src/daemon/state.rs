@@ -45,6 +45,8 @@ pub(super) struct State {
     server_error: Option<String>,
     /// Where WAL on disk ends, since the server went down.
     left_behind: Option<LeftBehind>,
+    /// When to look at the disk of a server that does not answer.
+    next_look: Option<Instant>,
     coverage: Option<Coverage>,
     /// What was stored since the survey that is under way began to list.
     stored_since: Vec<WalFile>,
@@ -64,6 +66,9 @@ pub(super) struct State {
     pub(super) tail_error: Option<String>,
 }
 
+/// Looking at a disk may mean reading a segment of up to 1 GiB: at most a twentieth of the time goes into it.
+const LOOKS_APART: u32 = 20;
+
 impl State {
     pub(super) fn new(now: Instant, since: PgTime) -> Self {
         Self {
@@ -74,6 +79,7 @@ impl State {
             sample: None,
             server_error: None,
             left_behind: None,
+            next_look: None,
             coverage: None,
             stored_since: Vec::new(),
             shipped: BTreeMap::new(),
@@ -96,6 +102,7 @@ impl State {
     pub(super) fn server_said(&mut self, sample: Sample) -> bool {
         self.server_error = None;
         self.left_behind = None;
+        self.next_look = None;
         if !sample.status.in_recovery {
             self.flushes.saw(sample.asked_at, sample.status.flushed);
         }
@@ -105,12 +112,15 @@ impl State {
         changed
     }
 
-    pub(super) fn server_failed(&mut self, error: &Error) {
+    /// Whether to look where WAL on disk ends.
+    pub(super) fn server_failed(&mut self, error: &Error) -> bool {
         self.server_error = Some(error.to_string());
+        self.next_look.is_none_or(|at| Instant::now() >= at)
     }
 
-    /// Whether that is news.
-    pub(super) fn set_left_behind(&mut self, found: Option<LeftBehind>) -> bool {
+    /// Whether that is news. The next look has to wait [`LOOKS_APART`] times as long as this one `took`.
+    pub(super) fn set_left_behind(&mut self, found: Option<LeftBehind>, took: Duration) -> bool {
+        self.next_look = Some(Instant::now() + took * LOOKS_APART);
         std::mem::replace(&mut self.left_behind, found) != found
     }
 
