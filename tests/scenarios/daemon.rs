@@ -41,6 +41,26 @@ fn with_wal_not_stored() -> (Archived, Daemon) {
     (archived, daemon)
 }
 
+/// A standby of `old` that runs, and walproof for it.
+fn standby_of(old: &Archived) -> (Cluster, Walproof) {
+    let mut standby = Cluster::standby_of(&old.cluster);
+    let walproof = Walproof::builder(old.repo().clone())
+        .cluster(&standby)
+        .key_of(&old.walproof)
+        .toml("[archive]\ntail_interval = \"1s\"")
+        .build();
+    standby.set("archive_command", &walproof.archive_command());
+    standby.start();
+    (standby, walproof)
+}
+
+/// The host is lost with all that is on it, and the newest state restored.
+fn lose_and_restore(archived: &mut Archived, daemon: Daemon) -> Cluster {
+    daemon.kill9();
+    archived.cluster.destroy_data_dir();
+    archived.restore_newest("restored")
+}
+
 #[test]
 fn r1_segments_are_stored_before_postgresql_asks_and_it_is_told_so() {
     let archived = archived(Repo::local());
@@ -121,9 +141,7 @@ fn r8_the_tail_is_stored_and_a_restore_brings_it_back() {
         archived.cluster.psql("insert into t select generate_series(101, 200)");
         let status = daemon.wait_all_stored();
         assert_eq!(status["tail"]["end"], status["stored"]);
-        daemon.kill9();
-        archived.cluster.destroy_data_dir();
-        let restored = archived.restore_newest("restored");
+        let restored = lose_and_restore(&mut archived, daemon);
         assert_eq!(restored.psql("select count(*), max(n) from t"), "200|200");
     }
 }
@@ -199,23 +217,14 @@ fn what_a_crashed_server_left_on_its_disk_is_stored() {
     // Most times before the daemon's next look, one second apart.
     archived.cluster.kill9();
     daemon.wait("the same under a running daemon", stored);
-    daemon.kill9();
-    archived.cluster.destroy_data_dir();
-    let restored = archived.restore_newest("restored");
+    let restored = lose_and_restore(&mut archived, daemon);
     assert_eq!(restored.psql("select count(*), max(n) from t"), "200|200");
 }
 
 #[test]
 fn a_standby_that_is_down_has_left_nothing_to_store() {
     let old = archived(Repo::local());
-    let mut standby = Cluster::standby_of(&old.cluster);
-    let walproof = Walproof::builder(old.repo().clone())
-        .cluster(&standby)
-        .key_of(&old.walproof)
-        .toml("[archive]\ntail_interval = \"1s\"")
-        .build();
-    standby.set("archive_command", &walproof.archive_command());
-    standby.start();
+    let (mut standby, walproof) = standby_of(&old);
     old.cluster.psql("create table t as select 1 as n");
     standby.kill9();
     let daemon = Daemon::start(&walproof);
@@ -250,15 +259,8 @@ fn heartbeats_give_an_idle_cluster_a_time_to_be_restored_to() {
 #[test]
 fn r9_a_promoted_standby_ships_what_the_old_primary_never_did() {
     let mut old = archived(Repo::local());
-    let mut standby = Cluster::standby_of(&old.cluster);
-    let walproof = Walproof::builder(old.repo().clone())
-        .cluster(&standby)
-        .key_of(&old.walproof)
-        .toml("[archive]\ntail_interval = \"1s\"")
-        .build();
-    standby.set("archive_command", &walproof.archive_command());
     // Before the backup: WAL that the standby still needs may go with it.
-    standby.start();
+    let (mut standby, walproof) = standby_of(&old);
     old.backup();
     let daemon = Daemon::start_whole(&walproof);
     let status = daemon.wait("it sees the standby", |status| status["role"] == "standby");
