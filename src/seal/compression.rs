@@ -2,6 +2,8 @@
 
 use std::io::Cursor;
 
+use zstd::zstd_safe::CParameter;
+
 use crate::error::{Error, Kind, Result};
 
 /// Compresses frames; one for each thread.
@@ -12,25 +14,20 @@ pub struct Compressor {
 impl Compressor {
     /// A compressor at zstd `level` (negative levels are faster than 1).
     pub fn new(level: i32) -> Result<Self> {
+        Self::with(level, &[])
+    }
+
+    /// A compressor with other zstd parameters than `level` brings.
+    fn with(level: i32, parameters: &[CParameter]) -> Result<Self> {
         let failed =
             |cause: std::io::Error| Error::new(Kind::Other, format!("set up zstd level {level}: {cause}"));
         let mut context = zstd::bulk::Compressor::new(level).map_err(failed)?;
         // The frame header carries the length and a checksum already.
-        context.set_parameter(zstd::zstd_safe::CParameter::ContentSizeFlag(false)).map_err(failed)?;
-        context.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(false)).map_err(failed)?;
-        Ok(Self { context })
-    }
-
-    /// A compressor with other zstd parameters than `level` brings.
-    fn with(level: i32, parameters: &[zstd::zstd_safe::CParameter]) -> Result<Self> {
-        let mut compressor = Self::new(level)?;
-        for parameter in parameters {
-            compressor
-                .context
-                .set_parameter(*parameter)
-                .map_err(|cause| Error::new(Kind::Other, format!("set up zstd: {cause}")))?;
+        let always = [CParameter::ContentSizeFlag(false), CParameter::ChecksumFlag(false)];
+        for parameter in always.iter().chain(parameters) {
+            context.set_parameter(*parameter).map_err(failed)?;
         }
-        Ok(compressor)
+        Ok(Self { context })
     }
 
     /// Append the compressed `plain` to `out`; false, and `out` as it was, when that would hardly save anything.
@@ -75,10 +72,9 @@ impl PageCompressor {
 
     /// A compressor at zstd `level`.
     pub fn new(level: i32) -> Result<Self> {
-        use zstd::zstd_safe::CParameter::{HashLog, MinMatch};
         let (quick, close) = if level == 1 {
-            let quick = Compressor::with(level, &[HashLog(14), MinMatch(6)])?;
-            (quick, Some(Compressor::with(level, &[HashLog(14), MinMatch(4)])?))
+            let quick = Compressor::with(level, &[CParameter::HashLog(14), CParameter::MinMatch(6)])?;
+            (quick, Some(Compressor::with(level, &[CParameter::HashLog(14), CParameter::MinMatch(4)])?))
         } else {
             (Compressor::new(level)?, None)
         };
