@@ -126,8 +126,16 @@ impl State {
 
     /// What a primary that does not run has left.
     pub(super) fn left_behind(&self) -> Option<LeftBehind> {
-        let standby = self.sample.is_some_and(|sample| sample.status.in_recovery);
-        self.left_behind.filter(|left| self.role() == Role::Down && !left.recovering && !standby)
+        let was_primary = |left: &LeftBehind| !left.recovering && !self.is_standby();
+        self.left_behind.filter(|left| self.role() == Role::Down && was_primary(left))
+    }
+
+    /// Whether the server follows another one, by its last word or else by what it has left.
+    fn is_standby(&self) -> bool {
+        self.sample.map_or_else(
+            || self.left_behind.is_some_and(|left| left.recovering),
+            |sample| sample.status.in_recovery,
+        )
     }
 
     /// The timeline and position that WAL was last known to be flushed to.
@@ -247,11 +255,7 @@ impl State {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
-        let standby = self.sample.map_or_else(
-            || self.left_behind.is_some_and(|left| left.recovering),
-            |sample| sample.status.in_recovery,
-        );
-        if standby {
+        if self.is_standby() {
             // Its WAL is its primary's to archive.
             return None;
         }
