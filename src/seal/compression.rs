@@ -69,6 +69,8 @@ pub struct PageCompressor {
 impl PageCompressor {
     /// Bytes of a sample: both ways cost a hundredth of what a region of 8 MiB does.
     const SAMPLE: usize = 64 << 10;
+    /// Looking closer at fewer bytes costs less than a sample.
+    const WORTH_A_SAMPLE: usize = 4 * Self::SAMPLE;
 
     /// A compressor at zstd `level`.
     pub fn new(level: i32) -> Result<Self> {
@@ -84,7 +86,11 @@ impl PageCompressor {
     /// Choose the way for pages like those that `pages` begins with.
     pub fn choose_for(&mut self, pages: &[u8]) -> Result<()> {
         let Some(close) = &mut self.close else { return Ok(()) };
-        let sample = &pages[..pages.len().min(Self::SAMPLE)];
+        if pages.len() < Self::WORTH_A_SAMPLE {
+            self.is_close = true;
+            return Ok(());
+        }
+        let sample = &pages[..Self::SAMPLE];
         let mut len = |compressor: &mut Compressor| {
             self.scratch.clear();
             compressor.append(sample, &mut self.scratch)?;
