@@ -10,7 +10,7 @@ use crate::support::small_disk::SmallDisk;
 use crate::support::{Daemon, Random, Repo, Walproof};
 
 const SETTINGS: &str =
-    "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"1s\"\ntimeout = \"5s\"\nconcurrency = 4";
+    "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"3s\"\ntimeout = \"5s\"\nconcurrency = 4";
 
 fn archived(repo: Repo) -> Archived {
     let mut cluster = Cluster::builder().segment_size_mb(1).create();

@@ -364,7 +364,7 @@ fn an_outage_of_the_store_is_two_lines_of_the_log_and_no_line_tells_a_secret() {
     let mut server = S3Server::start();
     let archived = archived(
         Repo::s3(&server),
-        "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"1s\"\ntimeout = \"2s\"\n[log]\nformat = \"json\"\n",
+        "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"\ntimeout = \"2s\"\n[log]\nformat = \"json\"\n",
     );
     archived.backup();
     let secrets = {
