@@ -21,7 +21,7 @@ use walproof::postgres::{
 use walproof::repository::{
     Inspect, PackName, PackReader, PackWriter, Summary, open_wal, page_digest_seed, seal_wal,
 };
-use walproof::seal::{Compressor, Decompressor, KeyRing, MasterKey, PageCompressor, scrub_object};
+use walproof::seal::{Decompressor, KeyRing, MasterKey, PageCompressor, scrub_object};
 
 const IDENTITY: &str = "bench/7";
 const EXTENT: usize = 512 << 10;
@@ -125,24 +125,24 @@ fn packs(criterion: &mut Criterion) {
     });
     let mut compressor = PageCompressor::new(1).expect("zstd");
     compressor.choose_for(&pages).expect("zstd");
-    let write = |compressor: &mut Compressor| {
+    let write = |compressor: &mut PageCompressor| {
         let mut writer =
             PackWriter::new(&keys, IDENTITY, pack.clone(), limit, Vec::with_capacity(pages.len()))
                 .expect("a pack");
         let (mut digests, mut frames) = (Vec::new(), Vec::new());
         for extent in pages.chunks(EXTENT) {
             page_digest_seed(7, extent, &mut digests);
-            frames.push(writer.add(compressor, extent).expect("seal"));
+            frames.push(writer.add(compressor, &mut extent.to_vec()).expect("seal"));
         }
         (writer.finish(compressor).expect("seal"), frames)
     };
     group.bench_function("check, digest and seal extents", |bencher| {
         bencher.iter(|| {
             check_all(&pages);
-            write(compressor.chosen())
+            write(&mut compressor)
         });
     });
-    let (sealed, frames) = write(compressor.chosen());
+    let (sealed, frames) = write(&mut compressor);
     eprintln!("pack: {} bytes are stored as {}", pages.len(), sealed.bytes.len());
     let reader = PackReader::new(&keys, IDENTITY, pack.clone(), &sealed.header).expect("a pack");
     let mut decompressor = Decompressor::new().expect("zstd");

@@ -170,12 +170,12 @@ async fn copy_control(
     table: &mut TableWriter<'_>,
     new_bytes: &AtomicU64,
 ) -> Result<()> {
-    let bytes = request.data_dir.control_bytes()?;
+    let mut bytes = request.data_dir.control_bytes()?;
     let region = Region { number: 0, file: 0, offset: 0, len: bytes.len() as u64, last: true };
     let mut done = RegionDone::empty(region);
     let (packs_in, mut packs_out) = mpsc::channel(1);
     let mut packer = Packer::new(shared, packs_in)?;
-    tokio::task::block_in_place(|| packer.add(&bytes, &mut done).and_then(|()| packer.flush()))?;
+    tokio::task::block_in_place(|| packer.add(&mut bytes, &mut done).and_then(|()| packer.flush()))?;
     drop(packer);
     while let Some(pack) = packs_out.recv().await {
         new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);

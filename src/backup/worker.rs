@@ -103,8 +103,9 @@ impl<'a> Packer<'a> {
         Ok(Self { shared, compressor, pack: None, full })
     }
 
-    /// Seal one extent and note it in `done`. The first one of a region tells how to compress all of it.
-    pub(super) fn add(&mut self, plain: &[u8], done: &mut RegionDone) -> Result<()> {
+    /// Seal one extent, which is not as it was afterwards, and note it in `done`. The first one of a region tells
+    /// how to compress all of it.
+    pub(super) fn add(&mut self, plain: &mut [u8], done: &mut RegionDone) -> Result<()> {
         page_digest_seed(self.shared.page_seed, plain, &mut done.digests);
         if done.extents.is_empty() {
             self.compressor.choose_for(plain)?;
@@ -114,7 +115,7 @@ impl<'a> Packer<'a> {
             None => self.begin_pack()?,
         };
         let pack = self.pack.insert(pack);
-        let (offset, frame) = pack.add(self.compressor.chosen(), plain)?;
+        let (offset, frame) = pack.add(&mut self.compressor, plain)?;
         if done.packs.last().is_none_or(|known| known.name != *pack.name()) {
             done.packs.push(PackRef { name: pack.name().clone(), header: pack.header() });
         }
@@ -139,7 +140,7 @@ impl<'a> Packer<'a> {
     /// End the current pack, if there is one, and hand it on; waits while too many are on their way.
     pub(super) fn flush(&mut self) -> Result<()> {
         let Some(pack) = self.pack.take() else { return Ok(()) };
-        let sealed = pack.finish(self.compressor.chosen())?;
+        let sealed = pack.finish(&mut self.compressor)?;
         self.full.blocking_send(sealed).map_err(|_| stopped())
     }
 }
@@ -213,7 +214,7 @@ fn read_small(
     let mut limited = std::io::Read::take(file, SMALL * 4);
     std::io::Read::read_to_end(&mut limited, &mut bytes).map_err(|cause| Error::io("read", path, &cause))?;
     shared.throttle.pay(bytes.len() as u64);
-    for extent in bytes.chunks(EXTENT) {
+    for extent in bytes.chunks_mut(EXTENT) {
         packer.add(extent, done)?;
     }
     shared.progress.add(done.region.len);
@@ -258,10 +259,10 @@ fn fill_with_zeros(
     packer: &mut Packer<'_>,
     done: &mut RegionDone,
 ) -> Result<()> {
-    let zeros = vec![0; EXTENT];
+    let mut zeros = vec![0; EXTENT];
     let mut rest = usize::try_from(len).unwrap_or(usize::MAX);
     while rest > 0 {
-        let extent = &zeros[..rest.min(EXTENT)];
+        let extent = &mut zeros[..rest.min(EXTENT)];
         packer.add(extent, done)?;
         rest -= extent.len();
     }

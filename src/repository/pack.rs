@@ -3,7 +3,7 @@
 use super::backup_id::BackupId;
 use crate::error::{Error, Result, ResultExt};
 use crate::seal::{
-    Compressor, Context, Decompressor, HEADER_LEN, KeyRing, ObjectKind, Opener, SealedFrame, Sealer,
+    Context, Decompressor, HEADER_LEN, KeyRing, ObjectKind, Opener, PageCompressor, SealedFrame, Sealer,
 };
 
 /// The name of a pack: the backup that wrote it and a number.
@@ -60,10 +60,10 @@ impl PackWriter {
         Ok(Self { name, sealer, bytes, frames: 0 })
     }
 
-    /// Add an extent: (offset in the pack, its frame).
-    pub fn add(&mut self, compressor: &mut Compressor, plain: &[u8]) -> Result<(u64, SealedFrame)> {
+    /// Add an extent, which is left as the compressor's filter made it: (offset in the pack, its frame).
+    pub fn add(&mut self, compressor: &mut PageCompressor, plain: &mut [u8]) -> Result<(u64, SealedFrame)> {
         let offset = self.bytes.len() as u64;
-        let frame = self.sealer.seal_frame(compressor, self.frames, false, plain, &mut self.bytes)?;
+        let frame = self.sealer.seal_pages(compressor, self.frames, plain, &mut self.bytes)?;
         self.frames += 1;
         Ok((offset, frame))
     }
@@ -89,8 +89,8 @@ impl PackWriter {
     }
 
     /// End the pack with an empty last frame, by which a truncated one is recognised.
-    pub fn finish(mut self, compressor: &mut Compressor) -> Result<SealedPack> {
-        self.sealer.seal_frame(compressor, self.frames, true, &[], &mut self.bytes)?;
+    pub fn finish(mut self, compressor: &mut PageCompressor) -> Result<SealedPack> {
+        self.sealer.seal_frame(compressor.inner(), self.frames, true, &[], &mut self.bytes)?;
         Ok(SealedPack { name: self.name, header: self.sealer.header(), bytes: self.bytes })
     }
 }
@@ -139,10 +139,10 @@ mod tests {
     fn extents_open_alone_and_only_as_themselves() {
         let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
         let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 3 };
-        let mut compressor = Compressor::new(1).unwrap();
+        let mut compressor = PageCompressor::new(1).unwrap();
         let mut writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, Vec::new()).unwrap();
         let extents: Vec<_> =
-            (0..4_u8).map(|number| writer.add(&mut compressor, &[number; 8192]).unwrap()).collect();
+            (0..4_u8).map(|number| writer.add(&mut compressor, &mut [number; 8192]).unwrap()).collect();
         let pack = writer.finish(&mut compressor).unwrap();
         scrub_object(&pack.bytes).unwrap();
         let reader = PackReader::new(&keys, "main/7", name, &pack.header).unwrap();

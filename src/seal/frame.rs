@@ -1,6 +1,7 @@
 //! Frames: the parts of a sealed object that are compressed and authenticated as one, FORMAT.md "Frames".
 
 use crate::error::{Error, Result};
+use crate::postgres::PageFilter;
 
 /// Bytes of a frame's clear header.
 pub(super) const FRAME_HEADER_LEN: usize = 16;
@@ -34,6 +35,8 @@ pub struct FrameHeader {
     pub last: bool,
     /// The content is not compressed.
     pub raw: bool,
+    /// What was done to the pages of the plaintext before.
+    pub filter: PageFilter,
     /// CRC-32 of the header before it and the body: lets anyone scrub without the key.
     pub crc: u32,
 }
@@ -45,6 +48,7 @@ impl FrameHeader {
         bytes[..4].copy_from_slice(&self.body_len.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.plain_len.to_le_bytes());
         bytes[8] = if self.last { LAST } else { 0 } | if self.raw { RAW } else { 0 };
+        bytes[9] = self.filter.to_byte();
         bytes
     }
 
@@ -75,6 +79,7 @@ impl FrameHeader {
             plain_len: word(4),
             last: head[8] & LAST != 0,
             raw: head[8] & RAW != 0,
+            filter: PageFilter::from_byte(head[9]).unwrap_or_default(),
             crc: word(12),
         };
         let sane = header.to_bytes() == *head

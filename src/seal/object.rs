@@ -4,11 +4,12 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use zeroize::Zeroizing;
 
-use super::compression::{Compressor, Decompressor};
+use super::compression::{Compressor, Decompressor, PageCompressor};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, SealedFrame, TAG_LEN};
 use super::header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind};
 use super::key::KeyRing;
 use crate::error::{Error, Result, ResultExt};
+use crate::postgres::PageFilter;
 
 /// Plaintext bytes of a frame where nothing asks for another size: 1 MiB.
 pub const DEFAULT_FRAME: u32 = 1 << 20;
@@ -138,6 +139,30 @@ impl Sealer {
         plain: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<SealedFrame> {
+        self.seal(compressor, (index, last), (plain, PageFilter::NONE), out)
+    }
+
+    /// Append frame `index`, which is not the last one, to `out`; `pages` are left filtered as the compressor was
+    /// told to.
+    pub fn seal_pages(
+        &self,
+        compressor: &mut PageCompressor,
+        index: u64,
+        pages: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<SealedFrame> {
+        let filter = compressor.filter();
+        filter.apply(pages);
+        self.seal(compressor.inner(), (index, false), (pages, filter), out)
+    }
+
+    fn seal(
+        &self,
+        compressor: &mut Compressor,
+        (index, last): (u64, bool),
+        (plain, filter): (&[u8], PageFilter),
+        out: &mut Vec<u8>,
+    ) -> Result<SealedFrame> {
         let plain_len = u32::try_from(plain.len()).ok().filter(|len| *len <= self.header.frame_limit);
         let plain_len = plain_len.ok_or_else(|| Error::corrupt("a frame is too long to be sealed"))?;
         let start = out.len();
@@ -149,7 +174,7 @@ impl Sealer {
         let body_start = start + FRAME_HEADER_LEN;
         let body_len = u32::try_from(out.len() - body_start + TAG_LEN)
             .map_err(|_| Error::corrupt("a frame is too long to be sealed"))?;
-        let mut header = FrameHeader { body_len, plain_len, last, raw, crc: 0 };
+        let mut header = FrameHeader { body_len, plain_len, last, raw, filter, crc: 0 };
         let authenticated = header.authenticated();
         let tag = self.protection.protect(index, &authenticated, &mut out[body_start..])?;
         out.extend_from_slice(&tag);
@@ -204,6 +229,10 @@ impl Opener {
         if !header.raw && self.header.compression == Compression::None {
             return Err(Error::corrupt("a frame is compressed, and the object's header says that none is"));
         }
+        if header.filter != PageFilter::NONE && self.header.kind != ObjectKind::Pack {
+            return Err(Error::corrupt("a frame has a page filter, and the object is no pack"));
+        }
+        let start = out.len();
         if !header.raw {
             decompressor.append_scratch(header.plain_len as usize, out)?;
         } else if content.len() == header.plain_len as usize {
@@ -211,6 +240,7 @@ impl Opener {
         } else {
             return Err(Error::corrupt("a frame's length is wrong"));
         }
+        header.filter.undo(&mut out[start..]);
         Ok((header.last, rest))
     }
 }
@@ -365,6 +395,35 @@ mod tests {
         assert_eq!(with(&[0, 1, 2]).unwrap().len(), 192);
         for order in [&[1, 0, 2][..], &[0, 2], &[0, 1], &[0, 1, 1, 2], &[2], &[0, 1, 2, 2], &[]] {
             with(order).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn filtered_pages_come_back_and_only_from_packs() {
+        let keys = ring();
+        // 100 rows of 40 bytes in a page, each beginning with its number.
+        let mut page = vec![0; 8192];
+        for (at, half) in [(12, 24 + 400_u16), (16, 8192), (18, 8196)] {
+            page[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        for row in 0..100_u16 {
+            let (pointer, at) = (24 + 4 * usize::from(row), 8192 - 40 * (row + 1));
+            page[pointer..pointer + 4].copy_from_slice(&(40 << 17 | 1 << 15 | u32::from(at)).to_le_bytes());
+            page[at.into()..usize::from(at) + 2].copy_from_slice(&row.to_le_bytes());
+        }
+        let mut compressor = PageCompressor::new(1).unwrap();
+        compressor.choose_for(&page).unwrap();
+        assert_ne!(compressor.filter(), PageFilter::NONE);
+        for (kind, opens) in [(ObjectKind::Pack, true), (ObjectKind::Tail, false)] {
+            let context = Context { kind, ..context("a") };
+            let sealer = Sealer::new(&keys, context, 8192).unwrap();
+            let mut out = Vec::new();
+            sealer.seal_pages(&mut compressor, 0, &mut page.clone(), &mut out).unwrap();
+            let opener = Opener::new(&keys, context, &sealer.header()).unwrap();
+            let mut plain = vec![1, 2, 3];
+            let result = opener.open_frame(&mut Decompressor::new().unwrap(), 0, &out, &mut plain);
+            assert_eq!(result.is_ok(), opens, "{kind:?}");
+            assert!(!opens || plain == [&[1, 2, 3], &page[..]].concat());
         }
     }
 
