@@ -21,6 +21,8 @@ use crate::seal::PageCompressor;
 
 /// Bytes of an extent: 64 pages compress well together (5 % better than 32), and fit the processor's cache.
 pub(super) const EXTENT: usize = 512 << 10;
+/// Bytes of a file that one sample speaks for: judging half a dozen filters costs what compressing 128 KiB does.
+const SAMPLED: u64 = 64 << 20;
 /// Files without pages up to this size are read whole, whatever the listing said: configuration is replaced at once.
 const SMALL: u64 = 4 << 20;
 /// Without these nothing starts: their absence is an error, not a concurrent drop.
@@ -93,6 +95,8 @@ impl RegionDone {
 pub(super) struct Packer<'a> {
     shared: &'a Shared<'a>,
     compressor: PageCompressor,
+    /// Which file's which stretch the compressor last saw a sample of.
+    sampled: Option<(usize, u64)>,
     pack: Option<PackWriter>,
     full: Sender<SealedPack>,
 }
@@ -100,15 +104,16 @@ pub(super) struct Packer<'a> {
 impl<'a> Packer<'a> {
     pub(super) fn new(shared: &'a Shared<'a>, full: Sender<SealedPack>) -> Result<Self> {
         let compressor = PageCompressor::new(shared.repository.level())?;
-        Ok(Self { shared, compressor, pack: None, full })
+        Ok(Self { shared, compressor, sampled: None, pack: None, full })
     }
 
-    /// Seal one extent, which is not as it was afterwards, and note it in `done`. The first one of a region tells
-    /// how to compress all of it.
+    /// Seal one extent, which is not as it was afterwards, and note it in `done`.
     pub(super) fn add(&mut self, plain: &mut [u8], done: &mut RegionDone) -> Result<()> {
         page_digest_seed(self.shared.page_seed, plain, &mut done.digests);
-        if done.extents.is_empty() {
+        let stretch = Some((done.region.file, done.region.offset / SAMPLED));
+        if self.sampled != stretch {
             self.compressor.choose_for(plain)?;
+            self.sampled = stretch;
         }
         let pack = match self.pack.take() {
             Some(pack) => pack,
