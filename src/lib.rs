@@ -45,6 +45,7 @@
 //! | pin | the answer about a tail that one restore was given, and is given again | hold (that keeps a backup) |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
+//! | page filter | a rewriting of pages that makes them easier to compress, undone when they are opened | compression itself |
 
 pub mod archive;
 pub mod backup;
