@@ -3,6 +3,8 @@
 mod backup_label;
 mod control;
 mod lsn;
+#[cfg(test)]
+mod noise;
 mod page;
 mod page_filter;
 mod recovery_settings;

@@ -211,16 +211,13 @@ fn number(digits: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::noise::noise;
     use super::*;
 
     /// Pseudo-random bytes with a page size that PostgreSQL accepts.
     fn page() -> Vec<u8> {
-        let mut state = 1_u64;
-        let mut page = vec![0; PAGE_SIZE];
-        for byte in &mut page {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *byte = (state >> 33).to_le_bytes()[0];
-        }
+        let mut noise = noise();
+        let mut page: Vec<u8> = (0..PAGE_SIZE).map(|_| noise().to_le_bytes()[0]).collect();
         page[18..20].copy_from_slice(&(8192_u16 | 4).to_le_bytes());
         page
     }

@@ -194,25 +194,8 @@ fn add_items<const N: usize>(page: &mut Page, count: usize) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::noise::noise;
     use super::*;
-
-    /// Pseudo-random bytes, other ones for each call.
-    struct Noise(u64);
-
-    impl Noise {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.0 >> 33
-        }
-
-        fn below(&mut self, bound: usize) -> usize {
-            usize::try_from(self.next()).unwrap() % bound
-        }
-
-        fn page(&mut self) -> Page {
-            std::array::from_fn(|_| self.next().to_le_bytes()[0])
-        }
-    }
 
     fn header(page: &mut Page, lower: usize, special: usize) {
         page[LOWER..LOWER + 2].copy_from_slice(&u16::try_from(lower).unwrap().to_le_bytes());
@@ -251,21 +234,21 @@ mod tests {
 
     #[test]
     fn every_page_comes_back_whatever_it_holds() {
-        let mut noise = Noise(1);
+        let mut noise = noise();
         for round in 0..3000 {
-            let mut page = noise.page();
+            let mut page: Page = std::array::from_fn(|_| noise().to_le_bytes()[0]);
             assert_undone(&page);
             // Line pointers anywhere, to items that overlap each other, the line pointers and the end.
-            let count = noise.below(2043);
-            let special = noise.below(1 << 16);
+            let count = noise() % 2043;
+            let special = noise() % (1 << 16);
             header(&mut page, LINE_POINTERS + count * LINE_POINTER, special);
             assert_undone(&page);
             // Items that nearly lie where they should.
-            let (count, len) = (1 + noise.below(60), 1 + noise.below(120));
-            let mut page = orderly(count, len, PAGE_SIZE - 8 * noise.below(5), 7);
+            let (count, len) = (1 + noise() % 60, 1 + noise() % 120);
+            let mut page = orderly(count, len, PAGE_SIZE - 8 * (noise() % 5), 7);
             for _ in 0..round % 8 {
-                let at = noise.below(PAGE_SIZE);
-                page[at] = noise.next().to_le_bytes()[0];
+                let at = noise() % PAGE_SIZE;
+                page[at] = noise().to_le_bytes()[0];
             }
             assert_undone(&page);
         }

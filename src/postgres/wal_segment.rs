@@ -227,6 +227,7 @@ impl SegmentChecker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::noise::noise;
     use super::super::timeline::TimelineId;
     use super::*;
     use crate::error::Kind;
@@ -340,11 +341,7 @@ mod tests {
 
     #[test]
     fn no_bytes_make_it_panic() {
-        let mut state = 1_u64;
-        let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize
-        };
+        let mut random = noise();
         let good = segment(6);
         for _ in 0..300 {
             let mut bytes = good.clone();

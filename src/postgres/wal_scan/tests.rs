@@ -1,5 +1,6 @@
 //! WAL as PostgreSQL writes it, and what is found in it.
 
+use super::super::noise::noise;
 use super::*;
 
 const SIZE: u32 = 1 << 20;
@@ -258,11 +259,7 @@ fn a_broken_link_stops_the_scan() {
 
 #[test]
 fn no_bytes_make_it_panic() {
-    let mut state = 1_u64;
-    let mut random = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize
-    };
+    let mut random = noise();
     let start = u64::MAX - 2 * u64::from(SIZE) + 1;
     for first in [0, start] {
         let mut writer = Writer::new(first);
