@@ -29,6 +29,9 @@ pub use policy::Policy;
 use crate::cluster::durable;
 use crate::error::{Error, Kind, Result, ResultExt};
 
+/// No object that is read whole is larger: a WAL file of 1 GiB that could not be compressed, and its frames.
+const LARGEST: u64 = (1 << 30) + (1 << 20);
+
 /// An object as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
@@ -111,8 +114,17 @@ impl Store {
     /// The whole object.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
         let path = parse(key)?;
-        let get = || async { self.objects.get(&path).await?.bytes().await };
-        self.run("get", get).await.with_context(|| self.doing("get", key))
+        let get = || async {
+            let found = self.objects.get(&path).await?;
+            let size = found.meta.size;
+            if size > LARGEST { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
+        };
+        let bytes = self.run("get", get).await.with_context(|| self.doing("get", key))?;
+        bytes
+            .map_err(|size| {
+                Error::corrupt(format!("{size} bytes: more than any object that was ever written"))
+            })
+            .with_context(|| self.doing("get", key))
     }
 
     /// The bytes of `range`, all of them.

@@ -288,6 +288,11 @@ fn r25_a_damaged_backup_does_not_stand_in_the_way_of_the_others() {
     assert!(data.join("global/pg_control").exists());
     std::fs::remove_dir_all(&data).unwrap();
 
+    // What a store serves is not read without bound.
+    let giant = repo.dir().unwrap().join(&manifests[1]);
+    std::fs::OpenOptions::new().write(true).open(giant).unwrap().set_len(3 << 30).unwrap();
+    walproof.run(["backup-list"]).fails_with(5).stderr_contains("3221225472 bytes: more than any object");
+
     repo.flip_bit(&manifests[0], 100);
     backup.restore_fails(5);
 }
