@@ -1,7 +1,7 @@
 //! The Unix socket: `wal-push` asks here whether a file is durable. Whoever holds its lock is the one daemon.
 
 use std::fs::{File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,12 +51,7 @@ impl Socket {
                 "one daemon for a cluster is enough: is it running already (systemctl status walproof)?",
             )
         })?;
-        match std::fs::remove_file(path) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove the old socket", path, &cause));
-            }
-            _ => {}
-        }
+        remove_old(path)?;
         let listener = UnixListener::bind(path).map_err(|cause| Error::io("listen at", path, &cause))?;
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|cause| Error::io("protect", path, &cause))?;
@@ -86,6 +81,19 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Remove the socket that a killed daemon left; nothing else that may lie there by a slip in the configuration.
+fn remove_old(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(|cause| Error::io("remove the old socket", path, &cause))
+        }
+        Ok(_) => Err(Error::usage(format!("{} is there already, and no socket", path.display()))
+            .hint("is archive.socket the name of a file of its own?")),
+        Err(cause) => Err(Error::io("look at", path, &cause)),
     }
 }
 

@@ -130,6 +130,18 @@ fn a_second_daemon_for_the_same_cluster_says_so_and_leaves() {
 }
 
 #[test]
+fn what_lies_where_the_socket_should_is_not_removed() {
+    let archived = archived(Repo::local());
+    let key = archived.walproof.scratch().join("key");
+    let config = std::fs::read_to_string(archived.walproof.config()).unwrap();
+    let line = config.lines().find(|line| line.starts_with("socket = ")).unwrap();
+    let config = config.replace(line, &format!("socket = {key:?}"));
+    archived.walproof.scratch().file("walproof.toml", &config);
+    archived.walproof.run(["daemon"]).fails_with(2).stderr_contains("no socket").hints("archive.socket");
+    assert!(key.is_file());
+}
+
+#[test]
 fn r8_the_tail_is_stored_and_a_restore_brings_it_back() {
     let server = S3Server::start();
     for repo in [Repo::local(), Repo::s3(&server)] {
