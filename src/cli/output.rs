@@ -26,15 +26,16 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
 }
 
 /// Say an error, and its hint on a second line; where the log is JSON, as its last object.
-#[expect(clippy::print_stderr, reason = "the one place that speaks to the operator's terminal")]
 pub(super) fn complain(error: &Error) {
     if logs_json() {
         tracing::error!(hint = error.hint_text(), "{error}");
         return;
     }
-    eprintln!("walproof: error: {error}");
+    let mut stderr = std::io::stderr().lock();
+    // On a full disk the exit code still tells; `eprintln!` would panic and take that away, too.
+    let _ = writeln!(stderr, "walproof: error: {error}");
     if let Some(hint) = error.hint_text() {
-        eprintln!("walproof: hint: {hint}");
+        let _ = writeln!(stderr, "walproof: hint: {hint}");
     }
 }
 

@@ -62,7 +62,12 @@ fn subscriber<W>(json: bool, filter: EnvFilter, to: Stderr, writer: W) -> Box<dy
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_target(false)
+        // Where the log cannot be written, saying so there would panic.
+        .log_internal_errors(false);
     match (json, to.journal) {
         (true, _) => Box::new(builder.json().flatten_event(true).with_ansi(false).finish()),
         // The journal has times of its own.
