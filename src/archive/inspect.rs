@@ -71,7 +71,13 @@ impl Inspect for Inspection {
             Self::History(timeline, text) => {
                 let text = String::from_utf8(text)
                     .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is no text")))?;
-                History::parse(timeline, &text)?;
+                let history = History::parse(timeline, &text)?;
+                if history.entries.is_empty() {
+                    // Stored, it would make a timeline that no backup leads to the newest one.
+                    return Err(Error::corrupt(format!(
+                        "the history of timeline {timeline} names no ancestor"
+                    )));
+                }
                 Ok(Summary::of_length(plain_len))
             }
             Self::BackupHistory(text) => {

@@ -224,6 +224,16 @@ fn r27_bad_paths_and_names_are_usage_errors() {
 }
 
 #[test]
+fn a_history_without_an_ancestor_is_not_archived() {
+    let site = Site::new(Repo::local());
+    for text in ["", "# nothing\n"] {
+        site.data.add_to_pg_wal("00000009.history", text.as_bytes());
+        site.walproof.push("00000009.history").fails_with(5).stderr_contains("names no ancestor");
+    }
+    assert_eq!(site.repo().keys("history/"), [""; 0]);
+}
+
+#[test]
 fn r6_only_what_is_not_there_is_absent() {
     let site = Site::new(Repo::local());
     site.fetch_absent("000000010000000000000005");
