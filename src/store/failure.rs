@@ -47,7 +47,8 @@ fn generic(cause: &object_store::Error, text: &str) -> Failure {
     }
     match status(text) {
         // Request timeout, conflict, too many requests: these pass.
-        Some(408 | 409 | 429) | None => Failure::Passing(unreachable(text)),
+        Some(408 | 409 | 429) => Failure::Passing(unreachable(text)),
+        None => Failure::Passing(unreachable(&with_innermost(cause, text))),
         Some(code) if code >= 500 => Failure::Passing(unreachable(text)),
         Some(_) => Failure::Final(denied(text)),
     }
@@ -74,9 +75,20 @@ fn denied(text: &str) -> Error {
 fn unreachable(text: &str) -> Error {
     let error = Error::new(Kind::Unreachable, answer(text));
     if text.contains("certificate") || text.contains("UnknownIssuer") {
-        return error.hint("does the store need repository.ca_file?");
+        error.hint("does the store need repository.ca_file?")
+    } else if text.contains("Connection refused") || text.contains("dns error") {
+        error.hint("is repository.endpoint right, and does this host reach it?")
+    } else {
+        error
     }
-    error
+}
+
+/// The library says "error sending request"; what was wrong, only the innermost cause tells.
+fn with_innermost(cause: &object_store::Error, text: &str) -> String {
+    let causes = std::iter::successors(cause.source(), |error: &&dyn std::error::Error| (*error).source());
+    let innermost =
+        causes.last().map(ToString::to_string).filter(|innermost| !text.contains(innermost.as_str()));
+    innermost.map_or_else(|| text.to_owned(), |innermost| format!("{text}: {innermost}"))
 }
 
 /// A fault of the local disk below the library: it does not pass within seconds.
