@@ -124,7 +124,7 @@ fn restore_command(config: &Config, system_identifier: u64) -> Result<String> {
 fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Result<()> {
     if global.json {
         return output::json(&json!({
-            "to": plan.to,
+            "to": plan.to.to_string_lossy(),
             "backup": plan.backup.id,
             "target": plan.target.to_string(),
             "target_action": plan.action.to_string(),
@@ -135,7 +135,7 @@ fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Res
             "wal_end_lsn": plan.reach.end,
             "wal_end_time": plan.reach.end_time,
             "tail_lsn": plan.reach.path.tail_end(),
-            "tablespaces": plan.tablespaces.iter().map(|(oid, to)| json!({"oid": oid, "location": to})).collect::<Vec<_>>(),
+            "tablespaces": plan.tablespaces.iter().map(|(oid, to)| json!({"oid": oid, "location": to.to_string_lossy()})).collect::<Vec<_>>(),
             "restored": done.is_some(),
             "seconds": done.map(|(_, seconds)| seconds),
         }));

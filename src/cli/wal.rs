@@ -120,7 +120,9 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         prefetch_in_background(global, &config, name, system_identifier, spool);
     }
     if global.json {
-        output::json(&json!({ "name": name.to_string(), "path": arguments.path, "tail_lsn": tail_lsn }))?;
+        output::json(
+            &json!({ "name": name.to_string(), "path": arguments.path.to_string_lossy(), "tail_lsn": tail_lsn }),
+        )?;
     }
     Ok(0)
 }

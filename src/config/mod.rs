@@ -93,9 +93,6 @@ impl Config {
                 raw.compression.level
             )));
         }
-        if raw.backup.concurrency == 0 {
-            return Err(Error::usage("backup.concurrency is 0"));
-        }
         raw.encryption.check()?;
         raw.check_unused()?;
         Ok(Self {
@@ -107,7 +104,7 @@ impl Config {
             encryption: raw.encryption,
             level: raw.compression.level,
             archive,
-            backup_concurrency: raw.backup.concurrency,
+            backup_concurrency: raw::workers("backup.concurrency", raw.backup.concurrency)?,
             backup_max_rate: raw::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
             retention_window: raw::duration(&raw.retention.window).context("retention.window")?,
             rpo_objective: raw::duration(&raw.objectives.rpo).context("objectives.rpo")?,
@@ -197,6 +194,8 @@ mod tests {
         for (extra, expected) in [
             ("[archive]\ntimeout = \"soon\"", "archive.timeout"),
             ("[archive]\nconcurrency = 0", "archive.concurrency is 0"),
+            ("[backup]\nconcurrency = 9223372036854775807", "more than 256"),
+            ("[archive]\ntimeout = \"300000000000y\"", "longer than a hundred years"),
             ("[backup]\nmax_rate = \"fast\"", "backup.max_rate"),
             ("[compression]\nlevel = 99", "compression.level is 99"),
             ("[log]\nformat = \"xml\"", "log.format"),

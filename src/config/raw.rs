@@ -136,9 +136,6 @@ impl Default for Archive {
 
 impl Archive {
     pub(super) fn check(&self, cluster: &ClusterName) -> Result<ArchiveConfig> {
-        if self.concurrency == 0 {
-            return Err(Error::usage("archive.concurrency is 0"));
-        }
         let timeout = duration(&self.timeout).context("archive.timeout")?;
         if timeout < Duration::from_secs(1) {
             return Err(Error::usage("archive.timeout is shorter than a second"));
@@ -146,7 +143,7 @@ impl Archive {
         Ok(ArchiveConfig {
             tail_interval: duration(&self.tail_interval).context("archive.tail_interval")?,
             heartbeat_interval: duration(&self.heartbeat_interval).context("archive.heartbeat_interval")?,
-            concurrency: self.concurrency,
+            concurrency: workers("archive.concurrency", self.concurrency)?,
             timeout,
             socket: self.socket.clone().unwrap_or_else(|| format!("/run/walproof/{cluster}.sock").into()),
         })
@@ -266,11 +263,29 @@ impl Raw {
     }
 }
 
+/// What is longer is a slip, and sums of it overflow.
+const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
+/// What is more is a slip: each takes memory and connections.
+const MOST_WORKERS: usize = 256;
+
 /// A duration such as "5s", "15m", "7d".
 pub(super) fn duration(text: &str) -> Result<Duration> {
-    humantime::parse_duration(text).map_err(|cause| {
+    let duration = humantime::parse_duration(text).map_err(|cause| {
         Error::usage(format!("\"{text}\" is not a duration: {cause}")).hint("write it like 5s, 15m, 1h or 7d")
-    })
+    })?;
+    if duration > LONGEST {
+        return Err(Error::usage(format!("\"{text}\" is longer than a hundred years")));
+    }
+    Ok(duration)
+}
+
+/// A number of workers: `name` in messages.
+pub(super) fn workers(name: &str, number: usize) -> Result<usize> {
+    match number {
+        0 => Err(Error::usage(format!("{name} is 0"))),
+        1..=MOST_WORKERS => Ok(number),
+        _ => Err(Error::usage(format!("{name} is {number}, more than {MOST_WORKERS}"))),
+    }
 }
 
 /// A number of bytes such as "0", "50MB", "100MiB".

@@ -21,13 +21,20 @@ pub(super) fn credential(name: &str) -> Option<PathBuf> {
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>> {
     let usage = |cause: std::io::Error| {
         let error = Error::usage(format!("read {}: {cause}", path.display()));
-        if cause.kind() == std::io::ErrorKind::PermissionDenied {
-            error.hint("may the user that runs this (usually postgres) read it?")
-        } else {
-            error
+        match cause.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                error.hint("may the user that runs this (usually postgres) read it?")
+            }
+            std::io::ErrorKind::NotFound => {
+                error.hint("does encryption.key_file, or the file with the credentials, have that name?")
+            }
+            _ => error,
         }
     };
     let metadata = std::fs::metadata(path).map_err(usage)?;
+    if metadata.is_dir() {
+        return Err(Error::usage(format!("{} is a directory, no file with a secret", path.display())));
+    }
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     let from_systemd =
         std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|directory| path.starts_with(directory));

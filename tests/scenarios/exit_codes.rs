@@ -6,6 +6,7 @@ use crate::support::process::{self, Output};
 use crate::support::site::Site;
 use crate::support::{Repo, Walproof, program, wait_until};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -58,9 +59,15 @@ fn with_other_key(site: &Site) -> Walproof {
 }
 
 fn with_full_stdout<const N: usize>(site: &Site, args: [&str; N]) -> Output {
+    with_full(site, ">", args)
+}
+
+/// With stdout (`>`) or stderr (`2>`) on a disk that is full.
+fn with_full<const N: usize>(site: &Site, stream: &str, args: [&str; N]) -> Output {
     // process::run gives every command a file; /dev/full behind a shell is what is wanted here.
     let mut shell = process::command("sh");
-    shell.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(program::walproof()).args(args);
+    let script = format!("exec \"$0\" \"$@\" {stream}/dev/full");
+    shell.args(["-c", &script]).arg(program::walproof()).args(args);
     shell.arg("--config").arg(site.walproof.config()).stdin(Stdio::null());
     process::run(shell, b"", process::TIMEOUT)
 }
@@ -199,6 +206,29 @@ fn r27_wrong_arguments_and_configurations_are_usage_errors() {
 }
 
 #[test]
+fn r27_where_stderr_is_full_the_exit_code_still_tells() {
+    let site = Site::new(Repo::local());
+    with_full(&site, "2>", ["wal-push", "no-name"]).fails_with(2);
+    with_full(&site, "2>", ["-vv", "wal-list"]).success();
+    with_full(&site, "2>", ["backup-show", "20261122T130000Z-00000001"]).fails_with(8);
+    unmounted(&site, |site| with_full(site, "2>", ["wal-list"])).fails_with(4);
+}
+
+#[test]
+fn r27_paths_that_are_no_text_are_no_reason_to_panic() {
+    let site = Site::new(Repo::local());
+    site.archive_all([5]);
+    let to = std::ffi::OsStr::from_bytes(b"\xff");
+    let fetched = site.out.join("x").with_file_name(to);
+    let name = name(&site);
+    let output = site.run_altered(["wal-fetch", &name], |command| {
+        command.arg(&fetched).arg("--json");
+    });
+    output.success().says_nowhere("panicked");
+    assert!(fetched.exists());
+}
+
+#[test]
 fn r24_a_key_that_others_can_read_or_that_is_none_is_refused_and_not_shown() {
     let site = Site::new(Repo::local());
     let (key, path) = (site.key(), site.walproof.scratch().join("key"));
@@ -217,7 +247,9 @@ fn r24_a_key_that_others_can_read_or_that_is_none_is_refused_and_not_shown() {
         output.complains_with(2).says_nowhere(&key[1..]);
     }
     fs::remove_file(&path).unwrap();
-    site.walproof.run(["wal-list"]).complains_with(2).stderr_contains("key");
+    site.walproof.run(["wal-list"]).complains_with(2).hints("encryption.key_file");
+    fs::create_dir(&path).unwrap();
+    site.walproof.run(["wal-list"]).complains_with(2).stderr_contains("is a directory");
 }
 
 #[test]
