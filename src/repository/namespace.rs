@@ -167,19 +167,35 @@ impl Namespace {
         Ok(found)
     }
 
-    /// Open the repository that was made last, for hosts that know the cluster's name only.
+    /// Open the repository of this name for hosts that know no more than it. Of several (the database was made anew
+    /// under the same name) the one that was made last and has backups: the new one hides nothing before its first.
     pub async fn open_newest(&self) -> Result<Repository> {
-        let mut newest: Option<Repository> = None;
+        let mut found = Vec::new();
         for system_identifier in self.system_identifiers().await? {
-            let found = self.open(system_identifier).await?;
-            if newest.as_ref().is_none_or(|known| known.identity.created_at < found.identity.created_at) {
-                newest = Some(found);
-            }
+            found.push(self.open(system_identifier).await?);
         }
-        newest.ok_or_else(|| {
-            Error::impossible(format!("there is no repository of cluster {} in {}", self.cluster, self.store))
-                .hint("is cluster.name right, was `walproof init` run, and is the repository's disk mounted?")
-        })
+        found.sort_by_key(|repository| std::cmp::Reverse(repository.identity.created_at));
+        let Some(newest) = found.first() else {
+            let text = format!("there is no repository of cluster {} in {}", self.cluster, self.store);
+            return Err(Error::impossible(text).hint(
+                "is cluster.name right, was `walproof init` run, and is the repository's disk mounted?",
+            ));
+        };
+        for older in found.iter().filter(|_| found.len() > 1) {
+            if older.list_backup_ids().await?.is_empty() {
+                continue;
+            }
+            if older.identity.system_identifier != newest.identity.system_identifier {
+                tracing::warn!(
+                    cluster = %self.cluster,
+                    without_backup = newest.identity.system_identifier,
+                    used = older.identity.system_identifier,
+                    "the database was made anew and has no backup yet: this is about the one before"
+                );
+            }
+            return Ok(older.clone());
+        }
+        Ok(newest.clone())
     }
 }
 

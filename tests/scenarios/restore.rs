@@ -5,7 +5,7 @@ use crate::support::postgres::Cluster;
 use crate::support::process;
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::small_disk::SmallDisk;
-use crate::support::{Archived, Repo, wait_until};
+use crate::support::{Archived, Repo, Walproof, wait_until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -278,4 +278,24 @@ fn a_restore_that_cannot_fit_is_refused_before_it_fills_the_disk() {
     disk.grow(200);
     archived.try_restore(&to, [""; 0]).success();
     assert_opens(&to, "1 2");
+}
+
+/// `initdb` and `init` under the name of a cluster that has backups: the host that restores knows that name only.
+#[test]
+fn a_database_made_anew_does_not_hide_the_backups_of_the_one_before() {
+    let archived = Archived::start(Repo::local());
+    archived.backup();
+    let anew = Cluster::builder().create();
+    let beside = |builder: crate::support::walproof_builder::WalproofBuilder| {
+        builder.key_of(&archived.walproof).build()
+    };
+    beside(Walproof::builder(archived.repo().clone()).cluster(&anew)).run(["init"]).success();
+    let elsewhere = beside(Walproof::builder(archived.repo().clone()));
+    let listed = elsewhere.run(["backup-list", "--json"]);
+    listed.success().stderr_contains("the database was made anew");
+    let backups: serde_json::Value = serde_json::from_str(&listed.stdout()).unwrap();
+    assert_eq!(backups.as_array().unwrap().len(), 1, "{backups}");
+    let to = archived.target("data");
+    let restored = elsewhere.run(["restore", "--to", to.to_str().unwrap()]);
+    restored.success().stderr_contains(&archived.cluster.system_identifier().to_string());
 }
