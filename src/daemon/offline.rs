@@ -46,7 +46,8 @@ pub async fn repository_snapshot(
             }
         }
     }
-    let newest = reaches.last();
+    // The last to end is not always the one that leads farthest: there may be a gap behind it.
+    let newest = reaches.iter().max_by_key(|(_, reach)| reach.end);
     let end = newest.map(|(_, reach)| reach.end);
     let end_time = newest.and_then(|(backup, reach)| reach.end_time.or(Some(backup.finished_at)));
     // Only backups from which WAL leads up to the newest state: between others there are gaps.

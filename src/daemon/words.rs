@@ -46,6 +46,7 @@ pub(super) fn reason(snapshot: &Snapshot) -> String {
     let holds = match snapshot.role {
         Role::Primary => "everything that was promised holds",
         Role::Standby => "a standby: the host of its primary archives, this one waits",
+        Role::Down if snapshot.daemon_since.is_none() => "what is stored is in order",
         Role::Down => "what is stored is in order; the server does not answer",
     };
     let restorable = match snapshot.window {
@@ -90,6 +91,11 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
                 State::Healthy,
                 "not claimed here",
                 "this server is a standby: the host of its primary archives, and knows what would be lost",
+            ),
+            Role::Down if snapshot.daemon_since.is_none() => Reading::new(
+                State::NeedsAttention,
+                "not known",
+                "only the daemon asks the server what it wrote last",
             ),
             Role::Down => Reading::new(
                 State::NeedsAttention,
@@ -172,6 +178,7 @@ pub(super) fn server(snapshot: &Snapshot) -> String {
         version => format!("PostgreSQL {version}"),
     };
     let role = match snapshot.role {
+        Role::Down if snapshot.daemon_since.is_none() => "not asked",
         Role::Down => "does not answer",
         role => role.as_str(),
     };
@@ -377,6 +384,10 @@ mod tests {
         assert_eq!(rpo(&snapshot).value, UNKNOWN);
         snapshot.role = Role::Down;
         assert!(rpo(&snapshot).note.contains("does not answer"));
+        snapshot.daemon_since = None;
+        for text in [&rpo(&snapshot).note, &server(&snapshot), &reason(&snapshot)] {
+            assert!(!text.contains("does not answer"), "nobody asked: {text}");
+        }
         snapshot.rpo_seconds = Some(0.0);
         assert_eq!(rpo(&snapshot).value, "nothing");
     }
