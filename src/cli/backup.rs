@@ -14,7 +14,7 @@ use super::{start, wal};
 use crate::archive::{Request, ask_for_line};
 use crate::backup::{self, BackupRequest, Progress};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::{BackupId, Manifest};
 use crate::store::Policy;
 
@@ -43,8 +43,11 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         result
     });
     // So that it shows at once; a daemon that does not run finds out by itself.
-    let ended = Request::BackupEnded(manifest.is_ok());
-    let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));
+    // That another backup is under way is no failure.
+    if !matches!(&manifest, Err(error) if error.kind() == Kind::Busy) {
+        let ended = Request::BackupEnded(manifest.is_ok());
+        let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));
+    }
     let manifest = manifest?;
     if global.json {
         output::json(&entry(&manifest))?;
