@@ -44,6 +44,8 @@ pub struct WalSummary {
     /// The end of the last whole record, rounded up to 8 bytes; the end of what was fed if a record goes on
     /// behind that; the end of the segment if a switch ended it.
     pub end: Lsn,
+    /// Where the last whole record begins, of those that begin in what was fed.
+    pub last_start: Option<Lsn>,
     /// Committed transactions.
     pub commits: u32,
     /// Restore points, in the order of the WAL.
@@ -140,6 +142,7 @@ impl WalScanner {
                 min_xid: None,
                 max_xid: None,
                 end: start,
+                last_start: None,
                 commits: 0,
                 restore_points: Vec::new(),
                 transactions: Vec::new(),
@@ -263,6 +266,7 @@ impl WalScanner {
             return None;
         }
         self.previous = Some(start);
+        self.summary.last_start = Some(start);
         self.summary.end = end;
         match (header[17], header[16]) {
             (XLOG, info) if info & XLOG_MASK == XLOG_SWITCH => {

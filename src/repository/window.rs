@@ -218,6 +218,29 @@ impl Catalog {
         Ok(None)
     }
 
+    /// Where the last whole record of `path` begins: PostgreSQL stops at the first record that begins at an LSN target
+    /// or behind it, so there must be one. `None` if no segment of the path has the beginning of a record.
+    pub async fn last_record(&self, repository: &Repository, path: &WalPath) -> Result<Option<Lsn>> {
+        for (segment, archived) in path.backwards() {
+            let last = if archived {
+                let file = self.version(&segment)?;
+                let sealed = repository.get_wal_sealed(file).await?;
+                let (_, plain) = repository.open_wal_file(file, &sealed)?;
+                let start = segment.start(self.segment_size);
+                let mut scanner = WalScanner::new(start, self.segment_size).until(path.end);
+                scanner.feed(&plain);
+                scanner.finish().last_start
+            } else {
+                let scan = self.scan_tail(repository, &segment).await?;
+                scan.summary.last_start
+            };
+            if last.is_some() {
+                return Ok(last);
+            }
+        }
+        Ok(None)
+    }
+
     /// Where on `path` the restore point `name` is, the first one at or after `from`.
     pub async fn locate_restore_point(
         &self,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::postgres::{History, PgTime, RecoveryTarget, TargetAction, TimelineId};
+use crate::postgres::{History, Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
 use crate::repository::{BackupId, Catalog, Manifest, Reach, Repository};
 
 /// What the operator asks for.
@@ -87,11 +87,18 @@ struct Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// The newest backup that serves the target.
+    /// The newest backup that serves the target; for the newest state, the one that leads farthest.
     async fn choose(&self, request: &RestoreRequest) -> Result<(Manifest, Reach)> {
-        let mut usable = Vec::new();
+        let mut usable: Vec<(&Manifest, Reach)> = Vec::new();
         let mut unusable = None;
+        // What ends last does not always lead farthest: there may be a gap behind it (a backup of a standby that lags).
+        let mut farthest: Option<(&Manifest, Reach)> = None;
+        // Backups from here back follow the same WAL, or end before it.
+        let mut too_far: Option<Lsn> = None;
         for backup in self.candidates(request.backup.as_ref())? {
+            if farthest.as_ref().is_some_and(|(known, _)| backup.start_lsn <= known.start_lsn) {
+                continue;
+            }
             let Some(reach) = self.catalog.reach(self.repository, backup, self.history).await? else {
                 continue;
             };
@@ -100,21 +107,33 @@ impl Chooser<'_> {
                 unusable = unusable.or(reach.damage);
                 continue;
             }
+            if too_far.is_some_and(|known| backup.start_lsn <= known) {
+                usable.push((backup, reach));
+                continue;
+            }
             match self.fit(backup, &reach, &request.target).await? {
+                Fit::Yes if request.target == RecoveryTarget::Latest => {
+                    if farthest.as_ref().is_none_or(|(_, known)| known.end < reach.end) {
+                        farthest = Some((backup, reach));
+                    }
+                }
                 Fit::Yes => return Ok((backup.clone(), reach)),
                 Fit::TooYoung => usable.push((backup, reach)),
                 Fit::TooFar => {
+                    too_far = Some(backup.start_lsn);
                     usable.push((backup, reach));
-                    break;
                 }
             }
+        }
+        if let Some((backup, reach)) = farthest {
+            return Ok((backup.clone(), reach));
         }
         match unusable {
             Some(damage) if usable.is_empty() => {
                 Err(Error::corrupt(format!("no backup can be made consistent: {damage}"))
                     .hint("was an object of the repository changed, or two clusters archived to it?"))
             }
-            _ => Err(self.unreachable(request, &usable)),
+            _ => Err(self.unreachable(request, &usable).await?),
         }
     }
 
@@ -148,8 +167,10 @@ impl Chooser<'_> {
                 if reached { Fit::Yes } else { Fit::TooFar }
             }
             RecoveryTarget::Lsn { target, .. } if *target < backup.stop_lsn => Fit::TooYoung,
-            RecoveryTarget::Lsn { target, .. } if *target < reach.end => Fit::Yes,
-            RecoveryTarget::Lsn { .. } => Fit::TooFar,
+            RecoveryTarget::Lsn { target, .. } => {
+                let last = self.catalog.last_record(self.repository, &reach.path).await?;
+                if last.is_some_and(|last| *target <= last) { Fit::Yes } else { Fit::TooFar }
+            }
             RecoveryTarget::Xid { xid, .. } => {
                 let found = self.catalog.locate_xid(self.repository, &reach.path, *xid).await?;
                 // Found before the end of this backup, or not at all: an older backup sees more WAL.
@@ -165,26 +186,28 @@ impl Chooser<'_> {
     }
 
     /// The error that names what can be reached instead.
-    fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Error {
+    async fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Result<Error> {
         let timeline = self.history.timeline;
         let Some((oldest, _)) = usable.last() else {
-            return Error::impossible(format!("no backup can be restored along timeline {timeline}")).hint(
+            return Ok(Error::impossible(format!("no backup can be restored along timeline {timeline}")).hint(
                 "`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines",
-            );
+            ));
         };
         let newest = usable.iter().map(|(_, reach)| reach).max_by_key(|reach| reach.end);
         let end_time = newest.and_then(|reach| reach.end_time).unwrap_or(oldest.finished_at);
-        let end = newest.map_or(oldest.stop_lsn, |reach| reach.end);
-        let range = match request.target {
-            RecoveryTarget::Lsn { .. } => format!("after {} and before {end}", oldest.stop_lsn),
+        let range = match (&request.target, newest) {
+            (RecoveryTarget::Lsn { .. }, Some(reach)) => {
+                let last = self.catalog.last_record(self.repository, &reach.path).await?;
+                format!("from {} to {}", oldest.stop_lsn, last.unwrap_or(oldest.stop_lsn))
+            }
             _ => format!("after {} and before {end_time}", oldest.finished_at),
         };
         let with = request.backup.as_ref().map(|id| format!(" with backup {id}")).unwrap_or_default();
-        Error::impossible(format!(
+        Ok(Error::impossible(format!(
             "{} is outside the recovery window{with}; reachable on timeline {timeline}: {range}",
             request.target
         ))
-        .hint(Self::window_hint(request, end_time))
+        .hint(Self::window_hint(request, end_time)))
     }
 
     fn window_hint(request: &RestoreRequest, end: PgTime) -> &'static str {

@@ -202,7 +202,7 @@ fn r16_what_cannot_be_reached_is_refused_before_the_disk_is_touched() {
         assert!(!to.exists(), "restore {args} made {}", to.display());
     }
     let range = timelines.first.try_restore(&to, ["--target-lsn", "FF/0"]);
-    range.stderr_contains("reachable on timeline 2: after ");
+    range.stderr_contains("reachable on timeline 2: from ");
 }
 
 /// One timeline, the numbers 1 and 2, and a restore point between them.
@@ -256,4 +256,29 @@ fn the_server_promotes_or_shuts_down_at_the_target_as_asked() {
     again.override_setting("recovery_target_action", "promote").start();
     wait_open(&again);
     assert_eq!(rows(&again), "1");
+}
+
+/// PostgreSQL stops at the first record that begins at the target or behind it: without one, recovery would fail. What
+/// pg_switch_wal prints lies behind the last record.
+#[test]
+fn r16_an_lsn_behind_the_beginning_of_the_last_record_is_refused() {
+    let archived = Archived::start(Repo::local());
+    archived.backup();
+    archived.cluster.psql("create table t as select 1 as n");
+    let switched = archived.cluster.psql("select pg_switch_wal()");
+    let name = archived.cluster.psql(&format!("select pg_walfile_name('{switched}'::pg_lsn - 1)"));
+    archived.cluster.wait_archived(&name, PATIENCE);
+    let to = archived.target("refused");
+    let refused = archived.try_restore(&to, ["--target-lsn", &switched]);
+    refused.fails_with(8).stderr_contains("outside the recovery window");
+    assert!(!to.exists());
+    // What it names instead can be had.
+    let text = refused.stderr();
+    let last = text.split(" to ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mut restored = archived.restore("last", ["--target-lsn", last, "--target-action", "promote"]);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(restored.psql("select n from t"), "1");
+    let behind = archived.cluster.psql(&format!("select '{last}'::pg_lsn + 1"));
+    archived.try_restore(&to, ["--target-lsn", &behind]).fails_with(8);
 }

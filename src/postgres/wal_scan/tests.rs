@@ -142,6 +142,7 @@ fn ends_of_transactions_and_restore_points_are_found() {
             end(0, 6_000, third, true),
             end(0, 5_500, fourth, false),
         ],
+        last_start: Some(third),
         complete: true,
     };
     assert_eq!(summary, expected);
