@@ -57,7 +57,7 @@ impl std::fmt::Debug for Compressor {
 #[derive(Debug)]
 pub struct PageCompressor {
     compressor: Compressor,
-    /// Judges samples; it finds the same filter to be the best that `compressor` would, whatever its level.
+    /// Judges samples: nearly always it finds the filter that `compressor` would, at a fraction of a high level's time.
     judge: Compressor,
     filter: PageFilter,
     sample: Vec<u8>,
