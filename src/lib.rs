@@ -6,6 +6,7 @@
 //! 7  main, lib, cli, config               words from the operator become values; values become words
 //! 6  daemon                               time: when flows run, when they stop; metrics and status page
 //! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
+//! 4  window                               what can be restored: catalog, branches, recovery window
 //! 3  repository                           the format: the only room that knows a key name or a header byte
 //! 2  seal   store                         bytes <-> sealed bytes          bytes <-> objects
 //! 1  cluster                              a live PostgreSQL and its disk
@@ -27,10 +28,13 @@
 //! | seal, open | compress + encrypt + frame, and back | encode, process |
 //! | store | five dumb verbs over objects | repository |
 //! | repository | format and identity of one cluster's backups, in a store | bucket, remote, stanza |
+//! | listing | one pass over the keys of a repository, parsed | a catalog (that is a pure function of a listing and its manifests) |
 //! | catalog | what one listing of the repository says now | cache, state |
+//! | branch | the lineage of one timeline that no other timeline continues | a backup chain (there is none) |
+//! | span | WAL without a hole along a branch | run (that is on one timeline, by names alone) |
 //! | run | a maximal contiguous range of archived WAL on a timeline | chain |
 //! | tail | the flushed part of the segment that PostgreSQL has not finished yet | partial (that is PostgreSQL's `.partial` file) |
-//! | recovery window | the set of reachable targets: backups x runs | retention (the *policy*) |
+//! | recovery window | what can be restored: branches x backups x spans, as a value | retention (the *policy*) |
 //! | RPO | seconds of flushed WAL that would be lost if the host vanished now | age of the last archived file |
 //! | RTO | seconds from 'restore' to 'accepts queries and passes its checks' | download time |
 //! | drill | a restore rehearsal that ends in a report | verify (reads bytes), check (asks configuration) |
@@ -59,3 +63,4 @@ pub mod repository;
 pub mod restore;
 pub mod seal;
 pub mod store;
+pub mod window;

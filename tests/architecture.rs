@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by rank, DESIGN 2. A room imports from lower ranks only.
-const RANKS: [&[&str]; 8] = [
+const RANKS: [&[&str]; 9] = [
     &["postgres", "error"],
     &["cluster"],
     &["seal", "store"],
     &["repository"],
+    &["window"],
     &["archive", "backup", "restore", "retention", "verify"],
     &["drill"],
     &["daemon"],

@@ -20,7 +20,7 @@ const REPOSITORY: &str = "main/7420000000000000007";
 const HISTORY: &str = "00000002.history";
 const HISTORY_TEXT: &[u8] = b"1\t0/2800000\tx\n";
 const PACK: &str = "pack 20261122T130000Z-00000001/00000002";
-const PIECE: &str = "tail/000000010000000000000003/0000000711223344-00000000-00000020";
+const PIECE: &str = "watch/tail/000000010000000000000003/0000000711223344-00000000-00000020";
 const LAST: u8 = 1;
 const RAW: u8 = 2;
 
@@ -515,7 +515,7 @@ fn json_objects_have_the_fields_of_the_specification() {
 
 #[test]
 fn what_walproof_seals_the_second_reader_opens() {
-    let name = "backups/20261122T130000Z-00000001/manifest";
+    let name = "watch/backups/20261122T130000Z-00000001";
     let context = Context { kind: ObjectKind::Manifest, identity: REPOSITORY, name };
     for keys in [keys(), KeyRing::unencrypted()] {
         for len in [0, 1, 5000, (1 << 20) + 5] {

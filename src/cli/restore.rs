@@ -32,7 +32,7 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
     let begin = Instant::now();
     start::run_large(async {
         let repository = wal::open(&config, &namespace).await?;
-        let plan = plan(&repository, &request).await?;
+        let plan = plan(&repository, &request, &|_, _| {}).await?;
         plan.check_directories()?;
         if dry_run {
             show_plan(global, &plan, None)?;

@@ -15,8 +15,9 @@ use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{ControlFile, WalName};
-use crate::repository::{Catalog, Namespace};
+use crate::repository::Namespace;
 use crate::store::Policy;
+use crate::window::{Catalog, Records};
 
 /// R5: whatever happens, the answer comes within `archive.timeout`. The daemon, if there is one, is asked first: mostly
 /// it has shipped the file already. What it cannot do within half of the time is done here.
@@ -173,7 +174,12 @@ pub(super) fn prefetch(global: &Global, name: &str, system_identifier: u64, spoo
 pub(super) fn list(global: &Global) -> Result<u8> {
     let config = start::configure(global, LevelFilter::WARN)?;
     let namespace = config.namespace(Policy::default())?;
-    let catalog = start::run_large(async { Catalog::read(&open(&config, &namespace).await?).await })?;
+    let catalog = start::run_large(async {
+        let repository = open(&config, &namespace).await?;
+        let (listing, mut records) = (repository.list().await?, Records::default());
+        records.read(&repository, &listing).await?;
+        Ok(Catalog::of(&listing, &records, repository.identity().segment_size()?))
+    })?;
     if global.json { list_json(&catalog) } else { list_text(&catalog) }?;
     Ok(0)
 }

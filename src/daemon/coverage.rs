@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::postgres::{History, Lsn, PgTime, SegmentName, WalName};
-use crate::repository::{Catalog, Manifest, WalFile};
+use crate::repository::{Manifest, WalFile};
+use crate::window::Catalog;
 
 /// What is stored, along one timeline's lineage.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Coverage {
     }
 
     /// Backups that lead to this timeline, oldest first.
-    pub(super) fn backups(&self) -> impl DoubleEndedIterator<Item = &Manifest> {
+    pub(super) fn backups(&self) -> impl DoubleEndedIterator<Item = &std::sync::Arc<Manifest>> {
         self.catalog.backups.iter().filter(|backup| {
             let stretch = self.history.stretch(backup.timeline);
             stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end))
@@ -57,7 +58,7 @@ impl Coverage {
     }
 
     fn advance(&mut self) {
-        let end = self.catalog.wal_path(&self.history, self.archived).end;
+        let (_, end) = self.catalog.stored_from(&self.history, self.archived);
         self.archived = self.archived.max(end);
     }
 
@@ -135,9 +136,9 @@ impl Coverage {
 
     /// When the oldest backup ended from which WAL reaches to now without a gap.
     pub(super) fn window_start(&self) -> Option<PgTime> {
-        let reaches = |backup: &&Manifest| {
-            let path = self.catalog.wal_path(&self.history, backup.start_lsn);
-            path.end >= self.archived && path.end >= backup.stop_lsn
+        let reaches = |backup: &&std::sync::Arc<Manifest>| {
+            let (_, end) = self.catalog.stored_from(&self.history, backup.start_lsn);
+            end >= self.archived && end >= backup.stop_lsn
         };
         self.backups().find(reaches).map(|backup| backup.finished_at)
     }
@@ -166,10 +167,10 @@ mod tests {
     }
 
     fn coverage(files: &[(u32, u64)], timeline: u32, history: &str) -> Coverage {
-        let size = SegmentSize::new(1 << 20).unwrap();
-        let files = files.iter().map(|(timeline, number)| file(*timeline, *number)).collect();
+        let mut catalog = Catalog::empty(SegmentSize::new(1 << 20).unwrap());
+        files.iter().for_each(|(timeline, number)| catalog.add(file(*timeline, *number)));
         let history = History::parse(TimelineId::new(timeline).unwrap(), history).unwrap();
-        Coverage::new(Catalog::new(Vec::new(), files, size), history, Lsn::new(3 * MIB))
+        Coverage::new(catalog, history, Lsn::new(3 * MIB))
     }
 
     #[test]

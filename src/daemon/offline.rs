@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::problems;
 use super::snapshot::{Problem, Role, Severity, Snapshot};
 use super::state::backup_line;
-use crate::error::{Kind, Result};
-use crate::postgres::{Lsn, PgTime};
-use crate::repository::{Catalog, Manifest, Reach, Repository};
+use crate::error::Result;
+use crate::postgres::PgTime;
+use crate::repository::Repository;
+use crate::window::{Branch, Catalog, Cut, Records, RecoveryWindow, WalTimes, look};
 
 /// What was promised, from the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -28,39 +29,20 @@ pub async fn repository_snapshot(
     daemon_expected: bool,
     why: &str,
 ) -> Result<Snapshot> {
-    let catalog = Catalog::read(repository).await?;
-    let timeline = catalog.newest_timeline();
-    let history = match repository.history(timeline, &catalog.wal).await {
-        Ok(history) => Some(history),
-        // Nothing is archived of it yet, or the history is missing: what there is on it cannot be judged.
-        Err(error) if error.kind() == Kind::Impossible => None,
-        Err(error) => return Err(error),
-    };
-    let mut reaches: Vec<(Manifest, Reach)> = Vec::new();
-    if let Some(history) = history {
-        for backup in &catalog.backups {
-            if let Some(reach) = catalog.reach(repository, backup, &history).await?
-                && reach.covers(backup)
-            {
-                reaches.push((backup.clone(), reach));
-            }
-        }
-    }
-    // The last to end is not always the one that leads farthest: there may be a gap behind it.
-    let newest = reaches.iter().max_by_key(|(_, reach)| reach.end);
-    let end = newest.map(|(_, reach)| reach.end);
-    let end_time = newest.and_then(|(backup, reach)| reach.end_time.or(Some(backup.finished_at)));
-    // Only backups from which WAL leads up to the newest state: between others there are gaps.
-    let start =
-        reaches.iter().find(|(_, reach)| Some(reach.end) >= end).map(|(backup, _)| backup.finished_at);
-    let missing = end.map_or(0, |end| gap_segments(&catalog, end));
+    let listing = repository.list().await?;
+    let (mut records, mut times) = (Records::default(), WalTimes::default());
+    let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
+    let branch = window.last_writer();
+    let newest = branch.and_then(Branch::farthest);
+    let missing = branch.map_or(0, |branch| gap_segments(&catalog, branch));
+    let instants = branch.map(RecoveryWindow::instants).unwrap_or_default();
     let mut snapshot = Snapshot {
         taken_at: PgTime::now(),
         daemon_since: None,
         cluster: repository.identity().cluster.to_string(),
         system_identifier: repository.identity().system_identifier.to_string(),
-        pg_version: catalog.backups.last().map(Manifest::pg_version).unwrap_or_default(),
-        timeline: Some(timeline.get()),
+        pg_version: catalog.backups.last().map(|backup| backup.pg_version()).unwrap_or_default(),
+        timeline: branch.map(|branch| branch.timeline().get()),
         role: Role::Down,
         repository: repository.store().to_string(),
         rpo_seconds: None,
@@ -68,41 +50,44 @@ pub async fn repository_snapshot(
         rto_objective: promises.rto,
         rto_estimate_seconds: None,
         flushed: None,
-        stored: end,
-        archived: newest.map(|(_, reach)| reach.path.end),
+        stored: newest.map(|span| span.record_end),
+        archived: newest.map(|span| span.end),
         ready: 0,
         oldest_ready: None,
         gap_segments: missing,
         last_push: catalog.last_push(),
         tail: None,
-        backups: catalog.backups.iter().map(backup_line).collect(),
+        backups: catalog.backups.iter().map(|backup| backup_line(backup)).collect(),
         backup_failed_at: None,
-        window: start.zip(end_time).map(|(start, end)| (start, end.max(start))),
+        window: instants.last().map(|instants| (instants.start, instants.end)),
         retention_window: promises.retention_window,
-        repository_bytes: Some(super::usage::of(repository).await?),
+        repository_bytes: Some(super::usage::of(&catalog)),
         store_up: Some(true),
         recent: Vec::new(),
         problems: Vec::new(),
     };
-    let reach = newest.map(|(_, reach)| reach);
+    let damage = newest.and_then(|span| match &span.cut {
+        Cut::Unusable(_, error) => Some(error.to_string()),
+        Cut::End | Cut::Missing(_) => None,
+    });
     snapshot.problems = problems::of_repository(&snapshot, &catalog.damaged);
-    snapshot.problems.extend(offline_problems(&snapshot, reach, daemon_expected, why));
+    snapshot.problems.extend(offline_problems(&snapshot, damage.as_deref(), daemon_expected, why));
     snapshot.problems.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     Ok(snapshot)
 }
 
-/// Segments that are missing behind `end` although later ones are there, on the newest timeline.
-fn gap_segments(catalog: &Catalog, end: Lsn) -> u64 {
+/// Segments that are missing behind what can be reached although later ones are there.
+fn gap_segments(catalog: &Catalog, branch: &Branch) -> u64 {
     let size = catalog.segment_size;
-    let timeline = catalog.newest_timeline();
-    let gaps =
-        catalog.gaps().into_iter().filter(|gap| gap.first.timeline == timeline && gap.first.end(size) > end);
-    gaps.map(|gap| gap.last.number(size) - gap.first.number(size) + 1).sum()
+    let farthest = branch.farthest().map(|span| span.end);
+    let pairs = branch.spans.iter().zip(branch.spans.iter().skip(1));
+    let behind = pairs.filter(|(before, _)| Some(before.end) >= farthest);
+    behind.map(|(before, after)| after.begin.offset_from(before.end.segment_start(size)) / size.bytes()).sum()
 }
 
 fn offline_problems(
     snapshot: &Snapshot,
-    reach: Option<&Reach>,
+    damage: Option<&str>,
     daemon_expected: bool,
     why: &str,
 ) -> Vec<Problem> {
@@ -116,7 +101,7 @@ fn offline_problems(
         format!("the daemon cannot be asked ({why}): how much would be lost now is not known"),
         "on the database host: systemctl status walproof",
     );
-    if let Some(damage) = reach.and_then(|reach| reach.damage.as_deref()) {
+    if let Some(damage) = damage {
         add(
             Severity::Failure,
             format!("the newest WAL cannot be read: {damage}"),

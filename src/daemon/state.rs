@@ -229,7 +229,7 @@ impl State {
             coverage.add_tail(*segment, *len);
         }
         self.window_start = coverage.window_start();
-        self.backups = coverage.backups().map(backup_line).collect();
+        self.backups = coverage.backups().map(|backup| backup_line(backup)).collect();
         self.last_push = self.last_push.max(coverage.catalog().last_push());
         self.last_time = self.last_time.max(survey.last_time);
         self.bytes = Some(survey.bytes);

@@ -12,7 +12,8 @@ use super::state::Survey;
 use crate::archive::wal_end_on_disk;
 use crate::error::{Kind, Result};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{BackupId, Catalog, Repository};
+use crate::repository::{BackupId, Repository};
+use crate::window::{Catalog, Records};
 
 /// Between two looks at everything.
 const WHOLE: Duration = Duration::from_mins(15);
@@ -72,9 +73,11 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     let files = pusher.pg_wal.files()?;
     let ready = pusher.pg_wal.ready()?;
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
-    let catalog = Catalog::read_archived(repository).await?;
+    let (listing, mut records) = (repository.list().await?, Records::default());
+    records.read(repository, &listing).await?;
+    let catalog = Catalog::of(&listing, &records, repository.identity().segment_size()?);
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
-    let history = history(pusher, timeline, &catalog).await?;
+    let history = history(pusher, timeline, &catalog)?;
     let size = catalog.segment_size;
     let standby = sample.is_some_and(|sample| sample.status.in_recovery);
     let missing = match end.filter(|_| !standby) {
@@ -97,7 +100,7 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     backups.sort_unstable();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);
-    let bytes = super::usage::of(repository).await?;
+    let bytes = super::usage::of(coverage.catalog());
     sweep_tails(repository, &coverage).await;
     shared.surveyed(Survey { coverage, unknown, last_time, bytes });
     pusher.add(missing);
@@ -105,14 +108,14 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
 }
 
 /// The history of `timeline`: the server's own copy first, for the repository may not have it yet.
-async fn history(pusher: &Pusher, timeline: TimelineId, catalog: &Catalog) -> Result<History> {
+fn history(pusher: &Pusher, timeline: TimelineId, catalog: &Catalog) -> Result<History> {
     if timeline == TimelineId::FIRST {
         return Ok(History::root(timeline));
     }
     let path = pusher.pg_wal.file(&WalName::History(timeline));
     match std::fs::read_to_string(&path) {
         Ok(text) => History::parse(timeline, &text),
-        Err(_) => pusher.repository.history(timeline, &catalog.wal).await,
+        Err(_) => catalog.history(timeline),
     }
 }
 
@@ -129,7 +132,7 @@ fn missing(files: &[WalName], history: &History, end: Lsn, catalog: &Catalog) ->
     let wanted = |name: &&WalName| match name {
         WalName::Segment(segment) => is_finished(segment) && !catalog.has(segment),
         WalName::History(timeline) => {
-            history.stretch(*timeline).is_some() && !catalog.wal.iter().any(|file| file.name == **name)
+            history.stretch(*timeline).is_some() && catalog.versions(name).next().is_none()
         }
         WalName::Partial(_) | WalName::BackupHistory { .. } => false,
     };
@@ -164,9 +167,10 @@ fn holes(coverage: &Coverage, files: &[WalName], end: Lsn, size: SegmentSize) ->
 
 /// The latest commit in the newest stored segments.
 async fn last_time(repository: &Repository, coverage: &Coverage) -> Result<Option<PgTime>> {
-    let path = coverage.catalog().wal_path(coverage.history(), coverage.base());
-    for segment in path.segments.iter().rev().take(SUMMARIES) {
-        let Ok(file) = coverage.catalog().version(segment) else { continue };
+    let (segments, _) = coverage.catalog().stored_from(coverage.history(), coverage.base());
+    for segment in segments.iter().rev().take(SUMMARIES) {
+        let name = WalName::Segment(*segment);
+        let Some(file) = coverage.catalog().versions(&name).next() else { continue };
         match repository.wal_summary(file).await {
             Ok(summary) if summary.times.is_some() => return Ok(summary.times.map(|(_, last)| last)),
             Err(error) if error.kind() != Kind::Corrupt => return Err(error),

@@ -16,6 +16,8 @@ pub struct TimelineId(u32);
 impl TimelineId {
     /// The timeline that every cluster begins with.
     pub const FIRST: Self = Self(1);
+    /// The highest number that there is.
+    pub const LAST: Self = Self(u32::MAX);
 
     /// Timeline `number`.
     pub fn new(number: u32) -> Result<Self> {

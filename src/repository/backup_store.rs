@@ -7,12 +7,14 @@ use futures_util::{StreamExt, stream};
 
 use super::backup_id::BackupId;
 use super::file_table::FileTable;
+use super::key::ObjectKey;
 use super::layout;
 use super::manifest::Manifest;
 use super::namespace::Repository;
 use super::pack::{PackName, SealedPack};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::seal::{Context, ObjectKind, Sealer, fill_random};
+use crate::store::Object;
 
 /// Manifests that are fetched at a time.
 const CONCURRENT_MANIFESTS: usize = 8;
@@ -98,7 +100,10 @@ impl Repository {
     /// The ids of all backups, sorted.
     pub async fn list_backup_ids(&self) -> Result<Vec<BackupId>> {
         let objects = self.store().list(&self.key(layout::BACKUPS)).await.context("list the backups")?;
-        let id = |object: &crate::store::Object| layout::parse_manifest_key(self.relative(&object.key)?);
+        let id = |object: &Object| match self.relative(&object.key)?.parse().ok()? {
+            ObjectKey::Manifest(id) => Some(id),
+            _ => None,
+        };
         Ok(objects.iter().filter_map(id).collect())
     }
 

@@ -5,13 +5,14 @@
 
 mod backup_id;
 mod backup_store;
-mod catalog;
 mod file_table;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod identity;
+mod key;
 mod layout;
 mod lease;
+mod listing;
 mod manifest;
 mod namespace;
 mod pack;
@@ -20,22 +21,20 @@ mod tail_segment;
 mod tail_store;
 mod wal_object;
 mod wal_store;
-mod window;
 
 pub use backup_id::BackupId;
 pub use backup_store::{Backups, DamagedBackup};
-pub use catalog::{Catalog, Gap, Run};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, page_digest_seed};
 pub use identity::{ClusterName, Identity, WalDigest};
-pub use layout::ObjectUse;
+pub use key::{ObjectKey, ObjectUse};
 pub use lease::Lease;
+pub use listing::{Listed, Listing};
 pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord, TablespaceRecord};
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use summary::Summary;
-pub use tail_segment::{Unfinished, fill_segment};
+pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
 pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub use wal_store::WalFile;
 pub(crate) use wal_store::conflict;
-pub use window::{Reach, WalPath};

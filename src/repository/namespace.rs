@@ -6,7 +6,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::identity::{ClusterName, Identity};
-use super::layout::{self, ObjectUse};
+use super::layout;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::ControlFile;
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
@@ -287,13 +287,6 @@ impl Repository {
     /// The key below the repository, of one that a listing shows.
     pub(super) fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.root)?.strip_prefix('/')
-    }
-
-    /// Every object with what it is for and its bytes: lists everything.
-    pub async fn list_sizes(&self) -> Result<Vec<(ObjectUse, u64)>> {
-        let objects = self.store().list(&self.root).await.context("list the repository")?;
-        let relative = |key: &str| self.relative(key).map_or(ObjectUse::Other, ObjectUse::of);
-        Ok(objects.iter().map(|object| (relative(&object.key), object.size)).collect())
     }
 
     /// Seal `plain` and put it at `relative`, which is also its name.

@@ -23,11 +23,11 @@ pub enum Unfinished {
 
 /// What an unfinished segment holds.
 #[derive(Debug)]
-pub(super) struct UnfinishedScan {
+pub struct UnfinishedScan {
     /// Up to where there is WAL.
-    pub(super) end: Lsn,
+    pub end: Lsn,
     /// Of that WAL, with all ends of transactions.
-    pub(super) summary: WalSummary,
+    pub summary: WalSummary,
 }
 
 /// The segment that `bytes` begin: zeros behind them, and every page that is there checked (R7).
@@ -86,7 +86,7 @@ impl Repository {
     }
 
     /// Scan what [`Repository::read_unfinished`] reads of a segment whose tail a listing showed.
-    pub(super) async fn scan_unfinished(&self, segment: &SegmentName) -> Result<UnfinishedScan> {
+    pub async fn scan_unfinished(&self, segment: &SegmentName) -> Result<UnfinishedScan> {
         let size = self.identity().segment_size()?;
         let (end, bytes) = match self.read_unfinished(segment).await? {
             Some(Unfinished::Tail(tail, bytes)) => (tail.end(size), bytes),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
+use super::key::ObjectKey;
 use super::layout;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -149,9 +150,11 @@ impl Repository {
     pub async fn list_tail_pieces(&self, segment: Option<&SegmentName>) -> Result<Vec<TailPiece>> {
         let directory = segment.map_or_else(|| layout::TAIL.to_owned(), layout::tail_directory);
         let objects = self.store().list(&self.key(&directory)).await.context("list the tail")?;
-        let piece = |object: &crate::store::Object| {
-            let name = layout::parse_tail_key(self.relative(&object.key)?)?;
-            Some(TailPiece { name, stored_len: object.size, modified: object.modified })
+        let piece = |object: &crate::store::Object| match self.relative(&object.key)?.parse().ok()? {
+            ObjectKey::Tail(name) => {
+                Some(TailPiece { name, stored_len: object.size, modified: object.modified })
+            }
+            _ => None,
         };
         Ok(objects.iter().filter_map(piece).collect())
     }

@@ -5,11 +5,12 @@ use jiff::Timestamp;
 
 use super::identity::WalDigest;
 use super::layout;
+use super::listing::Listed;
 use super::namespace::{Namespace, Repository};
 use super::summary::Summary;
 use super::wal_object::{LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, SealedWal, open_summary, open_wal};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{History, TimelineId, WalName};
+use crate::postgres::WalName;
 use crate::store::Object;
 
 /// Summaries that are fetched at a time.
@@ -29,8 +30,7 @@ pub struct WalFile {
 }
 
 fn wal_file(relative: &str, object: &Object) -> Option<WalFile> {
-    let (name, digest) = layout::parse_wal_key(relative)?;
-    Some(WalFile { name, digest, stored_len: object.size, modified: object.modified })
+    Listed { key: relative.parse().ok()?, size: object.size, modified: object.modified }.wal_file()
 }
 
 impl Namespace {
@@ -50,16 +50,6 @@ impl Repository {
     /// Put a sealed WAL file. The commit point of archiving: durable when this returns. May be repeated.
     pub async fn put_wal(&self, name: &WalName, digest: WalDigest, sealed: SealedWal) -> Result<()> {
         self.store().put(&self.key(&layout::wal_key(name, digest)), sealed.parts).await
-    }
-
-    /// All archived WAL files, histories included, by name.
-    pub async fn list_wal(&self) -> Result<Vec<WalFile>> {
-        let mut files = Vec::new();
-        for directory in [layout::HISTORY, layout::WAL] {
-            let objects = self.store().list(&self.key(directory)).await.context("list the archived WAL")?;
-            files.extend(objects.iter().filter_map(|object| wal_file(self.relative(&object.key)?, object)));
-        }
-        Ok(files)
     }
 
     /// The WAL files in the directory that `name` belongs to.
@@ -105,24 +95,24 @@ impl Repository {
         stream::iter(requests).buffered(CONCURRENT_SUMMARIES).try_collect().await
     }
 
-    /// The history of `timeline` among `files`; timeline 1 needs none.
-    pub async fn history(&self, timeline: TimelineId, files: &[WalFile]) -> Result<History> {
-        let name = layout::history_name(timeline);
-        let versions: Vec<&WalFile> = files.iter().filter(|file| file.name == name).collect();
-        match versions.as_slice() {
-            [] if timeline.get() == 1 => Ok(History::root(timeline)),
-            [] => {
-                Err(Error::impossible(format!("the history of timeline {timeline} is not in the repository"))
-                    .hint("does this timeline exist? `walproof wal-list` shows those that do"))
+    /// Of the contents stored under one name, the one that is what its key promises: a copy that is not is damage, and
+    /// no conflict. Conflict if more than one is genuine, Corrupt if none is.
+    pub async fn genuine_wal(&self, name: &WalName, files: &[WalFile]) -> Result<WalFile> {
+        let mut found: Option<&WalFile> = None;
+        let mut damage = None;
+        for file in files {
+            let sealed = self.get_wal_sealed(file).await?;
+            match self.open_wal_file(file, &sealed) {
+                Ok(_) if found.is_some() => return Err(conflict(name)),
+                Ok(_) => found = Some(file),
+                Err(error) if error.kind() == Kind::Corrupt => damage = Some(error),
+                Err(error) => return Err(error),
             }
-            [file] => {
-                let sealed = self.get_wal_sealed(file).await?;
-                let (_, plain) = self.open_wal_file(file, &sealed)?;
-                let text = String::from_utf8(plain)
-                    .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is no text")))?;
-                History::parse(timeline, &text)
-            }
-            [_, _, ..] => Err(conflict(&name)),
+        }
+        match (found, damage) {
+            (Some(file), _) => Ok(file.clone()),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(conflict(name)),
         }
     }
 }

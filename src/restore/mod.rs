@@ -9,4 +9,4 @@ mod plan;
 mod write;
 
 pub use execute::{Restored, execute};
-pub use plan::{Plan, RestoreRequest, plan};
+pub use plan::{Plan, Reach, RestoreRequest, plan};

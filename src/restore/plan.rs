@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::postgres::{History, Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
-use crate::repository::{BackupId, Catalog, Manifest, Reach, Repository};
+use crate::postgres::{Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
+use crate::repository::{BackupId, Manifest, Repository};
+use crate::window::{Chooser, Records, WalPath, WalTimes, Wanted, look};
 
 /// What the operator asks for.
 #[derive(Debug, Clone)]
@@ -30,8 +31,10 @@ pub struct Plan {
     pub to: PathBuf,
     /// The backup to start from.
     pub backup: Manifest,
-    /// The timeline to follow.
+    /// The timeline that recovery follows: the one in which the target lies.
     pub timeline: TimelineId,
+    /// The branch that leads to the target; its timeline may continue the one above.
+    pub branch: TimelineId,
     /// Where recovery ends.
     pub target: RecoveryTarget,
     /// What the server does there.
@@ -40,194 +43,52 @@ pub struct Plan {
     pub reach: Reach,
     /// Where each tablespace goes, by oid.
     pub tablespaces: Vec<(u32, PathBuf)>,
+    /// What the operator should know before the restore begins.
+    pub warnings: Vec<String>,
 }
 
-/// Decide how to restore what `request` asks for.
-pub async fn plan(repository: &Repository, request: &RestoreRequest) -> Result<Plan> {
-    let catalog = Catalog::read(repository).await?;
-    if let ([], [damaged, ..]) = (&*catalog.backups, &*catalog.damaged) {
-        return Err(damaged.error.clone());
+/// How far the backup leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The WAL that is there.
+    pub path: WalPath,
+    /// End of the last complete record.
+    pub end: Lsn,
+    /// The latest commit, abort or restore point on the path. `None`: nothing happened since the backup.
+    pub end_time: Option<PgTime>,
+    /// Why the path ends where it does, when the next segment is there but cannot be used.
+    pub damage: Option<String>,
+}
+
+/// Decide how to restore what `request` asks for. `progress` hears (segments looked at, of how many) while the target is
+/// looked for.
+pub async fn plan(
+    repository: &Repository,
+    request: &RestoreRequest,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Plan> {
+    let listing = repository.list().await?;
+    let (mut records, mut times) = (Records::default(), WalTimes::default());
+    let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
+    let wanted =
+        Wanted { target: request.target.clone(), timeline: request.timeline, backup: request.backup.clone() };
+    let mut chooser = Chooser { repository, catalog: &catalog, window: &window, times: &mut times, progress };
+    let chosen = chooser.choose(&wanted).await?;
+    for warning in &chosen.warnings {
+        tracing::warn!("{warning}");
     }
-    for damaged in &catalog.damaged {
-        tracing::warn!(error = %damaged.error, "a backup is left out");
-    }
-    if catalog.backups.is_empty() {
-        return Err(Error::impossible(format!("there is no backup in {}", repository.store()))
-            .hint("take one with `walproof backup-push`"));
-    }
-    let timeline = request.timeline.unwrap_or_else(|| catalog.newest_timeline());
-    let history = repository.history(timeline, &catalog.wal).await?;
-    let (backup, reach) =
-        Chooser { repository, catalog: &catalog, history: &history }.choose(request).await?;
-    let tablespaces = map_tablespaces(&backup, &request.tablespaces)?;
+    let tablespaces = map_tablespaces(&chosen.backup, &request.tablespaces)?;
     Ok(Plan {
         to: request.to.clone(),
-        backup,
-        timeline,
+        backup: Manifest::clone(&chosen.backup),
+        timeline: chosen.timeline,
+        branch: chosen.branch,
         target: request.target.clone(),
         action: request.action,
-        reach,
+        reach: Reach { path: chosen.path, end: chosen.end, end_time: chosen.end_time, damage: chosen.damage },
         tablespaces,
+        warnings: chosen.warnings,
     })
-}
-
-/// Whether a backup serves a target.
-enum Fit {
-    Yes,
-    /// The target lies before the end of the backup: an older one is needed.
-    TooYoung,
-    /// The target lies beyond the WAL that follows.
-    TooFar,
-}
-
-struct Chooser<'a> {
-    repository: &'a Repository,
-    catalog: &'a Catalog,
-    history: &'a History,
-}
-
-impl Chooser<'_> {
-    /// The newest backup that serves the target; for the newest state, the one that leads farthest.
-    async fn choose(&self, request: &RestoreRequest) -> Result<(Manifest, Reach)> {
-        let mut usable: Vec<(&Manifest, Reach)> = Vec::new();
-        let mut unusable = None;
-        // What ends last does not always lead farthest: there may be a gap behind it (a backup of a standby that lags).
-        let mut farthest: Option<(&Manifest, Reach)> = None;
-        // Backups from here back follow the same WAL, or end before it.
-        let mut too_far: Option<Lsn> = None;
-        for backup in self.candidates(request.backup.as_ref())? {
-            if farthest.as_ref().is_some_and(|(known, _)| backup.start_lsn <= known.start_lsn) {
-                continue;
-            }
-            let Some(reach) = self.catalog.reach(self.repository, backup, self.history).await? else {
-                continue;
-            };
-            if !reach.covers(backup) {
-                tracing::warn!(backup = %backup.id, missing = %reach.path.end, damage = reach.damage, "the WAL of this backup is incomplete");
-                unusable = unusable.or(reach.damage);
-                continue;
-            }
-            if too_far.is_some_and(|known| backup.start_lsn <= known) {
-                usable.push((backup, reach));
-                continue;
-            }
-            match self.fit(backup, &reach, &request.target).await? {
-                Fit::Yes if request.target == RecoveryTarget::Latest => {
-                    if farthest.as_ref().is_none_or(|(_, known)| known.end < reach.end) {
-                        farthest = Some((backup, reach));
-                    }
-                }
-                Fit::Yes => return Ok((backup.clone(), reach)),
-                Fit::TooYoung => usable.push((backup, reach)),
-                Fit::TooFar => {
-                    too_far = Some(backup.start_lsn);
-                    usable.push((backup, reach));
-                }
-            }
-        }
-        if let Some((backup, reach)) = farthest {
-            return Ok((backup.clone(), reach));
-        }
-        match unusable {
-            Some(damage) if usable.is_empty() => {
-                Err(Error::corrupt(format!("no backup can be made consistent: {damage}"))
-                    .hint("was an object of the repository changed, or two clusters archived to it?"))
-            }
-            _ => Err(self.unreachable(request, &usable).await?),
-        }
-    }
-
-    /// Backups to consider, newest first.
-    fn candidates(&self, wanted: Option<&BackupId>) -> Result<Vec<&Manifest>> {
-        let all = self.catalog.backups.iter().rev();
-        let Some(wanted) = wanted else { return Ok(all.collect()) };
-        let found: Vec<&Manifest> = all.filter(|backup| backup.id == *wanted).collect();
-        if let Some(damaged) = self.catalog.damaged.iter().find(|damaged| damaged.id == *wanted) {
-            return Err(damaged.error.clone());
-        }
-        if found.is_empty() {
-            return Err(Error::impossible(format!("there is no backup {wanted}"))
-                .hint("`walproof backup-list` shows those that there are"));
-        }
-        Ok(found)
-    }
-
-    async fn fit(&self, backup: &Manifest, reach: &Reach, target: &RecoveryTarget) -> Result<Fit> {
-        Ok(match target {
-            RecoveryTarget::Immediate => Fit::Yes,
-            RecoveryTarget::Latest => match &reach.damage {
-                None => Fit::Yes,
-                // The newest state is there and cannot be had: less must be asked for, not given silently.
-                Some(damage) => return Err(damaged(reach, damage)),
-            },
-            RecoveryTarget::Time { time, .. } if *time <= backup.finished_at => Fit::TooYoung,
-            RecoveryTarget::Time { time, exclusive } => {
-                // PostgreSQL stops at the first commit beyond the target, so there must be one.
-                let reached = reach.end_time.is_some_and(|end| *time < end || *exclusive && *time == end);
-                if reached { Fit::Yes } else { Fit::TooFar }
-            }
-            RecoveryTarget::Lsn { target, .. } if *target < backup.stop_lsn => Fit::TooYoung,
-            RecoveryTarget::Lsn { target, .. } => {
-                let last = self.catalog.last_record(self.repository, &reach.path).await?;
-                if last.is_some_and(|last| *target <= last) { Fit::Yes } else { Fit::TooFar }
-            }
-            RecoveryTarget::Xid { xid, .. } => {
-                let found = self.catalog.locate_xid(self.repository, &reach.path, *xid).await?;
-                // Found before the end of this backup, or not at all: an older backup sees more WAL.
-                if found.is_some_and(|(end, _)| end > backup.stop_lsn) { Fit::Yes } else { Fit::TooYoung }
-            }
-            RecoveryTarget::Name(name) => {
-                let path = &reach.path;
-                let found =
-                    self.catalog.locate_restore_point(self.repository, path, name, backup.stop_lsn).await?;
-                if found.is_some() { Fit::Yes } else { Fit::TooYoung }
-            }
-        })
-    }
-
-    /// The error that names what can be reached instead.
-    async fn unreachable(&self, request: &RestoreRequest, usable: &[(&Manifest, Reach)]) -> Result<Error> {
-        let timeline = self.history.timeline;
-        let Some((oldest, _)) = usable.last() else {
-            return Ok(Error::impossible(format!("no backup can be restored along timeline {timeline}")).hint(
-                "`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines",
-            ));
-        };
-        let newest = usable.iter().map(|(_, reach)| reach).max_by_key(|reach| reach.end);
-        let end_time = newest.and_then(|reach| reach.end_time).unwrap_or(oldest.finished_at);
-        let range = match (&request.target, newest) {
-            (RecoveryTarget::Lsn { .. }, Some(reach)) => {
-                let last = self.catalog.last_record(self.repository, &reach.path).await?;
-                format!("from {} to {}", oldest.stop_lsn, last.unwrap_or(oldest.stop_lsn))
-            }
-            _ => format!("after {} and before {end_time}", oldest.finished_at),
-        };
-        let with = request.backup.as_ref().map(|id| format!(" with backup {id}")).unwrap_or_default();
-        Ok(Error::impossible(format!(
-            "{} is outside the recovery window{with}; reachable on timeline {timeline}: {range}",
-            request.target
-        ))
-        .hint(Self::window_hint(request, end_time)))
-    }
-
-    fn window_hint(request: &RestoreRequest, end: PgTime) -> &'static str {
-        match request.target {
-            RecoveryTarget::Time { time, .. } if time >= end => {
-                "for the newest state leave out the target; was the WAL after that instant archived (a switch or archive_timeout finishes a segment)?"
-            }
-            RecoveryTarget::Time { .. } | RecoveryTarget::Lsn { .. } => {
-                "is another timeline meant (--target-timeline)? `walproof backup-list` shows when backups ended"
-            }
-            _ => "was it archived, and did it end after the oldest backup did?",
-        }
-    }
-}
-
-fn damaged(reach: &Reach, damage: &str) -> Error {
-    let before = reach.end_time.map_or_else(|| reach.end.to_string(), |time| time.to_string());
-    Error::corrupt(format!("the newest WAL cannot be read: {damage}")).hint(format!(
-        "everything before {before} can be reached: ask for it with --target-time or --target-lsn"
-    ))
 }
 
 /// Where each tablespace goes: as asked for, else where it was.

@@ -314,7 +314,7 @@ fn r14_there_is_no_backup_while_its_wal_is_missing() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(backup.ended().is_none(), "it waits: {}", backup.stderr());
     assert_eq!(archived.backups(), NONE);
-    assert_eq!(archived.repo().keys("manifest"), [""; 0]);
+    assert_eq!(archived.repo().keys("/backups/"), [""; 0]);
     backup.kill9();
     assert_eq!(archived.backups(), NONE);
     archived

@@ -1,0 +1,121 @@
+//! A listing: one pass over the keys of a repository, parsed. Everything else that is known of it follows from one.
+
+use jiff::Timestamp;
+
+use super::key::{IDENTITY, ObjectKey, ObjectUse};
+use super::namespace::Repository;
+use super::wal_store::WalFile;
+use crate::error::{Result, ResultExt};
+use crate::postgres::{TimelineId, WalName};
+use crate::store::Object;
+
+/// An object of the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// What it is.
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u64,
+    /// When it was put, by the store's clock.
+    pub modified: Timestamp,
+}
+
+impl Listed {
+    /// As a WAL file, if it is one.
+    pub fn wal_file(&self) -> Option<WalFile> {
+        match self.key {
+            ObjectKey::Wal(name, digest) => {
+                Some(WalFile { name, digest, stored_len: self.size, modified: self.modified })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The objects of a repository, in the order of their keys as text.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Those that walproof knows.
+    pub objects: Vec<Listed>,
+    /// Those below the repository's root that it does not: not made by this version, or by another program.
+    pub foreign: Vec<Object>,
+}
+
+impl Listing {
+    /// The bytes of all objects for `purpose`.
+    pub fn bytes(&self, purpose: ObjectUse) -> u64 {
+        let of_purpose = self.objects.iter().filter(|listed| listed.key.purpose() == purpose);
+        of_purpose.map(|listed| listed.size).sum()
+    }
+
+    /// The key of the newest segment of `timeline`, or of the newest before it.
+    fn newest_segment(&self, timeline: TimelineId) -> Option<String> {
+        let is_segment = |listed: &&Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline <= timeline);
+        self.objects.iter().rfind(is_segment).map(|listed| listed.key.to_string())
+    }
+
+    fn insert(&mut self, listed: Listed) {
+        let text = listed.key.to_string();
+        let at = self.objects.partition_point(|other| other.key.to_string() < text);
+        if self.objects.get(at).is_none_or(|other| other.key != listed.key) {
+            self.objects.insert(at, listed);
+        }
+    }
+
+    /// Put `news` in the place of everything behind the key `after`.
+    fn replace_behind(&mut self, after: &str, news: Self) {
+        let kept = self.objects.partition_point(|listed| listed.key.to_string().as_str() <= after);
+        self.objects.truncate(kept);
+        self.objects.extend(news.objects);
+        self.foreign.retain(|object| !news.foreign.contains(object));
+        self.foreign.extend(news.foreign);
+    }
+}
+
+impl Repository {
+    /// List everything.
+    ///
+    /// WAL is stored before the backup that needs it, and before its tail is deleted, but it sorts before both. So the
+    /// newest WAL is listed again behind them: what a listed backup needs, and what was a tail a moment ago, is seen.
+    pub async fn list(&self) -> Result<Listing> {
+        let objects = self.store().list(&self.root).await.context("list the repository")?;
+        let mut listing = self.parse_listing(objects);
+        let needs_wal = |listed: &Listed| matches!(listed.key, ObjectKey::Manifest(_) | ObjectKey::Tail(_));
+        if listing.objects.iter().any(needs_wal) {
+            let after = listing.newest_segment(TimelineId::LAST);
+            for listed in self.list_behind(after.as_deref().unwrap_or(IDENTITY)).await?.objects {
+                if matches!(listed.key, ObjectKey::Wal(..)) {
+                    listing.insert(listed);
+                }
+            }
+        }
+        Ok(listing)
+    }
+
+    /// `known` with what has changed behind the newest segment of `timeline`: newer WAL, of higher timelines too, and
+    /// everything that is watched. One request while fewer than a thousand objects are new or watched.
+    pub async fn list_news(&self, mut known: Listing, timeline: TimelineId) -> Result<Listing> {
+        let after = known.newest_segment(timeline).unwrap_or_else(|| IDENTITY.to_owned());
+        let news = self.list_behind(&after).await?;
+        known.replace_behind(&after, news);
+        Ok(known)
+    }
+
+    async fn list_behind(&self, after: &str) -> Result<Listing> {
+        let objects = self.store().list_after(&self.root, &self.key(after)).await;
+        Ok(self.parse_listing(objects.context("list what is new in the repository")?))
+    }
+
+    fn parse_listing(&self, objects: Vec<Object>) -> Listing {
+        let mut listing = Listing::default();
+        for object in objects {
+            match self.relative(&object.key).and_then(|key| key.parse().ok()) {
+                Some(key) => {
+                    listing.objects.push(Listed { key, size: object.size, modified: object.modified })
+                }
+                None => listing.foreign.push(object),
+            }
+        }
+        listing
+    }
+}

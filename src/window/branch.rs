@@ -1,0 +1,445 @@
+//! A branch: the lineage of one timeline, the WAL that is stored along it, and the backups from which that WAL leads on.
+
+use std::sync::Arc;
+
+use super::catalog::Catalog;
+use super::times::{Need, WalTimes};
+use crate::error::Error;
+use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, Stretch, TimelineId, WalName};
+use crate::repository::{Manifest, Summary, WalDigest, conflict};
+
+/// Segments whose summaries are asked for at once while the last commit is looked for, at least.
+const LOOK_BACK: usize = 4;
+
+/// Why stored WAL ends where it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing more was written, as far as the repository knows.
+    End,
+    /// This segment is missing, and later ones are there.
+    Missing(SegmentName),
+    /// This segment is there and cannot be used: damaged, or stored with two contents.
+    Unusable(SegmentName, Error),
+}
+
+/// WAL without a hole along a lineage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Its first position.
+    pub begin: Lsn,
+    /// The first position that is missing.
+    pub end: Lsn,
+    /// The end of its last whole record; `end` where nobody asked.
+    pub record_end: Lsn,
+    /// Its latest commit, abort or restore point: time targets must lie before it. `None`: there is none, or nobody asked.
+    pub end_time: Option<PgTime>,
+    /// Whether it ends in a tail.
+    pub tail: bool,
+    /// Why it ends.
+    pub cut: Cut,
+}
+
+/// The segments that recovery reads, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalPath {
+    /// The archived segments, each with the version that counts.
+    pub segments: Vec<(SegmentName, WalDigest)>,
+    /// Segments of which there is a tail only: mostly none, or one behind the others.
+    pub tails: Vec<SegmentName>,
+    /// The first position that is missing.
+    pub end: Lsn,
+}
+
+/// How far a backup leads on a branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The backup.
+    pub backup: Arc<Manifest>,
+    /// The span that it starts in, by its place in [`Branch::spans`].
+    pub span: usize,
+}
+
+/// The lineage of one timeline, and what can be reached along it.
+#[derive(Debug, Clone)]
+pub struct Branch {
+    /// Whose it is.
+    pub history: History,
+    /// The timeline that continues it, if that leaves nothing of it behind.
+    pub continued_by: Option<TimelineId>,
+    /// When something of its own was last stored, by the store's clock.
+    pub last_written: Option<jiff::Timestamp>,
+    /// When its history was stored, by the store's clock: it is put before anything else of a timeline.
+    pub history_stored: Option<jiff::Timestamp>,
+    /// The WAL along it.
+    pub spans: Vec<Span>,
+    /// Backups that can be restored along it, oldest first.
+    pub reaches: Vec<Reach>,
+    /// Backups on it that cannot be made consistent: WAL that they need is missing or unusable.
+    pub stranded: Vec<Arc<Manifest>>,
+}
+
+/// A stored segment, or a tail, on its place in a lineage.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) number: u64,
+    pub(super) segment: SegmentName,
+    /// `None`: a tail.
+    pub(super) digest: Option<WalDigest>,
+    /// Where it ends for this lineage.
+    pub(super) end: Lsn,
+    /// Whether all of it lies on this lineage: behind a switch its records tell of another one.
+    pub(super) whole: bool,
+}
+
+impl Branch {
+    /// The timeline.
+    pub const fn timeline(&self) -> TimelineId {
+        self.history.timeline
+    }
+
+    /// Where it left the timeline before it.
+    pub fn fork(&self) -> Option<(TimelineId, Lsn)> {
+        self.history.entries.last().map(|entry| (entry.parent, entry.switch))
+    }
+
+    /// The span that a backup leads along.
+    pub fn span_of(&self, reach: &Reach) -> &Span {
+        &self.spans[reach.span]
+    }
+
+    /// The span whose end can be reached that lies farthest.
+    pub fn farthest(&self) -> Option<&Span> {
+        self.reaches.iter().map(|reach| self.span_of(reach)).max_by_key(|span| span.end)
+    }
+
+    /// The latest commit that can be reached; where none came after it, the end of the newest backup.
+    pub fn last_commit(&self) -> Option<PgTime> {
+        let farthest = self.farthest()?.end;
+        let there = self.reaches.iter().filter(|reach| self.span_of(reach).end == farthest);
+        there.map(|reach| self.span_of(reach).end_time.max(Some(reach.backup.finished_at))).max().flatten()
+    }
+
+    /// Its newest backup, restorable or not.
+    pub fn newest_backup(&self) -> Option<&Arc<Manifest>> {
+        let all = self.reaches.iter().map(|reach| &reach.backup).chain(&self.stranded);
+        all.max_by_key(|backup| (backup.finished_at, &backup.id))
+    }
+
+    /// Whether a backup leads to this branch's end: it was finished before its timeline was left.
+    pub fn leads_here(history: &History, backup: &Manifest) -> bool {
+        let stretch = history.stretch(backup.timeline);
+        stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end))
+    }
+
+    /// Build the branch of `history`. What has to be read first is added to `needs`.
+    pub(super) fn build(
+        catalog: &Catalog,
+        times: &WalTimes,
+        history: History,
+        needs: &mut Vec<Need>,
+    ) -> Self {
+        let pieces = pieces(catalog, &history, 0);
+        let usable = |piece: &Piece, needs: &mut Vec<Need>| usable(catalog, times, piece, needs);
+        let mut spans: Vec<(Span, std::ops::Range<usize>)> = Vec::new();
+        let mut kept: Vec<Piece> = Vec::with_capacity(pieces.len());
+        for piece in &pieces {
+            let start = piece.segment.start(catalog.segment_size);
+            let joins = spans.last().is_some_and(|(span, _)| span.end == start && span.cut == Cut::End);
+            if !joins && let Some((span, _)) = spans.last_mut().filter(|(span, _)| span.cut == Cut::End) {
+                let missing = SegmentName::containing(piece.segment.timeline, span.end, catalog.segment_size);
+                span.cut = Cut::Missing(missing);
+            }
+            match usable(piece, needs) {
+                Ok(piece) => {
+                    kept.push(piece);
+                    match spans.last_mut().filter(|_| joins) {
+                        Some((span, range)) => {
+                            (span.end, span.record_end, span.tail) =
+                                (piece.end, piece.end, piece.digest.is_none());
+                            range.end = kept.len();
+                        }
+                        None => spans.push((Span::of(&piece, start), kept.len() - 1..kept.len())),
+                    }
+                }
+                Err(error) => match spans.last_mut().filter(|_| joins) {
+                    Some((span, _)) => span.cut = Cut::Unusable(piece.segment, error),
+                    None => {}
+                },
+            }
+        }
+        let (reaches, stranded) = reaches(catalog, &history, &spans);
+        for (index, (span, range)) in spans.iter_mut().enumerate() {
+            if reaches.iter().any(|reach| reach.span == index) {
+                span.learn_end(times, &kept[range.clone()], needs);
+            }
+        }
+        let spans = spans.into_iter().map(|(span, _)| span).collect();
+        let stored = catalog.versions(&WalName::History(history.timeline)).map(|file| file.modified).min();
+        let mut branch = Self {
+            history,
+            continued_by: None,
+            last_written: stored,
+            history_stored: stored,
+            spans,
+            reaches,
+            stranded,
+        };
+        branch.last_written = branch.last_written.max(branch.own_last_written(catalog));
+        branch
+    }
+
+    /// When something of its own timeline was last stored, behind where it began.
+    fn own_last_written(&self, catalog: &Catalog) -> Option<jiff::Timestamp> {
+        let timeline = self.timeline();
+        let begin = self.fork().map_or(Lsn::INVALID, |(_, at)| at).get() / catalog.segment_size.bytes();
+        let segments = catalog.segments(timeline, begin..=u64::MAX).map(|(_, file)| file.modified);
+        let tails = catalog.tails(timeline, begin..=u64::MAX);
+        let pieces = tails.flat_map(|(_, tail)| tail.pieces.iter().map(|piece| piece.modified));
+        segments.chain(pieces).max()
+    }
+
+    /// The path from `start` on, to the end of its span; `None` if nothing is there.
+    pub fn path(&self, catalog: &Catalog, times: &WalTimes, start: Lsn) -> Option<WalPath> {
+        let span = self.spans.iter().find(|span| span.holds(start, catalog.segment_size))?;
+        let (from, mut unused) = (start.get() / catalog.segment_size.bytes(), Vec::new());
+        let mut path = WalPath { segments: Vec::new(), tails: Vec::new(), end: span.end };
+        for piece in pieces(catalog, &self.history, from) {
+            let begin = piece.segment.start(catalog.segment_size);
+            if begin >= span.end {
+                continue;
+            }
+            let Ok(piece) = usable(catalog, times, &piece, &mut unused) else { continue };
+            match piece.digest {
+                Some(digest) => path.segments.push((piece.segment, digest)),
+                None => path.tails.push(piece.segment),
+            }
+        }
+        Some(path)
+    }
+
+    /// The latest commit before `position`, going back from it.
+    pub(super) fn time_before(
+        &self,
+        catalog: &Catalog,
+        times: &WalTimes,
+        position: Lsn,
+        needs: &mut Vec<Need>,
+    ) -> Option<PgTime> {
+        let size = catalog.segment_size;
+        let pieces = pieces(catalog, &self.history, 0);
+        let before = pieces.partition_point(|piece| piece.segment.end(size) <= position);
+        let holds = |piece: &&Piece| piece.segment.start(size) < position;
+        if let Some(piece) = pieces.get(before).filter(holds)
+            && let Some(digest) = piece.digest
+        {
+            match times.before.get(&(piece.segment, digest, position)) {
+                Some(Ok(Some(time))) => return Some(*time),
+                Some(_) => {}
+                None => {
+                    needs.push(Need::Before(piece.segment, digest, position));
+                    return None;
+                }
+            }
+        }
+        let mut found: Vec<Piece> = Vec::new();
+        for piece in pieces[..before].iter().rev() {
+            // Behind a hole nothing leads here.
+            let next = found.last().map_or(piece.number + 1, |next| next.number);
+            let Ok(piece) = usable(catalog, times, piece, needs) else { break };
+            if piece.number + 1 != next {
+                break;
+            }
+            found.push(piece);
+        }
+        found.reverse();
+        last_time(times, &found, needs)
+    }
+}
+
+impl Catalog {
+    /// The segments and tails that are stored along `history` from `start` on without a hole, and where that ends. By
+    /// names alone: what is damaged, or stored twice, counts here.
+    pub fn stored_from(&self, history: &History, start: Lsn) -> (Vec<SegmentName>, Lsn) {
+        let size = self.segment_size;
+        let (mut found, mut end) = (Vec::new(), start.segment_start(size));
+        for piece in pieces(self, history, start.get() / size.bytes()) {
+            if piece.segment.start(size) != end {
+                break;
+            }
+            found.push(piece.segment);
+            end = piece.end;
+        }
+        (found, end)
+    }
+}
+
+impl WalPath {
+    /// All segments with the version that counts, `None` for tails; the last one first.
+    pub(super) fn backwards(&self) -> Vec<(SegmentName, Option<WalDigest>)> {
+        let archived = self.segments.iter().map(|(segment, digest)| (*segment, Some(*digest)));
+        let mut all: Vec<_> = archived.chain(self.tails.iter().map(|segment| (*segment, None))).collect();
+        // On a path every position is there once, whatever its timeline.
+        all.sort_unstable_by_key(|(segment, _)| std::cmp::Reverse((segment.log, segment.segment)));
+        all
+    }
+
+    /// Up to where the tail reaches, if the path ends in one.
+    pub fn tail_end(&self) -> Option<Lsn> {
+        let (_, digest) = *self.backwards().first()?;
+        digest.is_none().then_some(self.end)
+    }
+}
+
+impl Span {
+    fn of(piece: &Piece, begin: Lsn) -> Self {
+        let tail = piece.digest.is_none();
+        Self { begin, end: piece.end, record_end: piece.end, end_time: None, tail, cut: Cut::End }
+    }
+
+    /// Whether `position` lies in one of its segments.
+    pub(super) fn holds(&self, position: Lsn, size: SegmentSize) -> bool {
+        self.begin <= position.segment_start(size) && position.segment_start(size) < self.end
+    }
+
+    fn learn_end(&mut self, times: &WalTimes, pieces: &[Piece], needs: &mut Vec<Need>) {
+        self.end_time = last_time(times, pieces, needs);
+        // Only the last segment's records tell where the WAL ends; it is the first one that is asked for its times.
+        if let Some(last) = pieces.last()
+            && let Some((_, record_end)) = facts(times, last)
+        {
+            self.record_end = self.end.min(record_end);
+        }
+    }
+}
+
+/// The latest time in `pieces`, the last ones first; what has to be read for it goes into `needs`, more at a time the
+/// farther back.
+fn last_time(times: &WalTimes, pieces: &[Piece], needs: &mut Vec<Need>) -> Option<PgTime> {
+    let mut looked_at = 0;
+    for (back, piece) in pieces.iter().rev().enumerate() {
+        match facts(times, piece) {
+            Some((time, _)) => {
+                looked_at = back + 1;
+                if let Some(time) = time.filter(|_| piece.whole) {
+                    return Some(time);
+                }
+            }
+            None => break,
+        }
+    }
+    let unknown = pieces.iter().rev().skip(looked_at).take((looked_at * 2).max(LOOK_BACK));
+    needs.extend(unknown.filter(|piece| facts(times, piece).is_none()).filter_map(need));
+    None
+}
+
+fn need(piece: &Piece) -> Option<Need> {
+    // A tail's was asked for when it was found usable.
+    piece.digest.map(|digest| Need::Summary(piece.segment, digest))
+}
+
+/// The last time in a piece and the end of its last whole record, if they were read.
+fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
+    let of_summary = |summary: &Summary| (summary.times.map(|(_, last)| last), summary.end);
+    match piece.digest {
+        Some(digest) => times.summaries.get(&(piece.segment, digest))?.as_ref().ok().map(of_summary),
+        None => {
+            let mut tails = times.tails.iter().filter(|((segment, ..), _)| *segment == piece.segment);
+            let scan = tails.find_map(|(_, scan)| scan.as_ref().ok())?;
+            Some((scan.summary.last_time, scan.summary.end))
+        }
+    }
+}
+
+/// The piece as it counts: the genuine version of its segment, the checked end of its tail. An error says why recovery
+/// would stop before it.
+fn usable(catalog: &Catalog, times: &WalTimes, piece: &Piece, needs: &mut Vec<Need>) -> Result<Piece, Error> {
+    let mut piece = *piece;
+    let Some(digest) = piece.digest else {
+        let Some(tail) = catalog.tail(&piece.segment) else { return Ok(piece) };
+        let key = (piece.segment, tail.generation, tail.len);
+        match times.tails.get(&key) {
+            Some(Ok(scan)) => piece.end = piece.end.min(scan.end),
+            Some(Err(error)) => return Err(error.clone()),
+            None => needs.push(Need::Tail(key.0, key.1, key.2)),
+        }
+        return Ok(piece);
+    };
+    if catalog.is_doubled(&piece.segment) {
+        let name = WalName::Segment(piece.segment);
+        let digests: Vec<WalDigest> = catalog.versions(&name).map(|file| file.digest).collect();
+        match times.genuine.get(&(piece.segment, digests)) {
+            Some(Ok(genuine)) => piece.digest = Some(*genuine),
+            Some(Err(error)) => return Err(error.clone()),
+            None => {
+                needs.push(Need::Genuine(piece.segment));
+                return Err(conflict(&name));
+            }
+        }
+    }
+    match times.summaries.get(&(piece.segment, piece.digest.unwrap_or(digest))) {
+        Some(Err(error)) => Err(error.clone()),
+        _ => Ok(piece),
+    }
+}
+
+/// What is stored along `history`, in order, as recovery looks for it (XLogFileReadAnyTLI: in the newest timeline that
+/// has begun by then). An older timeline's copy serves only where the newer one begins within that segment, and up to
+/// there. `from`: the first segment's number.
+pub(super) fn pieces(catalog: &Catalog, history: &History, from: u64) -> Vec<Piece> {
+    let size = catalog.segment_size;
+    let mut pieces: Vec<Piece> = Vec::new();
+    for stretch in
+        history.lineage().iter().filter(|stretch| stretch.end.is_none_or(|end| end > stretch.begin))
+    {
+        let mut on_timeline = on_stretch(catalog, stretch, from);
+        on_timeline.sort_by_key(|piece| piece.number);
+        let first = on_timeline.first().map(|piece| piece.number);
+        if first.is_some_and(|first| stretch.begin.get() / size.bytes() == first) {
+            while pieces.last().is_some_and(|piece| Some(piece.number) >= first) {
+                pieces.pop();
+            }
+        }
+        pieces.extend(on_timeline);
+    }
+    pieces
+}
+
+fn on_stretch(catalog: &Catalog, stretch: &Stretch, from: u64) -> Vec<Piece> {
+    let size = catalog.segment_size;
+    let first = from.max(stretch.begin.get() / size.bytes());
+    // A switch at a boundary: nothing of the segment behind it is this timeline's.
+    let last = stretch.end.map_or(u64::MAX, |end| end.get().saturating_sub(1) / size.bytes());
+    if first > last {
+        return Vec::new();
+    }
+    let cut = |end: Lsn| stretch.end.map_or(end, |switch| end.min(switch));
+    let archived = catalog.segments(stretch.timeline, first..=last).map(|(number, file)| {
+        let segment = SegmentName::from_number(stretch.timeline, number, size);
+        let end = segment.end(size);
+        Piece { number, segment, digest: Some(file.digest), end: cut(end), whole: cut(end) == end }
+    });
+    let tails = catalog.tails(stretch.timeline, first..=last).map(|(number, tail)| {
+        let end = tail.end(size);
+        Piece { number, segment: tail.segment, digest: None, end: cut(end), whole: cut(end) == end }
+    });
+    archived.chain(tails).collect()
+}
+
+/// The backups that lead along `history`: those that its WAL makes consistent, and those that it does not.
+fn reaches(
+    catalog: &Catalog,
+    history: &History,
+    spans: &[(Span, std::ops::Range<usize>)],
+) -> (Vec<Reach>, Vec<Arc<Manifest>>) {
+    let (mut reaches, mut stranded) = (Vec::new(), Vec::new());
+    for backup in catalog.backups.iter().filter(|backup| Branch::leads_here(history, backup)) {
+        let holds = |(span, _): &(Span, _)| span.holds(backup.start_lsn, catalog.segment_size);
+        match spans.iter().position(holds) {
+            Some(span) if spans[span].0.end >= backup.stop_lsn => {
+                reaches.push(Reach { backup: Arc::clone(backup), span });
+            }
+            _ => stranded.push(Arc::clone(backup)),
+        }
+    }
+    (reaches, stranded)
+}

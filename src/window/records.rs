@@ -1,0 +1,80 @@
+//! The small objects that a listing names: manifests and histories. Read once, kept from one look to the next (R34).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use crate::error::{Error, Kind, Result};
+use crate::postgres::{History, TimelineId, WalName};
+use crate::repository::{BackupId, Listing, Manifest, ObjectKey, Repository, WalDigest, WalFile};
+
+/// Objects that are read at a time.
+const CONCURRENT: usize = 8;
+
+/// What manifests and histories say. An error is damage: of an object that cannot be opened, or not understood.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    pub(super) manifests: BTreeMap<BackupId, Result<Arc<Manifest>>>,
+    pub(super) histories: BTreeMap<(TimelineId, WalDigest), Result<History>>,
+}
+
+impl Records {
+    /// Read what `listing` names and is not known yet, and forget what it no longer names. What was damaged is read
+    /// again: another key may be at hand by now.
+    pub async fn read(&mut self, repository: &Repository, listing: &Listing) -> Result<()> {
+        let mut manifests = BTreeMap::new();
+        let mut histories = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for listed in &listing.objects {
+            match &listed.key {
+                ObjectKey::Manifest(id) => match self.manifests.remove(id) {
+                    Some(Ok(manifest)) => drop(manifests.insert(id.clone(), Ok(manifest))),
+                    _ => wanted.push(id.clone()),
+                },
+                ObjectKey::Wal(WalName::History(timeline), digest) => {
+                    let known = self.histories.remove(&(*timeline, *digest));
+                    let history = match (known, listed.wal_file()) {
+                        (Some(Ok(history)), _) => Ok(history),
+                        (_, Some(file)) => match read_history(repository, *timeline, &file).await {
+                            Err(error) if !is_damage(&error) => return Err(error),
+                            result => result,
+                        },
+                        (_, None) => continue,
+                    };
+                    histories.insert((*timeline, *digest), history);
+                }
+                _ => {}
+            }
+        }
+        let requests = wanted.into_iter().map(|id| async {
+            let manifest = repository.get_manifest(&id).await;
+            (id, manifest)
+        });
+        let mut read = stream::iter(requests).buffered(CONCURRENT);
+        while let Some((id, manifest)) = read.next().await {
+            match manifest {
+                Ok(manifest) => drop(manifests.insert(id, Ok(Arc::new(manifest)))),
+                // It was deleted after it was listed.
+                Err(error) if error.kind() == Kind::Impossible => {}
+                Err(error) if is_damage(&error) => drop(manifests.insert(id, Err(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        (self.manifests, self.histories) = (manifests, histories);
+        Ok(())
+    }
+}
+
+async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalFile) -> Result<History> {
+    let sealed = repository.get_wal_sealed(file).await?;
+    let (_, plain) = repository.open_wal_file(file, &sealed)?;
+    let text = String::from_utf8(plain)
+        .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is not text")))?;
+    History::parse(timeline, &text)
+}
+
+/// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.
+pub(super) const fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server)
+}

@@ -1,0 +1,150 @@
+//! What segments and tails say about themselves: where their records end, and which times lie in them. Looked up by
+//! content, so that nothing is read twice, whoever asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::catalog::Catalog;
+use super::records::{Records, is_damage};
+use super::recovery::RecoveryWindow;
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, PgTime, SegmentName, WalName, WalScanner, WalSummary};
+use crate::repository::{Listing, Repository, Summary, TailGeneration, UnfinishedScan, WalDigest, WalFile};
+
+/// Objects that are read at a time.
+const CONCURRENT: usize = 16;
+
+/// What has to be read before the window is known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// The summary of a segment.
+    Summary(SegmentName, WalDigest),
+    /// The tail of a segment.
+    Tail(SegmentName, TailGeneration, u32),
+    /// Which of several versions of a segment is what its key promises.
+    Genuine(SegmentName),
+    /// The last commit of a segment before a position in it, at which a timeline ends.
+    Before(SegmentName, WalDigest, Lsn),
+}
+
+/// What is known of the WAL in a repository, by content. An error is damage.
+#[derive(Debug, Clone, Default)]
+pub struct WalTimes {
+    pub(super) summaries: BTreeMap<(SegmentName, WalDigest), Result<Summary>>,
+    pub(super) tails: BTreeMap<(SegmentName, TailGeneration, u32), Result<Arc<UnfinishedScan>>>,
+    /// For segments of which there are several versions: the one that is genuine, or why there is none.
+    pub(super) genuine: BTreeMap<(SegmentName, Vec<WalDigest>), Result<WalDigest>>,
+    /// The last commit of a segment before a position in it.
+    pub(super) before: BTreeMap<(SegmentName, WalDigest, Lsn), Result<Option<PgTime>>>,
+}
+
+impl WalTimes {
+    /// Note what a segment says that was just sealed.
+    pub fn note(&mut self, segment: SegmentName, digest: WalDigest, summary: Summary) {
+        self.summaries.insert((segment, digest), Ok(summary));
+    }
+
+    /// Read what is needed.
+    pub(super) async fn learn(
+        &mut self,
+        repository: &Repository,
+        catalog: &Catalog,
+        needs: Vec<Need>,
+    ) -> Result<()> {
+        let mut summaries = Vec::new();
+        for need in needs {
+            match need {
+                Need::Summary(segment, digest) => summaries.push((segment, digest)),
+                Need::Tail(segment, generation, len) => {
+                    let scan = damage(repository.scan_unfinished(&segment).await.map(Arc::new))?;
+                    self.tails.insert((segment, generation, len), scan);
+                }
+                Need::Before(segment, digest, until) => {
+                    let scan = damage(scan_until(repository, catalog, segment, digest, until).await)?;
+                    self.before.insert((segment, digest, until), scan.map(|scan| scan.last_time));
+                }
+                Need::Genuine(segment) => {
+                    let files: Vec<WalFile> = catalog.versions(&WalName::Segment(segment)).cloned().collect();
+                    let genuine = repository.genuine_wal(&WalName::Segment(segment), &files).await;
+                    let digests = files.iter().map(|file| file.digest).collect();
+                    self.genuine.insert((segment, digests), damage(genuine.map(|file| file.digest))?);
+                }
+            }
+        }
+        let requests = summaries.into_iter().map(|(segment, digest)| async move {
+            let mut versions = catalog.versions(&WalName::Segment(segment));
+            let Some(file) = versions.find(|file| file.digest == digest) else { return Ok(None) };
+            let summary = damage(repository.wal_summary(file).await)?;
+            Ok::<_, Error>(Some(((segment, digest), summary)))
+        });
+        let mut read = stream::iter(requests).buffered(CONCURRENT);
+        while let Some(found) = read.try_next().await? {
+            self.summaries.extend(found);
+        }
+        Ok(())
+    }
+
+    /// Forget what the catalog no longer names.
+    fn prune(&mut self, catalog: &Catalog) {
+        let there = |segment: &SegmentName, digest: &WalDigest| {
+            catalog.versions(&WalName::Segment(*segment)).any(|file| file.digest == *digest)
+        };
+        self.summaries.retain(|(segment, digest), _| there(segment, digest));
+        self.before.retain(|(segment, digest, _), _| there(segment, digest));
+        self.tails.retain(|(segment, generation, len), _| {
+            catalog.tail(segment).is_some_and(|tail| tail.generation == *generation && tail.len == *len)
+        });
+        self.genuine.retain(|(segment, digests), _| {
+            let versions = catalog.versions(&WalName::Segment(*segment));
+            versions.map(|file| file.digest).eq(digests.iter().copied())
+        });
+    }
+}
+
+/// Read a segment whole, up to `until`.
+pub(super) async fn scan_until(
+    repository: &Repository,
+    catalog: &Catalog,
+    segment: SegmentName,
+    digest: WalDigest,
+    until: Lsn,
+) -> Result<WalSummary> {
+    let name = WalName::Segment(segment);
+    let file = catalog.versions(&name).find(|file| file.digest == digest);
+    let file = file.ok_or_else(|| Error::corrupt(format!("{name} is no longer in the repository")))?;
+    let sealed = repository.get_wal_sealed(file).await?;
+    let (_, plain) = repository.open_wal_file(file, &sealed)?;
+    let size = catalog.segment_size;
+    let mut scanner = WalScanner::new(segment.start(size), size).collecting().until(until);
+    scanner.feed(&plain);
+    Ok(scanner.finish())
+}
+
+/// An error that an object is to blame for is an answer; any other is not.
+#[expect(clippy::unnecessary_wraps, reason = "the outer error is what the caller returns")]
+fn damage<T>(result: Result<T>) -> Result<Result<T>> {
+    match result {
+        Err(error) if !is_damage(&error) => Err(error),
+        result => Ok(result),
+    }
+}
+
+/// The recovery window that `listing` shows. `records` and `times` are kept from one look to the next.
+pub async fn look(
+    repository: &Repository,
+    listing: &Listing,
+    records: &mut Records,
+    times: &mut WalTimes,
+) -> Result<(Arc<Catalog>, RecoveryWindow)> {
+    records.read(repository, listing).await?;
+    let catalog = Arc::new(Catalog::of(listing, records, repository.identity().segment_size()?));
+    times.prune(&catalog);
+    loop {
+        match RecoveryWindow::of(&catalog, times) {
+            Ok(window) => return Ok((catalog, window)),
+            Err(needs) => times.learn(repository, &catalog, needs).await?,
+        }
+    }
+}
