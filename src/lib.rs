@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! 7  main, lib, cli, config               words from the operator become values; values become words
-//! 6  daemon                               time: when flows run, when they stop; metrics and status page
+//! 6  daemon                               time and process: the socket, HTTP, systemd
+//! 5  archiver  status                     one repository, continuously; and what is known, shown
 //! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
 //! 4  window                               what can be restored: catalog, branches, recovery window
 //! 3  repository                           the format: the only room that knows a key name or a header byte
 //! 2  seal   store                         bytes <-> sealed bytes          bytes <-> objects
-//! 1  cluster                              a live PostgreSQL and its disk
+//! 1  cluster   present                    a live PostgreSQL and its disk; units and counts
 //! 0  postgres  error                      pure vocabulary: no I/O, no async, no configuration
 //! ```
 //!
@@ -47,11 +48,14 @@
 //! | piece | a part of a tail, one object | chunk |
 //! | generation | one attempt at the tail of one segment, whole by itself | version (that is the format's) |
 //! | pin | the answer about a tail that one restore was given, and is given again | hold (that keeps a backup) |
+//! | event, ledger | what a task found out; what is known from all events, a pure value | shared state with locks |
+//! | problem | something that the operator must know, with a stable code | a log line |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
 //! | page filter | a rewriting of pages that makes them easier to compress, undone when they are opened | compression itself |
 
 pub mod archive;
+pub mod archiver;
 pub mod backup;
 pub mod cli;
 pub mod cluster;
@@ -59,8 +63,10 @@ pub mod config;
 pub mod daemon;
 pub mod error;
 pub mod postgres;
+pub mod present;
 pub mod repository;
 pub mod restore;
 pub mod seal;
+pub mod status;
 pub mod store;
 pub mod window;

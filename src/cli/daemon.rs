@@ -3,13 +3,16 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
 use super::start;
+use crate::archiver;
 use crate::config::Config;
 use crate::daemon::{self, Setup};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::status::Promises;
 use crate::store::Policy;
 
 /// glibc keeps what was freed, in an arena for each thread: fine for a command that ends, not for a daemon that is busy
@@ -33,26 +36,51 @@ pub(super) fn daemon(global: &Global) -> Result<u8> {
     be_frugal();
     let config = start::configure(global, LevelFilter::INFO)?;
     let setup = setup(&config)?;
-    start::run_large(daemon::run(setup))?;
+    start::run_large(async {
+        let shutdown = shutdown()?;
+        daemon::run(setup, shutdown).await
+    })?;
     Ok(0)
+}
+
+/// Ready when SIGTERM or SIGINT comes; from now on neither ends the process by itself.
+fn shutdown() -> Result<impl Future<Output = ()>> {
+    let listen =
+        |kind| signal(kind).map_err(|cause| Error::new(Kind::Other, format!("listen for signals: {cause}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn setup(config: &Config) -> Result<Setup> {
     let archive = &config.archive;
     Ok(Setup {
-        namespace: config.namespace(Policy::within(archive.timeout))?,
+        archiver: archiver::Setup {
+            namespace: config.namespace(Policy::within(archive.timeout))?,
+            data_dir: config.data_dir()?.to_owned(),
+            conninfo: config.conninfo()?.to_owned(),
+            tail_interval: archive.tail_interval,
+            heartbeat_interval: archive.heartbeat_interval,
+            concurrency: archive.concurrency,
+            archive_timeout: archive.timeout,
+        },
         repository: config.repository.url.clone(),
-        data_dir: config.data_dir()?.to_owned(),
-        conninfo: config.conninfo()?.to_owned(),
-        tail_interval: archive.tail_interval,
-        heartbeat_interval: archive.heartbeat_interval,
-        concurrency: archive.concurrency,
-        archive_timeout: archive.timeout,
+        promises: promises(config),
         socket: archive.socket.clone(),
         listen: config.metrics_listen,
         heartbeat_url: config.heartbeat_url.clone(),
+    })
+}
+
+/// What the configuration promises.
+pub(super) const fn promises(config: &Config) -> Promises {
+    Promises {
         rpo_objective: config.rpo_objective,
         rto_objective: config.rto_objective,
         retention_window: config.retention_window,
-    })
+    }
 }

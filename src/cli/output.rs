@@ -5,8 +5,8 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::start::logs_json;
-pub(super) use crate::daemon::size;
 use crate::error::{Error, Kind, Result};
+pub(super) use crate::present::size;
 
 /// Write a line of a result.
 pub(super) fn line(text: impl AsRef<str>) -> Result<()> {

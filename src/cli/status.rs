@@ -1,15 +1,18 @@
 //! `status`: how safe the cluster is now. The daemon knows; where none runs, the repository tells what it can.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
+use super::daemon::promises;
 use super::{output, start, wal};
 use crate::archive::{Request, ask_for_line};
 use crate::config::Config;
-use crate::daemon::{Promises, Snapshot, repository_snapshot, text};
+use crate::daemon::{Host, repository_snapshot};
 use crate::error::Result;
+use crate::status::{Snapshot, text};
 use crate::store::Policy;
 
 /// The daemon asks the server for half a second at most.
@@ -19,7 +22,7 @@ pub(super) fn status(global: &Global) -> Result<u8> {
     let config = start::configure(global, LevelFilter::WARN)?;
     let snapshot = match ask_daemon(&config) {
         Ok(snapshot) => snapshot,
-        Err(why) => ask_repository(&config, &why)?,
+        Err(why) => ask_repository(&config, why)?,
     };
     if global.json {
         output::json(&text::json(&snapshot))?;
@@ -34,18 +37,25 @@ fn ask_daemon(config: &Config) -> Result<Snapshot, String> {
     serde_json::from_str(&line).map_err(|_| "it is of another version".to_owned())
 }
 
-fn ask_repository(config: &Config, why: &str) -> Result<Snapshot> {
+/// A daemon that served its socket here must go on; on a host with the data directory one could run.
+fn host(config: &Config, why: String) -> Host {
+    let socket = &config.archive.socket;
+    let was_here = [socket.clone(), socket.with_extension("lock")].iter().any(|path| path.exists());
+    let data_dir = config.data_dir_if_set().is_some_and(Path::exists);
+    match (was_here && data_dir, data_dir) {
+        (true, _) => Host::DaemonMissing(why),
+        (false, true) => Host::WithoutDaemon,
+        (false, false) => Host::Elsewhere,
+    }
+}
+
+fn ask_repository(config: &Config, why: String) -> Result<Snapshot> {
     let namespace = config.namespace(Policy::within(Duration::from_secs(30)))?;
-    let promises = Promises {
-        rpo: config.rpo_objective,
-        rto: config.rto_objective,
-        retention_window: config.retention_window,
-    };
+    let host = host(config, why);
     start::run_large(async {
         let repository = wal::open(config, &namespace).await?;
-        let mut snapshot =
-            repository_snapshot(&repository, promises, config.data_dir_if_set().is_some(), why).await?;
-        snapshot.repository.clone_from(&config.repository.url);
+        let mut snapshot = repository_snapshot(&repository, promises(config), host).await?;
+        snapshot.store.repository.clone_from(&config.repository.url);
         Ok(snapshot)
     })
 }

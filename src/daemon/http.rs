@@ -1,28 +1,25 @@
 //! What is known, over HTTP: `/metrics`, `/healthz` and the status page. Reads only; it changes nothing.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderValue};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::counters::Counters;
-use super::exposition::Format;
-use super::metrics;
-use super::snapshot::{Severity, Snapshot};
+use super::snapshot::Desk;
 use crate::error::{Error, Kind, Result};
+use crate::status::{self, Format, Severity, Snapshot};
 
 /// Connections at a time; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -32,15 +29,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// After a failed accept, such as without file descriptors: so that this does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// Where the answers come from.
-pub(super) trait Answers: Send + Sync {
-    /// What is known now; may take a second.
-    fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>>;
-
-    /// What was counted.
-    fn counters(&self) -> &Counters;
-}
 
 /// Listen on `address`.
 pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -58,7 +46,11 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Answer requests until dropped, which also ends the connections.
-pub(super) async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
+pub(super) async fn serve(listener: TcpListener, desk: Arc<Desk>) {
+    serve_routes(listener, routes(desk)).await;
+}
+
+async fn serve_routes(listener: TcpListener, routes: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -66,10 +58,10 @@ pub(super) async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
         let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answers = Arc::clone(&answers);
+                let routes = routes.clone();
                 connections.spawn(async move {
                     let _place = place;
-                    if tokio::time::timeout(CONNECTION_TIMEOUT, talk(stream, answers)).await.is_err() {
+                    if tokio::time::timeout(CONNECTION_TIMEOUT, talk(stream, routes)).await.is_err() {
                         tracing::debug!("a connection took too long");
                     }
                 });
@@ -84,94 +76,104 @@ pub(super) async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
 }
 
 /// One request for each connection: scrapes are rare, and a place is not held by silence.
-async fn talk(stream: TcpStream, answers: Arc<dyn Answers>) {
-    let service = service_fn(|request| {
-        let answers = Arc::clone(&answers);
-        async move { Ok::<_, Infallible>(answer(&request, answers.as_ref()).await) }
-    });
+async fn talk(stream: TcpStream, routes: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection failed");
     }
 }
 
-async fn answer(request: &Request<Incoming>, answers: &dyn Answers) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    if !matches!(path, "/" | "/metrics" | "/healthz") {
-        return respond(StatusCode::NOT_FOUND, PLAIN, "not found\n".to_owned());
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n".to_owned());
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    let snapshot = answers.snapshot().await;
-    match path {
-        "/metrics" => {
-            let accept = request.headers().get_all(header::ACCEPT).iter();
-            let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
-            let format = Format::accepted(&accept.join(","));
-            let text = metrics::encode(&snapshot, answers.counters(), format);
-            let mut response = respond(StatusCode::OK, format.content_type(), text);
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-            response
-        }
-        "/healthz" => health(&snapshot),
-        _ => page(&snapshot),
+/// Where the answers come from.
+trait Ask: Send + Sync + 'static {
+    /// What is known now; may take a second.
+    fn ask(&self) -> impl Future<Output = Snapshot> + Send;
+}
+
+impl Ask for Desk {
+    async fn ask(&self) -> Snapshot {
+        self.fresh_snapshot().await
     }
 }
 
-fn health(snapshot: &Snapshot) -> Response<Full<Bytes>> {
-    if snapshot.is_healthy() {
-        return respond(StatusCode::OK, PLAIN, "ok\n".to_owned());
-    }
-    let failures = snapshot.problems.iter().filter(|problem| problem.severity >= Severity::Failure);
-    let lines = failures.map(|problem| format!("{}\n", problem.text.replace(['\n', '\r'], " ")));
-    respond(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines.collect())
+fn routes<A: Ask>(source: Arc<A>) -> Router {
+    Router::new()
+        .route("/", get(page::<A>))
+        .route("/metrics", get(metrics::<A>))
+        .route("/healthz", get(health::<A>))
+        .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
+        .layer(map_response(keep_private))
+        .with_state(source)
 }
 
-fn page(snapshot: &Snapshot) -> Response<Full<Bytes>> {
-    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", super::page::render(snapshot));
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+/// What is known changes, and is for whoever asked.
+async fn keep_private(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+async fn metrics<A: Ask>(State(source): State<Arc<A>>, headers: HeaderMap) -> Response {
+    let snapshot = source.ask().await;
+    let format = Format::accepted(&accepted(&headers));
+    let about = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
+    (about, status::metrics(&snapshot, format)).into_response()
+}
+
+/// All that the client accepts, in one line.
+fn accepted(headers: &HeaderMap) -> String {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// 200 while everything that was promised holds. One line for each problem that breaks a promise, its code first; all
+/// problems as JSON for whoever asks for that.
+async fn health<A: Ask>(State(source): State<Arc<A>>, headers: HeaderMap) -> Response {
+    let snapshot = source.ask().await;
+    let healthy = snapshot.is_healthy();
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if accepted(&headers).contains("application/json") {
+        let health = serde_json::json!({ "healthy": healthy, "problems": snapshot.problems });
+        return (status, [(header::VARY, "Accept")], Json(health)).into_response();
+    }
+    if healthy {
+        return (status, "ok\n").into_response();
+    }
+    let failures = snapshot.problems.iter().filter(|problem| problem.severity >= Severity::Critical);
+    let line = |problem: &status::Problem| {
+        format!("{}: {}\n", problem.code.as_str(), problem.text.replace(['\n', '\r'], " "))
+    };
+    (status, failures.map(line).collect::<String>()).into_response()
+}
+
+async fn page<A: Ask>(State(source): State<Arc<A>>) -> Response {
+    let about: [(HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
+    (about, status::page(&source.ask().await)).into_response()
 }
 
 /// Nothing but the page itself: no scripts, no requests, no frames.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
                            frame-ancestors 'none'";
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::daemon::Problem;
-    use crate::daemon::metrics::tests::unknown;
+    use crate::status::samples::unknown;
+    use crate::status::{Code, Problem};
 
-    struct Fixed(Snapshot, Counters);
+    struct Fixed(Snapshot);
 
-    impl Answers for Fixed {
-        fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>> {
-            Box::pin(std::future::ready(self.0.clone()))
-        }
-
-        fn counters(&self) -> &Counters {
-            &self.1
+    impl Ask for Fixed {
+        async fn ask(&self) -> Snapshot {
+            self.0.clone()
         }
     }
 
@@ -179,12 +181,12 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let snapshot = Snapshot { problems, ..unknown() };
-        tokio::spawn(serve(listener, Arc::new(Fixed(snapshot, Counters::default()))));
+        tokio::spawn(serve_routes(listener, routes(Arc::new(Fixed(snapshot)))));
         address
     }
 
     fn problem(severity: Severity, text: &str) -> Problem {
-        Problem { severity, text: text.to_owned(), hint: None }
+        Problem { code: Code::NoBackup, severity, text: text.to_owned(), hint: None }
     }
 
     /// Everything that is answered to `head` until the server closes.
@@ -225,13 +227,25 @@ mod tests {
     #[tokio::test]
     async fn failures_are_unhealthy_one_line_each() {
         let problems = [
-            problem(Severity::Failure, "the RPO\nis 3 h"),
-            problem(Severity::Failure, "no backup"),
+            problem(Severity::Critical, "the RPO\nis 3 h"),
+            problem(Severity::Critical, "no backup"),
             problem(Severity::Warning, "w"),
         ];
         let answer = ask(start(problems.into()).await, "GET /healthz HTTP/1.1").await;
         assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
-        assert!(answer.ends_with("\r\n\r\nthe RPO is 3 h\nno backup\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nno_backup: the RPO is 3 h\nno_backup: no backup\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn health_is_json_for_whoever_asks_for_it() {
+        let address = start(vec![problem(Severity::Critical, "x"), problem(Severity::Warning, "w")]).await;
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nAccept: application/json").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let health: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(health["healthy"], false);
+        assert_eq!(health["problems"][1]["code"], "no_backup");
+        assert_eq!(health["problems"][1]["severity"], "warning");
     }
 
     #[tokio::test]
@@ -241,7 +255,7 @@ mod tests {
         assert!(head.contains("content-length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(ask(address, "GET /metrics/ HTTP/1.1").await.starts_with("HTTP/1.1 404 "));
         let post = ask(address, "POST /metrics HTTP/1.1\r\nContent-Length: 0").await;
-        assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET, HEAD\r\n"), "{post}");
+        assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET,HEAD\r\n"), "{post}");
     }
 
     #[tokio::test]

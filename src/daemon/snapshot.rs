@@ -1,185 +1,155 @@
-//! Everything that is known at one instant: what metrics, health, the status page and `status` show. Plain values, so
-//! that showing asks neither the store nor the server.
+//! What the archiver's ledger knows, as a snapshot.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use super::restorable;
+use crate::archiver::{self, Archiver, Attempt, Ledger, Now, Obstacle, Stage};
+use crate::error::{Error, Kind};
+use crate::postgres::{PgTime, WalName};
+use crate::status::{
+    Backups, Code, Daemon, Estimates, Failing, Promises, PushLine, Role, Server, Snapshot, Store, TailLine,
+    Teller, Trouble, Wal, Window,
+};
 
-use crate::postgres::{Lsn, PgTime};
-
-/// What the server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Writes WAL, and archives it.
-    Primary,
-    /// Replays WAL; the primary's host archives it.
-    Standby,
-    /// Does not answer.
-    Down,
+/// Whoever asks what is known asks here.
+#[derive(Debug)]
+pub(super) struct Desk {
+    archiver: Arc<Archiver>,
+    since: PgTime,
+    cluster: String,
+    repository: String,
+    promises: Promises,
 }
 
-impl Role {
-    /// As labels and pages show it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Primary => "primary",
-            Self::Standby => "standby",
-            Self::Down => "down",
-        }
+impl Desk {
+    pub(super) fn new(
+        archiver: Arc<Archiver>,
+        cluster: String,
+        repository: String,
+        promises: Promises,
+    ) -> Self {
+        Self { archiver, since: PgTime::now(), cluster, repository, promises }
+    }
+
+    /// What archives.
+    pub(super) const fn archiver(&self) -> &Arc<Archiver> {
+        &self.archiver
+    }
+
+    /// What is known, without asking anybody.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.archiver.ledger().read(|ledger| self.of(ledger, Now::read()))
+    }
+
+    /// The same after asking the server how far WAL is flushed; nothing here asks the store.
+    pub(super) async fn fresh_snapshot(&self) -> Snapshot {
+        self.archiver.fresh_ledger().await.read(|ledger| self.of(ledger, Now::read()))
+    }
+
+    fn of(&self, ledger: &Ledger, now: Now) -> Snapshot {
+        let snapshot = Snapshot {
+            taken_at: now.time,
+            cluster: self.cluster.clone(),
+            promises: self.promises,
+            teller: Teller {
+                daemon: Daemon::Runs,
+                daemon_since: Some(self.since),
+                daemon_error: None,
+                obstacle: ledger.obstacle.as_ref().map(obstacle),
+            },
+            server: server(ledger),
+            wal: wal(ledger),
+            estimates: Estimates { rpo_seconds: ledger.rpo(now.instant), rto_estimate_seconds: None },
+            backups: backups(ledger),
+            window: window(ledger),
+            store: Store {
+                repository: self.repository.clone(),
+                repository_bytes: ledger.bytes.map(restorable::bytes),
+                store_up: ledger.store_up,
+                survey_error: ledger.survey_error.as_ref().map(Trouble::of_repository),
+            },
+            counts: Some(ledger.counts),
+            problems: Vec::new(),
+        };
+        snapshot.judged()
     }
 }
 
-/// How bad a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth knowing; `/healthz` still says that all is well.
-    Warning,
-    /// What was promised does not hold now.
-    Failure,
-}
-
-/// Something that needs attention.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// How bad it is.
-    pub severity: Severity,
-    /// One line.
-    pub text: String,
-    /// The question that finds the cause.
-    pub hint: Option<String>,
-}
-
-/// A finished backup.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BackupLine {
-    /// Its id.
-    pub id: String,
-    /// When it began, by the server's clock.
-    pub started_at: PgTime,
-    /// When it ended, by the server's clock.
-    pub finished_at: PgTime,
-    /// Bytes of data.
-    pub size_bytes: u64,
-    /// Bytes of all the extents that it points at.
-    pub stored_bytes: u64,
-    /// Bytes that it added.
-    pub new_bytes: u64,
-    /// Pages that failed their checksum.
-    pub page_errors: u64,
-}
-
-/// A file that was archived lately.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PushLine {
-    /// Its name.
-    pub name: String,
-    /// When that ended.
-    pub at: PgTime,
-    /// Seconds that it took.
-    pub seconds: f64,
-    /// Bytes of the file.
-    pub raw_bytes: u64,
-    /// Bytes of the object; 0 when it failed.
-    pub stored_bytes: u64,
-    /// Why it failed, if it did.
-    pub error: Option<String>,
-}
-
-/// The tail as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TailLine {
-    /// The unfinished segment.
-    pub segment: String,
-    /// WAL is stored up to here.
-    pub end: Lsn,
-    /// When it was put.
-    pub at: PgTime,
-}
-
-/// Bytes in the repository, by what they are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct RepositoryBytes {
-    /// Packs.
-    pub pack: u64,
-    /// Segments and histories.
-    pub wal: u64,
-    /// Tails.
-    pub tail: u64,
-    /// Manifests, leases and the rest.
-    pub other: u64,
-}
-
-/// What is known now. Times are by the host's clock unless said otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// When it was taken.
-    pub taken_at: PgTime,
-    /// When the daemon started; `None` when it does not run.
-    pub daemon_since: Option<PgTime>,
-    /// `cluster.name`.
-    pub cluster: String,
-    /// PostgreSQL's system identifier; a decimal text, since JSON numbers lose digits.
-    pub system_identifier: String,
-    /// Such as "15.18"; empty while the server was never reached.
-    pub pg_version: String,
-    /// The timeline that WAL is written on.
-    pub timeline: Option<u32>,
-    /// What the server is.
-    pub role: Role,
-    /// Where backups go.
-    pub repository: String,
-    /// Seconds of flushed WAL that would be lost if the host vanished now; `None` where none can be claimed.
-    pub rpo_seconds: Option<f64>,
-    /// What was promised.
-    pub rpo_objective: Duration,
-    /// What was promised.
-    pub rto_objective: Duration,
-    /// What a restore of the newest state would take now, from measured rates; `None` before anything was measured.
-    pub rto_estimate_seconds: Option<f64>,
-    /// WAL is on the server's disk up to here.
-    pub flushed: Option<Lsn>,
-    /// WAL is in the repository up to here without a gap, tail included.
-    pub stored: Option<Lsn>,
-    /// WAL is in the repository as whole segments up to here without a gap.
-    pub archived: Option<Lsn>,
-    /// Files that wait to be archived.
-    pub ready: u64,
-    /// Since when the oldest of them waits.
-    pub oldest_ready: Option<PgTime>,
-    /// Segments that are missing on the way from the newest backup to now.
-    pub gap_segments: u64,
-    /// When a file was last archived.
-    pub last_push: Option<PgTime>,
-    /// The tail.
-    pub tail: Option<TailLine>,
-    /// Finished backups, oldest first.
-    pub backups: Vec<BackupLine>,
-    /// When a backup last failed on this host.
-    pub backup_failed_at: Option<PgTime>,
-    /// The earliest and the latest instant that can be restored to, by the server's clock.
-    pub window: Option<(PgTime, PgTime)>,
-    /// How far back every instant shall stay restorable.
-    pub retention_window: Duration,
-    /// What is stored.
-    pub repository_bytes: Option<RepositoryBytes>,
-    /// Whether the last request to the store succeeded; `None` before the first.
-    pub store_up: Option<bool>,
-    /// Files that were archived lately, newest first.
-    pub recent: Vec<PushLine>,
-    /// What needs attention, worst first.
-    pub problems: Vec<Problem>,
-}
-
-impl Snapshot {
-    /// Whether everything that was promised holds: then, and only then, a heartbeat goes out.
-    pub fn is_healthy(&self) -> bool {
-        self.problems.iter().all(|problem| problem.severity < Severity::Failure)
+fn obstacle(obstacle: &Obstacle) -> Trouble {
+    match obstacle.stage {
+        Stage::DataDirectory => Trouble::new(Code::DataDirectory, &obstacle.error),
+        Stage::Repository => Trouble::of_repository(&obstacle.error),
     }
+}
 
-    /// Bytes of flushed WAL that are not stored.
-    pub fn lag_bytes(&self) -> Option<u64> {
-        self.flushed.zip(self.stored).map(|(flushed, stored)| flushed.offset_from(stored))
+fn server(ledger: &Ledger) -> Server {
+    let role = match ledger.role() {
+        archiver::Role::Primary => Role::Primary,
+        archiver::Role::Standby => Role::Standby,
+        archiver::Role::Down => Role::Down,
+    };
+    Server {
+        system_identifier: ledger.system_identifier.map(|id| id.to_string()).unwrap_or_default(),
+        pg_version: ledger.facts.version.clone(),
+        timeline: ledger.coverage().map(|coverage| coverage.history().timeline.get()),
+        role,
+        archive_mode: ledger.facts.archive_mode.clone(),
+        calls_us: ledger.facts.calls_us,
+        server_error: ledger.server_error.as_ref().map(|error| Trouble::new(Code::ServerDown, error)),
     }
+}
+
+fn wal(ledger: &Ledger) -> Wal {
+    let coverage = ledger.coverage();
+    let archived = coverage.map(archiver::Coverage::archived);
+    let beyond = |tail: &archiver::StoredTail| archived.is_none_or(|archived| tail.end > archived);
+    Wal {
+        flushed: ledger.end_of_wal(),
+        stored: coverage.map(archiver::Coverage::stored),
+        archived,
+        ready: ledger.ready.0,
+        oldest_ready: ledger.ready.1,
+        gap_segments: coverage.map_or(0, |coverage| coverage.holes().len() as u64),
+        first_gap: coverage.and_then(|coverage| coverage.holes().first().map(ToString::to_string)),
+        last_push: ledger.last_push,
+        failing: ledger.failing.iter().map(|(name, error)| failing(name, error)).collect(),
+        recent: ledger.recent.iter().map(push_line).collect(),
+        tail: ledger.tail.filter(beyond).map(|tail| TailLine {
+            segment: tail.segment.to_string(),
+            end: tail.end,
+            at: tail.at,
+        }),
+        tail_error: ledger.tail_error.as_ref().map(ToString::to_string),
+    }
+}
+
+fn failing(name: &WalName, error: &Error) -> Failing {
+    let code = match (error.kind(), name) {
+        (Kind::Conflict, _) => Code::Conflict,
+        (Kind::Unreachable | Kind::Denied, _) => Code::ArchivingFailed,
+        (_, WalName::History(_)) => Code::HistoryRefused,
+        _ => Code::ArchivingFailed,
+    };
+    Failing { name: name.to_string(), trouble: Trouble::new(code, error) }
+}
+
+fn push_line(attempt: &Attempt) -> PushLine {
+    PushLine {
+        name: attempt.name.to_string(),
+        at: attempt.at,
+        seconds: attempt.took.as_secs_f64(),
+        raw_bytes: attempt.bytes.0,
+        stored_bytes: attempt.bytes.1,
+        error: attempt.error.as_ref().map(ToString::to_string),
+    }
+}
+
+fn backups(ledger: &Ledger) -> Backups {
+    let known = ledger.coverage().map(|coverage| restorable::backups(coverage.catalog()));
+    Backups { backup_failed_at: ledger.backup_failed_at, ..known.unwrap_or_default() }
+}
+
+fn window(ledger: &Ledger) -> Window {
+    let end = |start| ledger.last_time.unwrap_or(start).max(start);
+    Window { window: ledger.window_start.map(|start| (start, end(start))), ..Window::default() }
 }

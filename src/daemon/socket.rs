@@ -10,10 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use super::pusher::{Fate, Pusher};
-use super::queue::FileMark;
-use super::shared::Shared;
+use super::snapshot::Desk;
 use crate::archive::{Answer, Request, is_final};
+use crate::archiver::{Archiver, Event, Fate, FileMark, Now, Pusher};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::WalName;
 
@@ -59,14 +58,14 @@ impl Socket {
     }
 
     /// Answer for ever.
-    pub(super) async fn serve(&self, shared: Arc<Shared>) {
+    pub(super) async fn serve(&self, desk: Arc<Desk>) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let shared = Arc::clone(&shared);
+                    let desk = Arc::clone(&desk);
                     tokio::spawn(async move {
                         // A client that left hears nothing more.
-                        let _ = answer(stream, &shared).await;
+                        let _ = answer(stream, &desk).await;
                     });
                 }
                 Err(error) => {
@@ -91,26 +90,27 @@ fn remove_old(path: &Path) -> Result<()> {
         Ok(metadata) if metadata.file_type().is_socket() => {
             std::fs::remove_file(path).map_err(|cause| Error::io("remove the old socket", path, &cause))
         }
-        Ok(_) => Err(Error::usage(format!("{} is there already, and no socket", path.display()))
+        Ok(_) => Err(Error::usage(format!("{} is there already, and is not a socket", path.display()))
             .hint("is archive.socket the name of a file of its own?")),
         Err(cause) => Err(Error::io("look at", path, &cause)),
     }
 }
 
-async fn answer(mut stream: UnixStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+async fn answer(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(LONGEST_REQUEST));
     timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
     match Request::parse(&line) {
-        Some(Request::Push { file, path }) => answer_push(&mut write, shared, file, &path).await,
+        Some(Request::Push { file, path }) => answer_push(&mut write, desk.archiver(), file, &path).await,
         Some(Request::Status) => {
-            let snapshot = shared.fresh_snapshot().await;
+            let snapshot = desk.fresh_snapshot().await;
             let text = serde_json::to_string(&snapshot).unwrap_or_default();
             write.write_all(format!("{text}\n").as_bytes()).await
         }
         Some(Request::BackupEnded(exists)) => {
-            shared.backup_ended(exists);
+            let ended = if exists { Event::BackupMade } else { Event::BackupFailed };
+            desk.archiver().ledger().apply(ended, Now::read());
             write.write_all(b"noted\n").await
         }
         None => say(&mut write, &Answer::Declined("this daemon does not understand that".into())).await,
@@ -123,11 +123,11 @@ async fn say(write: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std::
 
 async fn answer_push(
     write: &mut (impl AsyncWriteExt + Unpin),
-    shared: &Shared,
+    archiver: &Archiver,
     file: (u64, u64),
     path: &Path,
 ) -> std::io::Result<()> {
-    let (pusher, name, mark) = match ours(shared, file, path) {
+    let (pusher, name, mark) = match ours(archiver, file, path) {
         Ok(found) => found,
         Err(why) => return say(write, &Answer::Declined(why.to_owned())).await,
     };
@@ -151,18 +151,18 @@ async fn answer_push(
 
 /// The file that a client asks for, if it is one of this daemon's cluster, seen as the client sees it.
 fn ours(
-    shared: &Shared,
+    archiver: &Archiver,
     file: (u64, u64),
     path: &Path,
 ) -> Result<(Arc<Pusher>, WalName, FileMark), &'static str> {
-    let pusher = shared.pusher().ok_or("the daemon has not reached the repository yet")?;
+    let pusher = archiver.pusher().ok_or("the daemon has not reached the repository yet")?;
     let name: WalName =
         path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("that is no WAL file")?;
     let same = |a: &Path, b: &Path| match (std::fs::metadata(a), std::fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     };
-    if !path.parent().is_some_and(|parent| same(parent, pusher.pg_wal.path())) {
+    if !path.parent().is_some_and(|parent| same(parent, pusher.directory())) {
         return Err("the file is not in this daemon's pg_wal");
     }
     let mark = pusher.mark(&name).ok_or("the file is not there")?;

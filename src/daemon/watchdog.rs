@@ -1,53 +1,43 @@
-//! Telling systemd that we are ready, and that we are alive: the protocol of sd_notify(3), a datagram to a socket.
+//! Telling systemd that we are ready, and that we are alive.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shared::Shared;
+use sd_notify::NotifyState;
+
+use super::snapshot::Desk;
 
 /// Without a watchdog, the status line is renewed this often.
 const STATUS: Duration = Duration::from_secs(30);
 
 /// Say that we are ready, then that we are alive, for ever.
-pub(super) async fn run(shared: Arc<Shared>) {
-    tell("READY=1");
+pub(super) async fn run(desk: Arc<Desk>) {
+    tell(&[NotifyState::Ready]);
+    // A third of what systemd allows.
+    let pause = sd_notify::watchdog_enabled().map_or(STATUS, |allowed| allowed / 3);
     loop {
-        // Whoever holds the state and does not let go would stop this, and systemd would start the daemon anew.
-        let snapshot = shared.snapshot();
-        let rpo = snapshot.rpo_seconds.map_or_else(|| "unknown".to_owned(), |rpo| format!("{rpo:.1} s"));
-        tell(&format!(
-            "WATCHDOG=1\nSTATUS={}, RPO {rpo}, {} files ready, {} problems",
-            snapshot.role.as_str(),
-            snapshot.ready,
+        // Whoever holds the ledger and does not let go would stop this, and systemd would start the daemon anew.
+        let snapshot = desk.snapshot();
+        let rpo = snapshot.estimates.rpo_seconds;
+        let rpo = rpo.map_or_else(|| "unknown".to_owned(), |rpo| format!("{rpo:.1} s"));
+        let status = format!(
+            "{}, RPO {rpo}, {} files ready, {} problems",
+            snapshot.server.role.as_str(),
+            snapshot.wal.ready,
             snapshot.problems.len()
-        ));
-        tokio::time::sleep(pause()).await;
+        );
+        tell(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+        tokio::time::sleep(pause).await;
     }
 }
 
 /// Say that we end on purpose.
 pub(super) fn stopping() {
-    tell("STOPPING=1");
+    tell(&[NotifyState::Stopping]);
 }
 
-/// A third of what systemd allows.
-fn pause() -> Duration {
-    let allowed = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
-    allowed.map_or(STATUS, |micros| Duration::from_micros(micros) / 3)
-}
-
-fn tell(text: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&path),
-    };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(|_| ()));
-    if let Err(error) = sent {
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot tell systemd");
     }
 }

@@ -137,7 +137,7 @@ fn what_lies_where_the_socket_should_is_not_removed() {
     let line = config.lines().find(|line| line.starts_with("socket = ")).unwrap();
     let config = config.replace(line, &format!("socket = {key:?}"));
     archived.walproof.scratch().file("walproof.toml", &config);
-    archived.walproof.run(["daemon"]).fails_with(2).stderr_contains("no socket").hints("archive.socket");
+    archived.walproof.run(["daemon"]).fails_with(2).stderr_contains("not a socket").hints("archive.socket");
     assert!(key.is_file());
 }
 

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::snapshot::{Severity, Snapshot};
+use super::problem::Severity;
+use super::snapshot::Snapshot;
 use super::words::{self, Reading};
 use crate::postgres::{Lsn, PgTime};
+use crate::present::{utc, when, when_known};
 
 /// Columns of a line; a word that is longer stays whole, so that it can be copied.
 const WIDTH: usize = 80;
@@ -17,7 +19,7 @@ pub fn render(snapshot: &Snapshot) -> String {
     let mut lines = Vec::new();
     wrap(&mut lines, "", 0, &format!("{}: {state}: {}", snapshot.cluster, words::reason(snapshot)));
     for problem in &snapshot.problems {
-        let kind = if problem.severity == Severity::Failure { "FAIL  " } else { "WARN  " };
+        let kind = if problem.severity == Severity::Critical { "FAIL  " } else { "WARN  " };
         wrap(&mut lines, kind, kind.len(), &problem.text);
         if let Some(hint) = &problem.hint {
             wrap(&mut lines, "      hint: ", 12, hint);
@@ -35,16 +37,16 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let both = |reading: &Reading| format!("{} ({})", reading.value, reading.note);
     let mut rows =
         vec![("RPO now", both(&words::rpo(snapshot))), ("recovery window", both(&words::window(snapshot)))];
-    if let Some((start, end)) = snapshot.window {
-        rows.push(("  from", words::when(start, snapshot.taken_at)));
-        rows.push(("  to", words::when(end, snapshot.taken_at)));
+    if let Some((start, end)) = snapshot.window.window {
+        rows.push(("  from", when(start, snapshot.taken_at)));
+        rows.push(("  to", when(end, snapshot.taken_at)));
     }
     rows.push(("restore takes", both(&words::rto(snapshot))));
     rows.push(("last backup", both(&words::last_backup(snapshot))));
-    if let Some(last) = snapshot.backups.last() {
+    if let Some(last) = snapshot.backups.finished.last() {
         rows.push(("  id", last.id.clone()));
     }
-    rows.push(("backups", snapshot.backups.len().to_string()));
+    rows.push(("backups", snapshot.backups.finished.len().to_string()));
     rows
 }
 
@@ -52,32 +54,32 @@ fn wal(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let now = snapshot.taken_at;
     let lsn = |lsn: Option<Lsn>| lsn.map_or_else(|| words::UNKNOWN.to_owned(), |lsn| lsn.to_string());
     vec![
-        ("WAL on disk", lsn(snapshot.flushed)),
-        ("WAL stored", lsn(snapshot.stored)),
-        ("WAL archived", lsn(snapshot.archived)),
+        ("WAL on disk", lsn(snapshot.wal.flushed)),
+        ("WAL stored", lsn(snapshot.wal.stored)),
+        ("WAL archived", lsn(snapshot.wal.archived)),
         ("tail", words::tail(snapshot)),
         ("waiting", words::waiting(snapshot)),
         ("gaps", words::gaps(snapshot)),
-        ("last archived", words::when_known(snapshot.last_push, now, words::UNKNOWN)),
+        ("last archived", when_known(snapshot.wal.last_push, now, words::UNKNOWN)),
     ]
 }
 
 fn place(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     vec![
         ("server", words::server(snapshot)),
-        ("system identifier", snapshot.system_identifier.clone()),
-        ("repository", snapshot.repository.clone()),
+        ("system identifier", snapshot.server.system_identifier.clone()),
+        ("repository", snapshot.store.repository.clone()),
         ("store", words::store(snapshot).to_owned()),
         ("repository size", words::repository_size(snapshot)),
         ("daemon", daemon(snapshot)),
-        ("as of", words::utc(snapshot.taken_at)),
+        ("as of", utc(snapshot.taken_at)),
     ]
 }
 
 fn daemon(snapshot: &Snapshot) -> String {
-    snapshot.daemon_since.map_or_else(
+    snapshot.teller.daemon_since.map_or_else(
         || "does not run: no tail is stored, and nothing is watched".to_owned(),
-        |since| format!("runs since {}", words::when(since, snapshot.taken_at)),
+        |since| format!("runs since {}", when(since, snapshot.taken_at)),
     )
 }
 
@@ -103,55 +105,59 @@ fn wrap(lines: &mut Vec<String>, first: &str, indent: usize, text: &str) {
 
 /// The snapshot as scripts read it.
 pub fn json(snapshot: &Snapshot) -> Value {
-    let window = snapshot.window.map(|(start, end)| json!({ "start": start, "end": end }));
+    let span = |(start, end): (PgTime, PgTime)| json!({ "start": start, "end": end });
+    let gaps: Vec<Value> = snapshot.window.window_gaps.iter().copied().map(span).collect();
+    let window =
+        snapshot.window.window.map(|(start, end)| json!({ "start": start, "end": end, "gaps": gaps }));
     let tail = snapshot
+        .wal
         .tail
         .as_ref()
         .map(|tail| json!({ "segment": tail.segment, "end_lsn": tail.end, "stored_at": tail.at }));
     let time = |at: Option<PgTime>| json!(at);
     json!({
         "cluster": snapshot.cluster,
-        "system_identifier": snapshot.system_identifier,
+        "system_identifier": snapshot.server.system_identifier,
+        "branches": snapshot.window.branches,
         "window": window,
-        "rpo_seconds": snapshot.rpo_seconds,
-        "rto_estimate_seconds": snapshot.rto_estimate_seconds,
-        "last_backup": snapshot.backups.last(),
+        "rpo_seconds": snapshot.estimates.rpo_seconds,
+        "rto_estimate_seconds": snapshot.estimates.rto_estimate_seconds,
+        "last_backup": snapshot.backups.finished.last(),
         "last_drill": null,
-        "problems": snapshot.problems.iter().map(|problem| &problem.text).collect::<Vec<_>>(),
-        "problem_details": snapshot.problems,
+        "problems": snapshot.problems,
         "healthy": snapshot.is_healthy(),
         "taken_at": snapshot.taken_at,
-        "daemon": snapshot.daemon_since.is_some(),
-        "daemon_since": time(snapshot.daemon_since),
-        "role": snapshot.role,
-        "pg_version": Some(&snapshot.pg_version).filter(|version| !version.is_empty()),
-        "timeline": snapshot.timeline,
-        "repository": snapshot.repository,
-        "store_up": snapshot.store_up,
-        "repository_bytes": snapshot.repository_bytes,
+        "daemon": snapshot.teller.daemon_since.is_some(),
+        "daemon_since": time(snapshot.teller.daemon_since),
+        "role": snapshot.server.role,
+        "pg_version": Some(&snapshot.server.pg_version).filter(|version| !version.is_empty()),
+        "timeline": snapshot.server.timeline,
+        "repository": snapshot.store.repository,
+        "store_up": snapshot.store.store_up,
+        "repository_bytes": snapshot.store.repository_bytes,
         "objectives": {
-            "rpo_seconds": snapshot.rpo_objective.as_secs_f64(),
-            "rto_seconds": snapshot.rto_objective.as_secs_f64(),
+            "rpo_seconds": snapshot.promises.rpo_objective.as_secs_f64(),
+            "rto_seconds": snapshot.promises.rto_objective.as_secs_f64(),
         },
-        "retention_window_seconds": snapshot.retention_window.as_secs_f64(),
-        "flushed_lsn": snapshot.flushed,
-        "stored_lsn": snapshot.stored,
-        "archived_lsn": snapshot.archived,
+        "retention_window_seconds": snapshot.promises.retention_window.as_secs_f64(),
+        "flushed_lsn": snapshot.wal.flushed,
+        "stored_lsn": snapshot.wal.stored,
+        "archived_lsn": snapshot.wal.archived,
         "lag_bytes": snapshot.lag_bytes(),
-        "ready": snapshot.ready,
-        "oldest_ready": time(snapshot.oldest_ready),
-        "gap_segments": snapshot.gap_segments,
-        "last_push": time(snapshot.last_push),
+        "ready": snapshot.wal.ready,
+        "oldest_ready": time(snapshot.wal.oldest_ready),
+        "gap_segments": snapshot.wal.gap_segments,
+        "last_push": time(snapshot.wal.last_push),
         "tail": tail,
-        "backups": snapshot.backups.len(),
-        "backup_failed_at": time(snapshot.backup_failed_at),
+        "backups": snapshot.backups.finished.len(),
+        "backup_failed_at": time(snapshot.backups.backup_failed_at),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::samples;
+    use crate::status::samples;
 
     #[test]
     fn a_terminal_of_80_columns_is_enough() {
@@ -183,7 +189,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_said() {
         let mut snapshot = samples::brand_new();
-        snapshot.daemon_since = None;
+        snapshot.teller.daemon_since = None;
         let text = render(&snapshot);
         for line in [
             "\nRPO now           everything (no backup yet: nothing can be restored)\n",
@@ -219,7 +225,7 @@ mod tests {
         assert_eq!(value["problems"], json!([]));
         assert_eq!(value["flushed_lsn"], "A2F/8E504AE0");
         let broken = json(&samples::store_down());
-        assert!(broken["problems"][1].as_str().unwrap().starts_with("the store does not answer"));
+        assert!(broken["problems"][1]["text"].as_str().unwrap().starts_with("the store does not answer"));
         let new = json(&samples::brand_new());
         for absent in ["window", "rpo_seconds", "last_backup", "pg_version", "store_up", "tail", "lag_bytes"]
         {

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outage::{Outage, Task};
+use super::event::{Event, Now};
+use super::handle::LedgerHandle;
+use super::ledger::Ledger;
 use super::pusher::Pusher;
-use super::shared::Shared;
+use super::sampler::ServerHandle;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{Lsn, SegmentName, TimelineId};
@@ -23,32 +25,30 @@ const FRESH: Duration = Duration::from_secs(2);
 const UPLOAD: Duration = Duration::from_secs(20);
 
 /// Ship for ever.
-pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
-    if shared.setup.tail_interval.is_zero() {
+pub(super) async fn run(interval: Duration, ledger: LedgerHandle, server: ServerHandle, pusher: Arc<Pusher>) {
+    if interval.is_zero() {
         // Turned off: everything else goes on.
         return std::future::pending().await;
     }
-    let mut shipper = Shipper::new(Arc::clone(&shared), &pusher);
+    let mut shipper = Shipper::new(ledger, server, &pusher);
     loop {
         let begin = Instant::now();
         shipper.tick().await;
-        tokio::time::sleep(shared.setup.tail_interval.saturating_sub(begin.elapsed())).await;
+        tokio::time::sleep(interval.saturating_sub(begin.elapsed())).await;
     }
 }
 
 /// Ship once more before the daemon ends.
-pub(super) async fn run_once(shared: Arc<Shared>, pusher: Arc<Pusher>) {
-    if !shared.setup.tail_interval.is_zero() {
-        Shipper::new(shared, &pusher).tick().await;
-    }
+pub(super) async fn run_once(ledger: LedgerHandle, server: ServerHandle, pusher: &Arc<Pusher>) {
+    Shipper::new(ledger, server, pusher).tick().await;
 }
 
 struct Shipper {
-    shared: Arc<Shared>,
+    ledger: LedgerHandle,
+    server: ServerHandle,
     pusher: Arc<Pusher>,
     repository: Repository,
     growing: Option<Growing>,
-    outage: Outage,
 }
 
 /// The tail that grows.
@@ -63,41 +63,31 @@ struct Growing {
 }
 
 impl Shipper {
-    fn new(shared: Arc<Shared>, pusher: &Arc<Pusher>) -> Self {
+    fn new(ledger: LedgerHandle, server: ServerHandle, pusher: &Arc<Pusher>) -> Self {
         let repository = pusher.repository.with_policy(Policy::within(UPLOAD));
-        let outage = Outage::new("the tail cannot be stored");
-        Self { shared, pusher: Arc::clone(pusher), repository, growing: None, outage }
+        Self { ledger, server, pusher: Arc::clone(pusher), repository, growing: None }
     }
 
     async fn tick(&mut self) {
         let Some((timeline, end)) = self.end().await else { return };
         match self.ship(timeline, end).await {
-            Ok(shipped) => {
-                if shipped {
-                    self.shared.counters.tail_uploads.add(1);
-                }
-                self.outage.succeeded(Instant::now());
-                self.shared.store_served(Task::Tail);
-                self.shared.tail_worked();
+            Ok(()) => {
+                self.ledger.apply(Event::TailCurrent, Now::read());
             }
             Err(error) => {
-                self.shared.counters.tail_failures.add(1);
                 // Bytes that are not what they were: what follows is another tail.
                 if matches!(error.kind(), Kind::Corrupt) {
                     self.growing = None;
                 }
-                if !self.shared.store_failed(Task::Tail, &error) {
-                    self.outage.failed(Instant::now(), &error);
-                }
-                self.shared.tail_failed(&error);
+                self.ledger.apply(Event::TailFailed(error), Now::read());
             }
         }
     }
 
     /// Up to where to ship: what the server has flushed, or, when it does not run, what it has left on its disk.
     async fn end(&mut self) -> Option<(TimelineId, Lsn)> {
-        let Some(sample) = self.shared.server.fresh(FRESH).await else {
-            return self.shared.left_behind().map(|left| (left.timeline, left.end));
+        let Some(sample) = self.server.fresh(FRESH).await else {
+            return self.ledger.read(Ledger::left_behind).map(|left| (left.timeline, left.end));
         };
         if sample.status.timeline.is_none() {
             self.growing = None;
@@ -105,27 +95,28 @@ impl Shipper {
         sample.status.timeline.map(|timeline| (timeline, sample.status.flushed))
     }
 
-    /// Ship what was written since the last time; whether there was anything.
-    async fn ship(&mut self, timeline: TimelineId, flushed: Lsn) -> Result<bool> {
+    /// Ship what was written since the last time.
+    async fn ship(&mut self, timeline: TimelineId, flushed: Lsn) -> Result<()> {
         let size = self.pusher.control.segment_size;
         let segment = SegmentName::containing(timeline, flushed, size);
         let end = u32::try_from(flushed.offset_from(segment.start(size)))
             .map_err(|_| Error::corrupt("the segment is too long"))?;
         if self.growing.as_ref().is_none_or(|growing| growing.reader.segment() != segment) {
             if end == 0 {
-                return Ok(false);
+                return Ok(());
             }
             self.growing = Some(self.begin(segment).await?);
         }
-        let Some(growing) = &mut self.growing else { return Ok(false) };
-        let Some((name, slice)) = growing.next(end)? else { return Ok(false) };
+        let Some(growing) = &mut self.growing else { return Ok(()) };
+        let Some((name, slice)) = growing.next(end)? else { return Ok(()) };
         let stored_from = growing.last.map_or(0, |(last, _)| last.start);
         let bytes = slice.bytes.get(usize::try_from(name.start - stored_from).unwrap_or(usize::MAX)..);
         let bytes = bytes.unwrap_or_default();
         self.repository.check_still_there().await?;
         // The commit point of the tail.
         self.repository.put_tail_piece(&name, bytes).await?;
-        self.shared.tail_stored(segment, name.end, flushed, slice.last_time);
+        let stored = Event::TailStored { segment, len: name.end, end: flushed, last_time: slice.last_time };
+        self.ledger.apply(stored, Now::read());
         let replaced = growing.last.replace((name, blake3::hash(bytes)));
         let mut covered: Vec<TailPieceName> = std::mem::take(&mut growing.older);
         covered.extend(replaced.map(|(last, _)| last).filter(|last| last.start == name.start));
@@ -135,7 +126,7 @@ impl Shipper {
                 tracing::debug!(%error, "a piece of the tail is left over");
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A new tail of `segment`. Always a generation of its own: what another process stored need not be trusted.
@@ -178,12 +169,4 @@ impl Growing {
         let start = if last.end - last.start < self.piece { last.start } else { last.end };
         Ok(Some((TailPieceName { segment, generation, start, end }, slice)))
     }
-}
-
-/// Delete the tails of a segment that is stored as a whole.
-pub(super) async fn clean(repository: &Repository, segment: SegmentName) -> Result<()> {
-    for piece in repository.list_tail_pieces(Some(&segment)).await? {
-        repository.delete_tail_piece(&piece.name).await?;
-    }
-    Ok(())
 }

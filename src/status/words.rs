@@ -1,9 +1,8 @@
-//! How numbers, instants and the state as a whole are put into words, on the page and in the terminal alike.
+//! The state as a whole put into words, on the page and in the terminal alike.
 
-use std::time::Duration;
-
-use super::snapshot::{Role, Severity, Snapshot};
-use crate::postgres::PgTime;
+use super::problem::Severity;
+use super::snapshot::{Role, Snapshot};
+use crate::present::{age, seconds, size, span, utc};
 
 /// How things stand, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +26,7 @@ impl State {
 pub(super) fn state(snapshot: &Snapshot) -> State {
     if !snapshot.is_healthy() {
         State::Failing
-    } else if snapshot.problems.is_empty() && !snapshot.backups.is_empty() {
+    } else if snapshot.problems.is_empty() && !snapshot.backups.finished.is_empty() {
         State::Healthy
     } else {
         State::NeedsAttention
@@ -37,26 +36,26 @@ pub(super) fn state(snapshot: &Snapshot) -> State {
 /// What that means, in one or two sentences. The problems themselves are listed below it.
 pub(super) fn reason(snapshot: &Snapshot) -> String {
     let of = |severity| snapshot.problems.iter().filter(move |problem| problem.severity == severity).count();
-    let counts = [(of(Severity::Failure), "failure"), (of(Severity::Warning), "warning")];
+    let counts = [(of(Severity::Critical), "failure"), (of(Severity::Warning), "warning")];
     let counts: Vec<String> = counts
         .into_iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
         .collect();
-    let holds = match snapshot.role {
+    let holds = match snapshot.server.role {
         Role::Primary => "everything that was promised holds",
         Role::Standby => "a standby: the host of its primary archives, this one waits",
-        Role::Down if snapshot.daemon_since.is_none() => "what is stored is in order",
+        Role::Down if snapshot.teller.daemon_since.is_none() => "what is stored is in order",
         Role::Down => "what is stored is in order; the server does not answer",
     };
-    let restorable = match snapshot.window {
-        _ if snapshot.backups.is_empty() => NO_BACKUP.to_owned(),
+    let restorable = match snapshot.window.window {
+        _ if snapshot.backups.finished.is_empty() => NO_BACKUP.to_owned(),
         None => "how far a restore can go is not known yet".to_owned(),
         Some((_, end)) => {
             format!("a restore can go up to {}, {}", utc(end), age(end, snapshot.taken_at))
         }
     };
-    match (counts.is_empty(), snapshot.backups.is_empty()) {
+    match (counts.is_empty(), snapshot.backups.finished.is_empty()) {
         (true, true) => restorable,
         (true, false) => holds.to_owned(),
         (false, _) => format!("{}; {restorable}", counts.join(", ")),
@@ -84,15 +83,15 @@ impl Reading {
 
 /// What would be lost if the host vanished now, against what was promised.
 pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
-    let objective = span(snapshot.rpo_objective);
-    let Some(lost) = snapshot.rpo_seconds else {
-        return match snapshot.role {
+    let objective = span(snapshot.promises.rpo_objective);
+    let Some(lost) = snapshot.estimates.rpo_seconds else {
+        return match snapshot.server.role {
             Role::Standby => Reading::new(
                 State::Healthy,
                 "not claimed here",
                 "this server is a standby: the host of its primary archives, and knows what would be lost",
             ),
-            Role::Down if snapshot.daemon_since.is_none() => Reading::new(
+            Role::Down if snapshot.teller.daemon_since.is_none() => Reading::new(
                 State::NeedsAttention,
                 "not known",
                 "only the daemon asks the server what it wrote last",
@@ -102,7 +101,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
                 "not known",
                 "the server does not answer: what it wrote last cannot be asked",
             ),
-            Role::Primary if snapshot.backups.is_empty() => {
+            Role::Primary if snapshot.backups.finished.is_empty() => {
                 Reading::new(State::NeedsAttention, "everything", NO_BACKUP)
             }
             Role::Primary => Reading::new(State::NeedsAttention, UNKNOWN, format!("objective: {objective}")),
@@ -110,7 +109,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
     };
     let lag = snapshot.lag_bytes().filter(|bytes| *bytes > 0);
     let lag = lag.map_or_else(String::new, |bytes| format!("; {} not stored", size(bytes)));
-    if lost > snapshot.rpo_objective.as_secs_f64() {
+    if lost > snapshot.promises.rpo_objective.as_secs_f64() {
         let note = format!("beyond the objective of {objective}{lag}");
         Reading::new(State::Failing, seconds(lost), note)
     } else if lost > 0.0 {
@@ -124,16 +123,16 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
 
 /// How far back and how far forward a restore can go.
 pub(super) fn window(snapshot: &Snapshot) -> Reading {
-    let wanted = span(snapshot.retention_window);
-    let Some((start, end)) = snapshot.window else {
-        return if snapshot.backups.is_empty() {
+    let wanted = span(snapshot.promises.retention_window);
+    let Some((start, end)) = snapshot.window.window else {
+        return if snapshot.backups.finished.is_empty() {
             Reading::new(State::NeedsAttention, "none", NO_BACKUP)
         } else {
             Reading::new(State::NeedsAttention, UNKNOWN, format!("wanted: {wanted}"))
         };
     };
     let length = end.seconds_since(start).max(0.0);
-    let note = if length < snapshot.retention_window.as_secs_f64() {
+    let note = if length < snapshot.promises.retention_window.as_secs_f64() {
         format!("of {wanted} wanted: it is still growing")
     } else {
         format!("covers the {wanted} wanted")
@@ -143,10 +142,10 @@ pub(super) fn window(snapshot: &Snapshot) -> Reading {
 
 /// What a restore would take, against what was promised.
 pub(super) fn rto(snapshot: &Snapshot) -> Reading {
-    let objective = span(snapshot.rto_objective);
-    match snapshot.rto_estimate_seconds {
+    let objective = span(snapshot.promises.rto_objective);
+    match snapshot.estimates.rto_estimate_seconds {
         None => Reading::new(State::Healthy, "not measured yet", format!("objective: {objective}")),
-        Some(estimate) if estimate > snapshot.rto_objective.as_secs_f64() => {
+        Some(estimate) if estimate > snapshot.promises.rto_objective.as_secs_f64() => {
             let note = format!("beyond the objective of {objective}");
             Reading::new(State::NeedsAttention, seconds(estimate), note)
         }
@@ -159,8 +158,9 @@ pub(super) fn rto(snapshot: &Snapshot) -> Reading {
 /// The newest backup.
 pub(super) fn last_backup(snapshot: &Snapshot) -> Reading {
     let now = snapshot.taken_at;
-    let last = snapshot.backups.last();
-    let failed = snapshot.backup_failed_at.filter(|at| last.is_none_or(|last| *at > last.finished_at));
+    let last = snapshot.backups.finished.last();
+    let failed =
+        snapshot.backups.backup_failed_at.filter(|at| last.is_none_or(|last| *at > last.finished_at));
     let failed = failed.map(|at| format!("the last try failed {}", age(at, now)));
     let state = if failed.is_some() { State::NeedsAttention } else { State::Healthy };
     let Some(last) = last else {
@@ -173,22 +173,23 @@ pub(super) fn last_backup(snapshot: &Snapshot) -> Reading {
 
 /// The server in a few words.
 pub(super) fn server(snapshot: &Snapshot) -> String {
-    let version = match snapshot.pg_version.as_str() {
+    let version = match snapshot.server.pg_version.as_str() {
         "" => "version not known yet".to_owned(),
         version => format!("PostgreSQL {version}"),
     };
-    let role = match snapshot.role {
-        Role::Down if snapshot.daemon_since.is_none() => "not asked",
+    let role = match snapshot.server.role {
+        Role::Down if snapshot.teller.daemon_since.is_none() => "not asked",
         Role::Down => "does not answer",
         role => role.as_str(),
     };
-    let timeline = snapshot.timeline.map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
+    let timeline =
+        snapshot.server.timeline.map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
     format!("{role}, {version}{timeline}")
 }
 
 /// Whether the store answers.
 pub(super) const fn store(snapshot: &Snapshot) -> &'static str {
-    match snapshot.store_up {
+    match snapshot.store.store_up {
         Some(true) => "up: the last request succeeded",
         Some(false) => "DOWN: the last request failed",
         None => "not asked yet",
@@ -197,7 +198,7 @@ pub(super) const fn store(snapshot: &Snapshot) -> &'static str {
 
 /// What waits to be archived.
 pub(super) fn waiting(snapshot: &Snapshot) -> String {
-    match (snapshot.ready, snapshot.oldest_ready) {
+    match (snapshot.wal.ready, snapshot.wal.oldest_ready) {
         (0, _) => "no file".to_owned(),
         (ready, Some(since)) => {
             format!(
@@ -216,7 +217,7 @@ fn files(count: u64) -> String {
 
 /// How far the tail reaches.
 pub(super) fn tail(snapshot: &Snapshot) -> String {
-    snapshot.tail.as_ref().map_or_else(
+    snapshot.wal.tail.as_ref().map_or_else(
         || "none is stored".to_owned(),
         |tail| format!("up to {} of {}, {}", tail.end, tail.segment, age(tail.at, snapshot.taken_at)),
     )
@@ -224,8 +225,8 @@ pub(super) fn tail(snapshot: &Snapshot) -> String {
 
 /// Segments that are missing.
 pub(super) fn gaps(snapshot: &Snapshot) -> String {
-    match snapshot.gap_segments {
-        0 if snapshot.backups.is_empty() => "none can be: there is no backup yet".to_owned(),
+    match snapshot.wal.gap_segments {
+        0 if snapshot.backups.finished.is_empty() => "none can be: there is no backup yet".to_owned(),
         0 => "none since the newest backup".to_owned(),
         1 => "1 segment is missing since the newest backup".to_owned(),
         missing => format!("{missing} segments are missing since the newest backup"),
@@ -234,7 +235,7 @@ pub(super) fn gaps(snapshot: &Snapshot) -> String {
 
 /// How much is stored.
 pub(super) fn repository_size(snapshot: &Snapshot) -> String {
-    let Some(bytes) = snapshot.repository_bytes else { return UNKNOWN.to_owned() };
+    let Some(bytes) = snapshot.store.repository_bytes else { return UNKNOWN.to_owned() };
     let all = [bytes.pack, bytes.wal, bytes.tail, bytes.other].into_iter().fold(0, u64::saturating_add);
     format!(
         "{} (backups {}, WAL {}, tails {})",
@@ -245,117 +246,10 @@ pub(super) fn repository_size(snapshot: &Snapshot) -> String {
     )
 }
 
-/// An instant and how long ago it was.
-pub(super) fn when(at: PgTime, now: PgTime) -> String {
-    format!("{} ({})", utc(at), age(at, now))
-}
-
-/// An instant, or that there is none.
-pub(super) fn when_known(at: Option<PgTime>, now: PgTime, otherwise: &str) -> String {
-    at.map_or_else(|| otherwise.to_owned(), |at| when(at, now))
-}
-
-/// An instant for people.
-pub(super) fn utc(at: PgTime) -> String {
-    at.timestamp().strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
-}
-
-/// How long ago. The server's clock may be ahead of the host's.
-pub(super) fn age(at: PgTime, now: PgTime) -> String {
-    let passed = now.seconds_since(at);
-    if passed.abs() < 1.0 {
-        "just now".to_owned()
-    } else if passed < 0.0 {
-        format!("in {}", seconds(-passed))
-    } else {
-        format!("{} ago", seconds(passed))
-    }
-}
-
-/// A configured duration.
-pub(super) fn span(duration: Duration) -> String {
-    seconds(duration.as_secs_f64())
-}
-
-/// A duration in its two largest units: 23 min 4 s.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is not negative")]
-pub(super) fn seconds(duration: f64) -> String {
-    if duration < 10.0 && duration.fract() > 0.0 {
-        return short(duration);
-    }
-    let whole = duration as u64;
-    let (large, small) = match whole {
-        0..60 => return format!("{whole} s"),
-        60..3600 => ((whole / 60, "min"), (whole % 60, "s")),
-        3600..86_400 => ((whole / 3600, "h"), (whole % 3600 / 60, "min")),
-        _ => ((whole / 86_400, "d"), (whole % 86_400 / 3600, "h")),
-    };
-    if small.0 == 0 {
-        format!("{} {}", large.0, large.1)
-    } else {
-        format!("{} {} {} {}", large.0, large.1, small.0, small.1)
-    }
-}
-
-/// A duration below ten seconds: 0.18 s.
-fn short(duration: f64) -> String {
-    let text = if duration < 1.0 { format!("{duration:.2}") } else { format!("{duration:.1}") };
-    format!("{text} s")
-}
-
-/// Bytes for people: 1.5 GiB.
-#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 || unit == "TiB" {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    String::new()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::samples;
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
-        assert_eq!(size(u64::MAX), "16777216.0 TiB");
-    }
-
-    #[test]
-    fn durations_read_well() {
-        for (duration, text) in [
-            (0.0, "0 s"),
-            (0.184, "0.18 s"),
-            (1.26, "1.3 s"),
-            (12.9, "12 s"),
-            (60.0, "1 min"),
-            (1384.0, "23 min 4 s"),
-            (3600.0, "1 h"),
-            (86_399.0, "23 h 59 min"),
-            (604_800.0, "7 d"),
-            (615_600.0, "7 d 3 h"),
-            (f64::MAX, "213503982334601 d 7 h"),
-        ] {
-            assert_eq!(seconds(duration), text);
-        }
-    }
-
-    #[test]
-    fn instants_carry_their_age() {
-        let at = |micros: i64| PgTime::from_unix_micros(1_795_348_800_000_000 + micros);
-        assert_eq!(when(at(0), at(12_000_000)), "2026-11-22 12:00:00 UTC (12 s ago)");
-        assert_eq!(age(at(300_000), at(0)), "just now");
-        assert_eq!(age(at(90_000_000), at(0)), "in 1 min 30 s");
-    }
+    use crate::status::samples;
 
     #[test]
     fn every_state_has_its_word_and_its_reason() {
@@ -380,29 +274,30 @@ mod tests {
         assert_eq!(rpo(&samples::store_down()).state, State::Failing);
         assert_eq!(rpo(&samples::standby()).value, "not claimed here");
         let mut snapshot = samples::busy();
-        snapshot.rpo_seconds = None;
+        snapshot.estimates.rpo_seconds = None;
         assert_eq!(rpo(&snapshot).value, UNKNOWN);
-        snapshot.role = Role::Down;
+        snapshot.server.role = Role::Down;
         assert!(rpo(&snapshot).note.contains("does not answer"));
-        snapshot.daemon_since = None;
+        snapshot.teller.daemon_since = None;
         for text in [&rpo(&snapshot).note, &server(&snapshot), &reason(&snapshot)] {
             assert!(!text.contains("does not answer"), "nobody asked: {text}");
         }
-        snapshot.rpo_seconds = Some(0.0);
+        snapshot.estimates.rpo_seconds = Some(0.0);
         assert_eq!(rpo(&snapshot).value, "nothing");
     }
 
     #[test]
     fn a_failed_try_is_told_until_a_backup_succeeds() {
         let mut snapshot = samples::busy();
-        snapshot.backup_failed_at = snapshot.backups.first().map(|backup| backup.finished_at);
+        snapshot.backups.backup_failed_at =
+            snapshot.backups.finished.first().map(|backup| backup.finished_at);
         assert!(!last_backup(&snapshot).note.contains("failed"));
-        snapshot.backup_failed_at = Some(snapshot.taken_at);
+        snapshot.backups.backup_failed_at = Some(snapshot.taken_at);
         assert_eq!(last_backup(&snapshot).note, "the last try failed just now");
     }
 
     #[test]
     fn a_severity_orders_states() {
-        assert!(Severity::Warning < Severity::Failure && State::Healthy < State::Failing);
+        assert!(Severity::Warning < Severity::Critical && State::Healthy < State::Failing);
     }
 }

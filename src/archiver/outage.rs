@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_mins(1);
 
 /// One thing that can fail for a while because the store or the server is down.
 #[derive(Debug)]
-pub(super) struct Outage {
+pub struct Outage {
     what: &'static str,
     down: Option<Down>,
 }
@@ -32,12 +32,12 @@ enum Say {
 
 impl Outage {
     /// Of `what`, said as it is while it lasts: "the server cannot be asked".
-    pub(super) const fn new(what: &'static str) -> Self {
+    pub const fn new(what: &'static str) -> Self {
         Self { what, down: None }
     }
 
     /// It failed at `now`.
-    pub(super) fn failed(&mut self, now: Instant, error: &Error) {
+    pub fn failed(&mut self, now: Instant, error: &Error) {
         let what = self.what;
         match self.note_failure(now) {
             Some(Say::Began) => {
@@ -52,7 +52,7 @@ impl Outage {
     }
 
     /// It worked at `now`.
-    pub(super) fn succeeded(&mut self, now: Instant) {
+    pub fn succeeded(&mut self, now: Instant) {
         if let Some(Say::Over { down, failures }) = self.note_success(now) {
             let seconds = down.as_secs();
             tracing::info!(seconds, failures, "over: {}", self.what);

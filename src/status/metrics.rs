@@ -1,19 +1,27 @@
 //! Metrics: what is known and what was counted, as Prometheus reads it. What is not known has no line.
 
-use super::counters::{Counters, VERBS};
+use std::collections::BTreeSet;
+
 use super::exposition::{Format, Page, Series};
 use super::snapshot::{BackupLine, Snapshot};
 use crate::postgres::{Lsn, PgTime};
+use crate::present::{Counts, VERBS};
 
-/// The text of a scrape. Touches nothing but its arguments.
-pub(super) fn encode(snapshot: &Snapshot, counters: &Counters, format: Format) -> String {
+/// The text of a scrape, or of a file for node_exporter's textfile collector. Without a daemon nothing was counted.
+pub fn render(snapshot: &Snapshot, format: Format) -> String {
     let mut page = Page::new(&snapshot.cluster, format);
     about(&mut page, snapshot);
     wal(&mut page, snapshot);
-    pushes(&mut page, counters);
+    if let Some(counts) = &snapshot.counts {
+        pushes(&mut page, counts);
+    }
     backups(&mut page, snapshot);
     window(&mut page, snapshot);
-    store(&mut page, snapshot, counters);
+    store(&mut page, snapshot);
+    if let Some(counts) = &snapshot.counts {
+        requests(&mut page, counts);
+    }
+    problems(&mut page, snapshot);
     page.text()
 }
 
@@ -23,12 +31,12 @@ fn about(page: &mut Page, snapshot: &Snapshot) {
         ("revision", option_env!("WALPROOF_REVISION").unwrap_or("unknown")),
     ];
     page.family("build_info", "The walproof that runs, always 1", Series::gauge().with(build, 1_u64));
-    let timeline = snapshot.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
+    let timeline = snapshot.server.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
     let cluster = [
-        ("system_identifier", snapshot.system_identifier.as_str()),
-        ("pg_version", snapshot.pg_version.as_str()),
+        ("system_identifier", snapshot.server.system_identifier.as_str()),
+        ("pg_version", snapshot.server.pg_version.as_str()),
         ("timeline", timeline.as_str()),
-        ("role", snapshot.role.as_str()),
+        ("role", snapshot.server.role.as_str()),
     ];
     page.family(
         "cluster_info",
@@ -38,22 +46,22 @@ fn about(page: &mut Page, snapshot: &Snapshot) {
     page.gauge(
         "rpo_seconds",
         "Age of the oldest flushed WAL that is not stored, 0 when all of it is",
-        snapshot.rpo_seconds,
+        snapshot.estimates.rpo_seconds,
     );
     page.gauge(
         "rpo_objective_seconds",
         "The RPO that was promised",
-        Some(snapshot.rpo_objective.as_secs_f64()),
+        Some(snapshot.promises.rpo_objective.as_secs_f64()),
     );
     page.gauge(
         "rto_objective_seconds",
         "The RTO that was promised",
-        Some(snapshot.rto_objective.as_secs_f64()),
+        Some(snapshot.promises.rto_objective.as_secs_f64()),
     );
     page.gauge(
         "rto_estimate_seconds",
         "What a restore of the newest state would take now, from measured rates",
-        snapshot.rto_estimate_seconds,
+        snapshot.estimates.rto_estimate_seconds,
     );
 }
 
@@ -61,66 +69,66 @@ fn wal(page: &mut Page, snapshot: &Snapshot) {
     page.gauge(
         "wal_flushed_lsn_bytes",
         "WAL is on the server's disk up to here",
-        snapshot.flushed.map(Lsn::get),
+        snapshot.wal.flushed.map(Lsn::get),
     );
     page.gauge(
         "wal_archived_lsn_bytes",
         "WAL is in the repository as whole segments up to here without a gap",
-        snapshot.archived.map(Lsn::get),
+        snapshot.wal.archived.map(Lsn::get),
     );
     page.gauge(
         "wal_lag_bytes",
         "Flushed WAL that is not in the repository, tail included",
         snapshot.lag_bytes(),
     );
-    page.gauge("wal_ready_segments", "Files that wait to be archived", Some(snapshot.ready));
+    page.gauge("wal_ready_segments", "Files that wait to be archived", Some(snapshot.wal.ready));
     page.gauge(
         "wal_oldest_ready_timestamp_seconds",
         "Since when the oldest file waits to be archived",
-        snapshot.oldest_ready.map(seconds),
+        snapshot.wal.oldest_ready.map(seconds),
     );
     page.gauge(
         "wal_gap_segments",
         "Segments that are missing on the way from the newest backup to now",
-        was_listed(snapshot).then_some(snapshot.gap_segments),
+        was_listed(snapshot).then_some(snapshot.wal.gap_segments),
     );
     page.gauge(
         "wal_last_push_timestamp_seconds",
         "When a file was last archived by the daemon",
-        snapshot.last_push.map(seconds),
+        snapshot.wal.last_push.map(seconds),
     );
 }
 
-fn pushes(page: &mut Page, counters: &Counters) {
+fn pushes(page: &mut Page, counters: &Counts) {
     let results = Series::counter()
-        .with([("result", "pushed")], counters.pushed.get())
-        .with([("result", "already_there")], counters.already_there.get())
-        .with([("result", "failed")], counters.push_failed.get());
+        .with([("result", "pushed")], counters.pushed)
+        .with([("result", "already_there")], counters.already_there)
+        .with([("result", "failed")], counters.push_failed);
     page.family("wal_pushed_segments_total", "Files that were to be archived, by what came of it", results);
     let bytes = Series::counter()
-        .with([("stage", "raw")], counters.raw_bytes.get())
-        .with([("stage", "stored")], counters.stored_bytes.get());
+        .with([("stage", "raw")], counters.raw_bytes)
+        .with([("stage", "stored")], counters.stored_bytes);
     page.family("wal_pushed_bytes_total", "Bytes of archived files, and of what is stored for them", bytes);
     page.family(
         "wal_push_duration_seconds",
         "How long archiving one file took",
-        Series::histogram().with([], counters.push_durations.get()),
+        Series::histogram().with([], counters.push_durations),
     );
     let tails = Series::counter()
-        .with([("result", "ok")], counters.tail_uploads.get())
-        .with([("result", "failed")], counters.tail_failures.get());
+        .with([("result", "ok")], counters.tail_uploads)
+        .with([("result", "failed")], counters.tail_failures);
     page.family("tail_uploads_total", "Pieces of the unfinished segment that were to be stored", tails);
 }
 
 fn backups(page: &mut Page, snapshot: &Snapshot) {
-    let known = was_listed(snapshot).then_some(snapshot.backups.len() as u64);
+    let known = was_listed(snapshot).then_some(snapshot.backups.finished.len() as u64);
     page.gauge("backups", "Finished backups in the repository", known);
     page.gauge(
         "backup_last_failure_timestamp_seconds",
         "When a backup last failed on this host",
-        snapshot.backup_failed_at.map(seconds),
+        snapshot.backups.backup_failed_at.map(seconds),
     );
-    if let Some(newest) = snapshot.backups.last() {
+    if let Some(newest) = snapshot.backups.finished.last() {
         last_backup(page, newest);
     }
 }
@@ -156,22 +164,22 @@ fn window(page: &mut Page, snapshot: &Snapshot) {
     page.gauge(
         "recovery_window_start_timestamp_seconds",
         "The earliest instant that can be restored to, by the server's clock",
-        snapshot.window.map(|(start, _)| seconds(start)),
+        snapshot.window.window.map(|(start, _)| seconds(start)),
     );
     page.gauge(
         "recovery_window_end_timestamp_seconds",
         "The latest instant that can be restored to, by the server's clock",
-        snapshot.window.map(|(_, end)| seconds(end)),
+        snapshot.window.window.map(|(_, end)| seconds(end)),
     );
     page.gauge(
         "retention_window_seconds",
         "How far back every instant shall stay restorable",
-        Some(snapshot.retention_window.as_secs_f64()),
+        Some(snapshot.promises.retention_window.as_secs_f64()),
     );
 }
 
-fn store(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
-    let bytes = snapshot.repository_bytes.map_or_else(Series::gauge, |bytes| {
+fn store(page: &mut Page, snapshot: &Snapshot) {
+    let bytes = snapshot.store.repository_bytes.map_or_else(Series::gauge, |bytes| {
         Series::gauge()
             .with([("kind", "pack")], bytes.pack)
             .with([("kind", "wal")], bytes.wal)
@@ -182,13 +190,16 @@ fn store(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     page.gauge(
         "store_up",
         "Whether the last request to the store succeeded",
-        snapshot.store_up.map(u64::from),
+        snapshot.store.store_up.map(u64::from),
     );
+}
+
+fn requests(page: &mut Page, counters: &Counts) {
     let (mut requests, mut durations) = (Series::counter(), Series::histogram());
     for (verb, counted) in VERBS.iter().zip(&counters.store) {
         let labels = |result: &'static str| [("verb", *verb), ("result", result)];
-        requests = requests.with(labels("ok"), counted.ok.get()).with(labels("failed"), counted.failed.get());
-        durations = durations.with([("verb", *verb)], counted.durations.get());
+        requests = requests.with(labels("ok"), counted.ok).with(labels("failed"), counted.failed);
+        durations = durations.with([("verb", *verb)], counted.durations);
     }
     page.family("store_requests_total", "Requests to the store, each try counted", requests);
     page.family(
@@ -198,9 +209,19 @@ fn store(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     );
 }
 
+/// Each code once, at its worst.
+fn problems(page: &mut Page, snapshot: &Snapshot) {
+    let mut told = BTreeSet::new();
+    let worst = snapshot.problems.iter().filter(|problem| told.insert(problem.code));
+    let series = worst.fold(Series::gauge(), |series, problem| {
+        series.with([("code", problem.code.as_str()), ("severity", problem.severity.as_str())], 1_u64)
+    });
+    page.family("problems", "What needs attention now, by the codes in the README", series);
+}
+
 /// Whether the repository was listed since the start: until then "no backups" and "no gaps" would be guesses.
 const fn was_listed(snapshot: &Snapshot) -> bool {
-    snapshot.repository_bytes.is_some() || !snapshot.backups.is_empty()
+    snapshot.store.repository_bytes.is_some() || !snapshot.backups.finished.is_empty()
 }
 
 /// Since the Unix epoch.
@@ -210,102 +231,13 @@ fn seconds(time: PgTime) -> f64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
     use super::*;
-    use crate::daemon::{RepositoryBytes, Role};
-
-    fn at(seconds: i64) -> PgTime {
-        PgTime::from_unix_micros(seconds * 1_000_000)
-    }
-
-    /// Of a daemon that has just started.
-    pub(in crate::daemon) fn unknown() -> Snapshot {
-        Snapshot {
-            taken_at: at(1_760_000_000),
-            daemon_since: None,
-            cluster: "main".to_owned(),
-            system_identifier: "7000000000000000001".to_owned(),
-            pg_version: String::new(),
-            timeline: None,
-            role: Role::Down,
-            repository: "s3://b".to_owned(),
-            rpo_seconds: None,
-            rpo_objective: Duration::from_mins(15),
-            rto_objective: Duration::from_hours(1),
-            rto_estimate_seconds: None,
-            flushed: None,
-            stored: None,
-            archived: None,
-            ready: 0,
-            oldest_ready: None,
-            gap_segments: 0,
-            last_push: None,
-            tail: None,
-            backups: Vec::new(),
-            backup_failed_at: None,
-            window: None,
-            retention_window: Duration::from_hours(7 * 24),
-            repository_bytes: None,
-            store_up: None,
-            recent: Vec::new(),
-            problems: Vec::new(),
-        }
-    }
-
-    fn filled() -> Snapshot {
-        let backup = |id: &str, started_at, finished_at| BackupLine {
-            id: id.to_owned(),
-            started_at,
-            finished_at,
-            size_bytes: 5_000_000_000,
-            stored_bytes: 2_000_000_000,
-            new_bytes: 1_000_000,
-            page_errors: 0,
-        };
-        Snapshot {
-            pg_version: "15.18".to_owned(),
-            timeline: Some(3),
-            role: Role::Primary,
-            rpo_seconds: Some(2.5),
-            rto_estimate_seconds: Some(600.0),
-            flushed: Some(Lsn::new(0x5_0000_1000)),
-            stored: Some(Lsn::new(0x5_0000_0400)),
-            archived: Some(Lsn::new(0x5_0000_0000)),
-            ready: 2,
-            oldest_ready: Some(at(1_760_000_001)),
-            gap_segments: 1,
-            last_push: Some(PgTime::from_unix_micros(1_760_000_002_250_000)),
-            backups: vec![
-                backup("old", at(1_759_000_000), at(1_759_000_100)),
-                backup("new", at(1_759_900_000), at(1_759_900_060)),
-            ],
-            backup_failed_at: Some(at(1_759_800_000)),
-            window: Some((at(1_759_000_100), at(1_760_000_000))),
-            repository_bytes: Some(RepositoryBytes { pack: 1, wal: 2, tail: 3, other: 4 }),
-            store_up: Some(true),
-            ..unknown()
-        }
-    }
-
-    fn counted() -> Counters {
-        let counters = Counters::default();
-        counters.pushed.add(7);
-        counters.already_there.add(1);
-        counters.push_failed.add(2);
-        counters.raw_bytes.add(7 << 24);
-        counters.stored_bytes.add(7 << 20);
-        counters.push_durations.observe(Duration::from_millis(30));
-        counters.push_durations.observe(Duration::from_secs(90));
-        counters.tail_uploads.add(9);
-        counters.store[0].ok.add(16);
-        counters.store[0].failed.add(4);
-        counters.store[0].durations.observe(Duration::from_millis(250));
-        counters
-    }
+    use crate::status::samples::{counted, filled, unknown};
+    use crate::status::{Code, Problem, Severity};
 
     /// Lines of one name without `walproof_` and the cluster.
     fn lines(text: &str, name: &str) -> Vec<String> {
@@ -362,7 +294,7 @@ pub(super) mod tests {
             ("store_up", &["1"]),
         ];
         for format in [Format::Classic, Format::OpenMetrics] {
-            let text = encode(&filled(), &counted(), format);
+            let text = render(&Snapshot { counts: Some(counted()), ..filled() }, format);
             for (name, of_name) in expected {
                 assert_eq!(lines(&text, name), *of_name, "{name}");
             }
@@ -383,7 +315,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_known_has_no_line() {
-        let text = encode(&unknown(), &Counters::default(), Format::Classic);
+        let text = render(&Snapshot { counts: Some(Counts::default()), ..unknown() }, Format::Classic);
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE walproof_")?.split_once(' '));
         let names: Vec<&str> = types.map(|(name, _)| name).collect();
         let expected = [
@@ -414,11 +346,28 @@ pub(super) mod tests {
                 .stderr(Stdio::piped())
                 .spawn()
                 .expect("install the package prometheus");
-            let text = encode(&snapshot, &counted(), Format::Classic);
+            let snapshot = Snapshot { counts: Some(counted()), ..snapshot };
+            let text = render(&snapshot, Format::Classic);
             promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
             let output = promtool.wait_with_output().unwrap();
             let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
             assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_code_has_one_line_at_its_worst() {
+        let problem = |code, severity| Problem { code, severity, text: "x".to_owned(), hint: None };
+        let mut snapshot = unknown();
+        snapshot.problems = vec![
+            problem(Code::ArchivingFailed, Severity::Critical),
+            problem(Code::ArchivingFailed, Severity::Warning),
+            problem(Code::BackupOld, Severity::Warning),
+        ];
+        let expected = [
+            "code=\"archiving_failed\",severity=\"critical\"} 1",
+            "code=\"backup_old\",severity=\"warning\"} 1",
+        ];
+        assert_eq!(lines(&render(&snapshot, Format::Classic), "problems"), expected);
     }
 }

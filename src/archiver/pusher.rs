@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::event::{Event, Now};
+use super::handle::LedgerHandle;
 use super::queue::{Failure, FileMark, Queue};
-use super::shared::Shared;
+use super::setup::Setup;
 use crate::archive::{PgWal, Pushed, push_into};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::{ControlFile, WalName};
+use crate::postgres::{ControlFile, SegmentName, WalName};
 use crate::repository::Repository;
 
 /// Without anything to wait for, look again after this long.
@@ -19,7 +22,7 @@ const IDLE: Duration = Duration::from_mins(1);
 
 /// Pushes what it is given.
 #[derive(Debug)]
-pub(super) struct Pusher {
+pub struct Pusher {
     queue: Mutex<Queue>,
     wake: Notify,
     /// Counts whatever became of files, for those who wait for one.
@@ -27,11 +30,13 @@ pub(super) struct Pusher {
     pub(super) repository: Repository,
     pub(super) control: ControlFile,
     pub(super) pg_wal: PgWal,
+    setup: Arc<Setup>,
+    ledger: LedgerHandle,
 }
 
 /// What is known of one file.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub enum Fate {
     /// Durable in the repository.
     Stored,
     /// It failed, and waits to be tried again.
@@ -41,9 +46,20 @@ pub(super) enum Fate {
 }
 
 impl Pusher {
-    pub(super) fn new(repository: Repository, control: ControlFile, pg_wal: PgWal) -> Self {
-        let queue = Mutex::new(Queue::default());
-        Self { queue, wake: Notify::new(), progress: watch::Sender::new(0), repository, control, pg_wal }
+    pub(super) fn new(
+        repository: Repository,
+        control: ControlFile,
+        pg_wal: PgWal,
+        setup: Arc<Setup>,
+        ledger: LedgerHandle,
+    ) -> Self {
+        let (queue, wake, progress) = (Mutex::default(), Notify::new(), watch::Sender::new(0));
+        Self { queue, wake, progress, repository, control, pg_wal, setup, ledger }
+    }
+
+    /// The `pg_wal` whose files it pushes.
+    pub fn directory(&self) -> &Path {
+        self.pg_wal.path()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -62,14 +78,14 @@ impl Pusher {
     }
 
     /// Push `name` soon: somebody waits for it.
-    pub(super) fn hurry(&self, name: &WalName) {
+    pub fn hurry(&self, name: &WalName) {
         self.queue().hurry(name, Instant::now());
         self.add([*name]);
         self.wake.notify_one();
     }
 
     /// What became of `name`, if it still is the file with `mark`.
-    pub(super) fn fate(&self, name: &WalName, mark: &FileMark) -> Fate {
+    pub fn fate(&self, name: &WalName, mark: &FileMark) -> Fate {
         let queue = self.queue();
         if queue.is_stored(name, mark) {
             return Fate::Stored;
@@ -78,13 +94,8 @@ impl Pusher {
     }
 
     /// Tells of every change of any file's fate.
-    pub(super) fn progress(&self) -> watch::Receiver<u64> {
+    pub fn progress(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
-    }
-
-    /// Files that failed the last time and will be tried again.
-    pub(super) fn failures(&self) -> Vec<(WalName, Failure)> {
-        self.queue().failures().map(|(name, failure)| (*name, failure.clone())).collect()
     }
 
     /// Forget stored files that nobody will ask for any more: those that are neither among `ready` nor were marked since
@@ -99,7 +110,7 @@ impl Pusher {
     }
 
     /// Which file is in pg_wal under `name` now.
-    pub(super) fn mark(&self, name: &WalName) -> Option<FileMark> {
+    pub fn mark(&self, name: &WalName) -> Option<FileMark> {
         let metadata = std::fs::metadata(self.pg_wal.file(name)).ok()?;
         Some(FileMark {
             device: metadata.dev(),
@@ -110,13 +121,14 @@ impl Pusher {
     }
 
     /// Push for ever, up to `concurrency` files at a time.
-    pub(super) async fn run(self: Arc<Self>, shared: Arc<Shared>, concurrency: usize) {
+    pub(super) async fn run(self: Arc<Self>) {
+        let concurrency = self.setup.concurrency;
         loop {
             let due = {
                 let mut queue = self.queue();
                 while queue.in_flight() < concurrency {
                     let Some(name) = queue.next(Instant::now()) else { break };
-                    tokio::spawn(Arc::clone(&self).push(Arc::clone(&shared), name));
+                    tokio::spawn(Arc::clone(&self).push(name));
                 }
                 // With all places taken, whoever ends wakes us.
                 let due = queue.next_due().filter(|_| queue.in_flight() < concurrency);
@@ -126,11 +138,11 @@ impl Pusher {
         }
     }
 
-    async fn push(self: Arc<Self>, shared: Arc<Shared>, name: WalName) {
+    async fn push(self: Arc<Self>, name: WalName) {
         let begin = Instant::now();
         let mark = self.mark(&name);
         let path = self.pg_wal.file(&name);
-        let limit = shared.setup.archive_timeout;
+        let limit = self.setup.archive_timeout;
         let careful = self.queue().failures().next().is_some();
         let pushing = tokio::time::timeout(limit, push_into(&self.repository, &self.control, &path, careful));
         let result: Result<Pushed> = pushing.await.unwrap_or_else(|_| {
@@ -143,16 +155,42 @@ impl Pusher {
         match result {
             Ok(pushed) => {
                 self.queue().stored(name, mark);
-                shared.pushed(&pushed, begin.elapsed());
+                self.ledger.apply(Event::Pushed { file: pushed, took: begin.elapsed() }, Now::read());
+                self.drop_tail(name);
             }
             // Recycled or removed after somebody else archived it.
-            Err(_) if !path.exists() => self.queue().gone(&name),
+            Err(_) if !path.exists() => {
+                self.queue().gone(&name);
+                self.ledger.apply(Event::FileGone(name), Now::read());
+            }
             Err(error) => {
                 self.queue().failed(name, &error, Instant::now());
-                shared.push_failed(&name, &error, begin.elapsed());
+                let took = begin.elapsed();
+                self.ledger.apply(Event::PushFailed { name, error, took }, Now::read());
             }
         }
         self.progress.send_modify(|count| *count = count.wrapping_add(1));
         self.wake.notify_one();
     }
+
+    /// Delete the tail of a segment that is stored as a whole. The next survey sweeps what is left over.
+    fn drop_tail(self: &Arc<Self>, name: WalName) {
+        let WalName::Segment(segment) = name else { return };
+        if self.setup.tail_interval.is_zero() {
+            return;
+        }
+        let pusher = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = delete_tail(&pusher.repository, segment).await {
+                tracing::debug!(%error, %segment, "the tail is left over");
+            }
+        });
+    }
+}
+
+async fn delete_tail(repository: &Repository, segment: SegmentName) -> Result<()> {
+    for piece in repository.list_tail_pieces(Some(&segment)).await? {
+        repository.delete_tail_piece(&piece.name).await?;
+    }
+    Ok(())
 }

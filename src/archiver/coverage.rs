@@ -8,7 +8,7 @@ use crate::window::Catalog;
 
 /// What is stored, along one timeline's lineage.
 #[derive(Debug)]
-pub(super) struct Coverage {
+pub struct Coverage {
     catalog: Catalog,
     history: History,
     /// Where the prefix begins: with the newest backup, else with the oldest WAL.
@@ -50,7 +50,7 @@ impl Coverage {
     }
 
     /// Backups that lead to this timeline, oldest first.
-    pub(super) fn backups(&self) -> impl DoubleEndedIterator<Item = &std::sync::Arc<Manifest>> {
+    pub fn backups(&self) -> impl DoubleEndedIterator<Item = &std::sync::Arc<Manifest>> {
         self.catalog.backups.iter().filter(|backup| {
             let stretch = self.history.stretch(backup.timeline);
             stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| backup.stop_lsn <= end))
@@ -78,12 +78,12 @@ impl Coverage {
     }
 
     /// Whole segments are stored up to here without a gap.
-    pub(super) const fn archived(&self) -> Lsn {
+    pub const fn archived(&self) -> Lsn {
         self.archived
     }
 
     /// WAL is stored up to here without a gap, tails included.
-    pub(super) fn stored(&self) -> Lsn {
+    pub fn stored(&self) -> Lsn {
         let size = self.catalog.segment_size;
         let mut stored = self.archived;
         loop {
@@ -115,17 +115,17 @@ impl Coverage {
     }
 
     /// The segments that are nowhere.
-    pub(super) const fn holes(&self) -> &BTreeSet<SegmentName> {
+    pub const fn holes(&self) -> &BTreeSet<SegmentName> {
         &self.holes
     }
 
     /// The lineage that counts.
-    pub(super) const fn history(&self) -> &History {
+    pub const fn history(&self) -> &History {
         &self.history
     }
 
     /// What is listed.
-    pub(super) const fn catalog(&self) -> &Catalog {
+    pub const fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
@@ -135,7 +135,7 @@ impl Coverage {
     }
 
     /// When the oldest backup ended from which WAL reaches to now without a gap.
-    pub(super) fn window_start(&self) -> Option<PgTime> {
+    pub fn window_start(&self) -> Option<PgTime> {
         let reaches = |backup: &&std::sync::Arc<Manifest>| {
             let (_, end) = self.catalog.stored_from(&self.history, backup.start_lsn);
             end >= self.archived && end >= backup.stop_lsn

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
-use super::outage::{Outage, Task};
+use super::event::{Event, Now, Survey};
+use super::handle::LedgerHandle;
 use super::pusher::Pusher;
-use super::shared::Shared;
-use super::state::Survey;
-use crate::archive::wal_end_on_disk;
 use crate::error::{Kind, Result};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{BackupId, Repository};
@@ -21,36 +19,25 @@ const WHOLE: Duration = Duration::from_mins(15);
 const BACKUPS: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// DBState (pg_control.h) DB_SHUTDOWNED; DB_SHUTDOWNED_IN_RECOVERY and DB_IN_ARCHIVE_RECOVERY.
-const SHUT_DOWN: u32 = 1;
-const RECOVERING: [u32; 2] = [2, 5];
-/// Bytes of the header of a segment's first page, where its first record begins.
-const LONG_HEADER: u64 = 40;
 /// Newest segments that are asked for the time of their last commit.
 const SUMMARIES: usize = 4;
 
 /// Survey for ever.
-pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
+pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {
     let mut last: Option<(Instant, Vec<BackupId>)> = None;
-    let mut outage = Outage::new("the repository cannot be read");
     loop {
-        let pause = match survey(&shared, &pusher).await {
+        let pause = match survey(&ledger, &pusher).await {
             Ok(backups) => {
-                outage.succeeded(Instant::now());
-                shared.store_served(Task::Survey);
                 last = Some((Instant::now(), backups));
                 BACKUPS
             }
             Err(error) => {
-                if !shared.store_failed(Task::Survey, &error) {
-                    outage.failed(Instant::now(), &error);
-                }
-                shared.survey_failed(&error);
+                ledger.apply(Event::SurveyFailed(error), Now::read());
                 AGAIN
             }
         };
         // Woken: the server writes another timeline, or has become a primary.
-        while tokio::time::timeout(pause, shared.survey.notified()).await.is_err() {
+        while tokio::time::timeout(pause, ledger.survey_wanted()).await.is_err() {
             let is_due = last.as_ref().is_none_or(|(at, _)| at.elapsed() >= WHOLE);
             if is_due || pause == AGAIN {
                 break;
@@ -64,12 +51,12 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
 }
 
 /// One look. The ids of the backups that there are, sorted.
-async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
+async fn survey(ledger: &LedgerHandle, pusher: &Pusher) -> Result<Vec<BackupId>> {
     let repository = &pusher.repository;
-    shared.survey_begins();
+    ledger.apply(Event::SurveyBegan, Now::read());
     // The end first, then pg_wal, then the repository: WAL goes that way, and what has moved on in between is met
     // further down, and not missing.
-    let (sample, end) = shared.server_now();
+    let (sample, end) = ledger.read(|ledger| (ledger.sample(), ledger.end_of_wal()));
     let files = pusher.pg_wal.files()?;
     let ready = pusher.pg_wal.ready()?;
     // Tails of earlier lives are not counted: what this daemon ships, it knows.
@@ -100,9 +87,10 @@ async fn survey(shared: &Shared, pusher: &Pusher) -> Result<Vec<BackupId>> {
     backups.sort_unstable();
     let last_time = last_time(repository, &coverage).await?;
     let unknown = unknown_age(pusher, last_time);
-    let bytes = super::usage::of(coverage.catalog());
+    let bytes = coverage.catalog().usage;
     sweep_tails(repository, &coverage).await;
-    shared.surveyed(Survey { coverage, unknown, last_time, bytes });
+    let survey = Box::new(Survey { coverage, unknown, last_time, bytes });
+    ledger.apply(Event::Surveyed(survey), Now::read());
     pusher.add(missing);
     Ok(backups)
 }
@@ -200,39 +188,4 @@ async fn sweep_tails(repository: &Repository, coverage: &Coverage) {
             tracing::debug!(%error, "a piece of an old tail is left over");
         }
     }
-}
-
-/// What a server that does not run has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LeftBehind {
-    /// The timeline that it wrote.
-    pub(super) timeline: TimelineId,
-    /// Where the WAL on its disk ends. What it had not flushed counts: it replays that too when it starts again.
-    pub(super) end: Lsn,
-    /// It was a standby, or had not recovered yet.
-    pub(super) recovering: bool,
-}
-
-/// Where WAL on disk ends, when the server does not run; `None` when it does, or when that cannot be told.
-pub(super) fn left_behind(pusher: &Pusher, last: Option<(TimelineId, Lsn)>) -> Option<LeftBehind> {
-    let data_dir = crate::cluster::DataDir::open(pusher.pg_wal.path().parent()?).ok()?;
-    if data_dir.server_is_running().ok()? {
-        return None;
-    }
-    let control = data_dir.control().ok()?;
-    let recovering = RECOVERING.contains(&control.state);
-    if control.state == SHUT_DOWN {
-        // Nothing but the checkpoint of the shutdown follows: no commit is in it.
-        let start = control.checkpoint.segment_start(control.segment_size);
-        let first = control.checkpoint.offset_from(start) <= LONG_HEADER;
-        let end = if first { start } else { control.checkpoint };
-        return Some(LeftBehind { timeline: control.timeline, end, recovering });
-    }
-    let (timeline, from) = last
-        .filter(|(timeline, _)| *timeline >= control.timeline)
-        .unwrap_or((control.timeline, control.checkpoint));
-    wal_end_on_disk(&pusher.pg_wal, control.segment_size, timeline, from)
-        .inspect_err(|error| tracing::debug!(%error, "cannot tell where WAL on disk ends"))
-        .ok()
-        .map(|end| LeftBehind { timeline, end, recovering })
 }

@@ -11,18 +11,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Which file, beyond its name: another one under the same name is another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileMark {
-    pub(super) device: u64,
-    pub(super) inode: u64,
+pub struct FileMark {
+    /// Of its file system.
+    pub device: u64,
+    /// Of the file.
+    pub inode: u64,
     pub(super) size: u64,
     pub(super) modified: (i64, i64),
 }
 
 /// A file that could not be pushed.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) at: Instant,
+pub struct Failure {
+    /// Why.
+    pub error: Error,
+    /// When.
+    pub at: Instant,
     pause: Duration,
 }
 

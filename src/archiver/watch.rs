@@ -9,8 +9,9 @@ use notify::event::{CreateKind, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+use super::event::{Event, Now};
+use super::handle::LedgerHandle;
 use super::pusher::Pusher;
-use super::shared::Shared;
 use crate::archive::parse_ready;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::WalName;
@@ -19,7 +20,7 @@ use crate::postgres::WalName;
 const RESCAN: Duration = Duration::from_secs(5);
 
 /// Watch for ever.
-pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
+pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {
     let (sender, mut marks) = mpsc::unbounded_channel();
     let mut watcher = None;
     let mut scanned_at: Option<Instant> = None;
@@ -29,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>, pusher: Arc<Pusher>) {
                 watch(&pusher, sender.clone()).inspect_err(|error| tracing::debug!(%error, "no watch")).ok();
         }
         if scanned_at.is_none_or(|at| at.elapsed() >= RESCAN) {
-            if rescan(&shared, &pusher).is_err() {
+            if rescan(&ledger, &pusher).is_err() {
                 // The directory is gone; should it come back, it is another one.
                 watcher = None;
             }
@@ -63,10 +64,10 @@ fn watch(pusher: &Pusher, sender: mpsc::UnboundedSender<WalName>) -> Result<Reco
     Ok(watcher)
 }
 
-fn rescan(shared: &Shared, pusher: &Pusher) -> Result<()> {
+fn rescan(ledger: &LedgerHandle, pusher: &Pusher) -> Result<()> {
     let ready = pusher.pg_wal.ready()?;
     let oldest = ready.iter().filter_map(|name| pusher.pg_wal.ready_since(name)).min();
-    shared.ready(ready.len() as u64, oldest);
+    ledger.apply(Event::ReadyListed { count: ready.len() as u64, oldest }, Now::read());
     pusher.keep_stored(&ready);
     pusher.add(ready);
     Ok(())

@@ -7,11 +7,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::counters::{BUCKETS, Histogram};
+use crate::present::{BUCKETS, Histogram};
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Format {
+pub enum Format {
     /// Prometheus' own text, what `promtool check metrics` reads.
     #[default]
     Classic,
@@ -22,7 +22,7 @@ pub(super) enum Format {
 
 impl Format {
     /// What the request's `Accept` header asks for.
-    pub(super) fn accepted(header: &str) -> Self {
+    pub fn accepted(header: &str) -> Self {
         let open = |range: &str| {
             let mut parts = range.split(';').map(str::trim);
             let named =
@@ -34,7 +34,7 @@ impl Format {
     }
 
     /// The answer's `Content-Type`.
-    pub(super) const fn content_type(self) -> &'static str {
+    pub const fn content_type(self) -> &'static str {
         match self {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::shared::Shared;
+use super::event::{Event, Now, Sample, ServerFacts};
+use super::handle::LedgerHandle;
+use super::ledger::{Ledger, Wanted};
+use super::left_behind::left_behind;
+use super::setup::Setup;
 use crate::cluster::{ServerInfo, Session, WalStatus};
 use crate::error::{Error, Result};
-use crate::postgres::{PgTime, version_text};
+use crate::postgres::PgTime;
 
 /// Longest and shortest time between two samples.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -19,15 +23,6 @@ const FASTEST: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
-
-/// One answer of the server.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sample {
-    /// Just before it was asked.
-    pub(super) asked_at: Instant,
-    /// What it said.
-    pub(super) status: WalStatus,
-}
 
 /// Asks the task for a fresh sample.
 #[derive(Debug, Clone)]
@@ -54,11 +49,11 @@ impl ServerHandle {
 }
 
 /// Sample the server for ever.
-pub(super) async fn run(shared: Arc<Shared>, mut asks: Asks) {
-    let pause = (shared.setup.tail_interval / 5).clamp(FASTEST, SLOWEST);
+pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks) {
+    let pause = (setup.tail_interval / 5).clamp(FASTEST, SLOWEST);
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connection = Connection { shared, session: None, tried_at: None, heartbeat_at: None };
+    let mut connection = Connection { setup, ledger, session: None, tried_at: None, heartbeat_at: None };
     loop {
         let mut waiting = Vec::new();
         tokio::select! {
@@ -80,7 +75,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut asks: Asks) {
 }
 
 struct Connection {
-    shared: Arc<Shared>,
+    setup: Arc<Setup>,
+    ledger: LedgerHandle,
     session: Option<Session>,
     tried_at: Option<Instant>,
     heartbeat_at: Option<Instant>,
@@ -93,12 +89,11 @@ impl Connection {
             Ok(None) => None,
             Ok(Some(status)) => {
                 let sample = Sample { asked_at, status };
-                self.shared.server_said(sample);
+                self.ledger.apply(Event::Sampled(sample), Now::read());
                 Some(sample)
             }
             Err(error) => {
-                self.session = None;
-                self.shared.server_failed(&error);
+                self.failed(error);
                 None
             }
         }
@@ -118,22 +113,45 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<Session> {
-        let session = Session::connect(&self.shared.setup.conninfo, "walproof daemon").await?;
+        let session = Session::connect(&self.setup.conninfo, "walproof daemon").await?;
         let info = session.info().await?;
-        self.shared.check_server(&info)?;
-        self.shared.server_connected(describe(&info));
+        self.check(&info)?;
+        self.ledger.apply(Event::Connected(ServerFacts::from(&info)), Now::read());
         Ok(session)
+    }
+
+    /// The server is the configured one.
+    fn check(&self, info: &ServerInfo) -> Result<()> {
+        match self.ledger.read(|ledger| ledger.system_identifier) {
+            Some(ours) if ours != info.system_identifier => Err(Error::server(format!(
+                "the server has system identifier {}, the data directory {ours}",
+                info.system_identifier
+            ))
+            .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The server cannot be asked; if it does not run, what is on its disk counts as flushed.
+    fn failed(&mut self, error: Error) {
+        self.session = None;
+        if self.ledger.apply(Event::ServerFailed(error), Now::read()) != Some(Wanted::DiskRead) {
+            return;
+        }
+        let begin = Instant::now();
+        let last = self.ledger.read(Ledger::last_flushed);
+        let left = tokio::task::block_in_place(|| left_behind(&self.setup.data_dir, last));
+        self.ledger.apply(Event::DiskRead { left, took: begin.elapsed() }, Now::read());
     }
 
     /// Write a heartbeat when it is due, so that an idle server proves its chain and has a time to be restored to.
     async fn beat(&mut self) {
-        let pause = self.shared.setup.heartbeat_interval;
+        let pause = self.setup.heartbeat_interval;
         let due = self.heartbeat_at.is_none_or(|beat| beat.elapsed() >= pause);
         let Some(session) = self.session.as_ref().filter(|_| due && !pause.is_zero()) else { return };
         self.heartbeat_at = Some(Instant::now());
         if let Err(error) = within(session.emit_heartbeat("walproof", &PgTime::now().to_string())).await {
-            self.session = None;
-            self.shared.server_failed(&error);
+            self.failed(error);
         }
     }
 }
@@ -143,23 +161,4 @@ async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         Err(Error::server(format!("the server does not answer within {} s", PATIENCE.as_secs()))
             .hint("is it overloaded, stopped, or waiting for a full disk?"))
     })
-}
-
-/// What stays the same while the connection lives.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ServerFacts {
-    /// Such as "15.18".
-    pub(super) version: String,
-    /// `off`, `on` or `always`.
-    pub(super) archive_mode: String,
-    /// Whether archive_command calls this program.
-    pub(super) calls_us: bool,
-}
-
-fn describe(info: &ServerInfo) -> ServerFacts {
-    ServerFacts {
-        version: version_text(info.version_num),
-        archive_mode: info.archive_mode.clone(),
-        calls_us: info.archives_through_us(),
-    }
 }

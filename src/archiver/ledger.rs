@@ -1,0 +1,373 @@
+//! What is known: all events, added up. A pure value: no I/O, and time is passed in, so that any course of events can be
+//! replayed in a test.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::coverage::Coverage;
+use super::event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Survey};
+use super::rpo::FlushHistory;
+use crate::archive::Pushed;
+use crate::error::Error;
+use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
+use crate::present::Counts;
+use crate::repository::WalFile;
+use crate::store::Outcome;
+use crate::window::Usage;
+
+/// Files that are remembered for the status page.
+const RECENT: usize = 20;
+/// A sample that is older says nothing of now.
+const STALE: Duration = Duration::from_secs(3);
+/// Looking at a disk may mean reading a segment of up to 1 GiB: at most a twentieth of the time goes into it.
+const LOOKS_APART: u32 = 20;
+
+/// What an event asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Look at the repository again.
+    Survey,
+    /// Look where WAL ends on the disk of a server that does not answer.
+    DiskRead,
+}
+
+/// What the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Writes WAL.
+    Primary,
+    /// Replays WAL.
+    Standby,
+    /// Does not answer.
+    Down,
+}
+
+/// One try to archive a file.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Which file.
+    pub name: WalName,
+    /// When it ended.
+    pub at: PgTime,
+    /// How long it took.
+    pub took: Duration,
+    /// Bytes of the file and of its object.
+    pub bytes: (u64, u64),
+    /// Why it failed, if it did.
+    pub error: Option<Error>,
+}
+
+/// The newest piece of a tail that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredTail {
+    /// Of this segment.
+    pub segment: SegmentName,
+    /// Up to here.
+    pub end: Lsn,
+    /// Since then.
+    pub at: PgTime,
+}
+
+/// Everything that is known. Fields may be read; [`Ledger::apply`] alone changes them.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Of the data directory.
+    pub system_identifier: Option<u64>,
+    /// What stands in the way of beginning.
+    pub obstacle: Option<Obstacle>,
+    /// What the server is like, as of the last connection.
+    pub facts: ServerFacts,
+    /// Why the server could not be asked the last time.
+    pub server_error: Option<Error>,
+    /// Files that wait in `archive_status`, and since when the oldest one does.
+    pub ready: (u64, Option<PgTime>),
+    /// Files that failed the last time.
+    pub failing: BTreeMap<WalName, Error>,
+    /// The last tries, newest first.
+    pub recent: VecDeque<Attempt>,
+    /// When a file was last archived.
+    pub last_push: Option<PgTime>,
+    /// The newest piece of a tail.
+    pub tail: Option<StoredTail>,
+    /// Why the tail could not be stored the last time.
+    pub tail_error: Option<Error>,
+    /// Why the repository could not be surveyed the last time.
+    pub survey_error: Option<Error>,
+    /// When a backup last failed on this host.
+    pub backup_failed_at: Option<PgTime>,
+    /// When the oldest backup ended from which WAL reaches to now without a gap.
+    pub window_start: Option<PgTime>,
+    /// The latest commit that is stored.
+    pub last_time: Option<PgTime>,
+    /// What is stored.
+    pub bytes: Option<Usage>,
+    /// Whether the last request to the store was answered.
+    pub store_up: Option<bool>,
+    /// What was counted.
+    pub counts: Counts,
+    sample: Option<Sample>,
+    /// Where WAL on disk ends, since the server went down.
+    left_behind: Option<LeftBehind>,
+    /// When to look at the disk of a server that does not answer.
+    next_look: Option<Instant>,
+    coverage: Option<Coverage>,
+    /// What was stored since the survey that is under way began to list.
+    stored_since: Vec<WalFile>,
+    /// Tails that were shipped, of segments that are not stored yet.
+    shipped: BTreeMap<SegmentName, u32>,
+    flushes: FlushHistory,
+}
+
+impl Ledger {
+    /// Nothing is known at `now`.
+    pub fn new(now: Now) -> Self {
+        Self {
+            system_identifier: None,
+            obstacle: None,
+            facts: ServerFacts::default(),
+            server_error: None,
+            ready: (0, None),
+            failing: BTreeMap::new(),
+            recent: VecDeque::new(),
+            last_push: None,
+            tail: None,
+            tail_error: None,
+            survey_error: None,
+            backup_failed_at: None,
+            window_start: None,
+            last_time: None,
+            bytes: None,
+            store_up: None,
+            counts: Counts::default(),
+            sample: None,
+            left_behind: None,
+            next_look: None,
+            coverage: None,
+            stored_since: Vec::new(),
+            shipped: BTreeMap::new(),
+            flushes: FlushHistory::new(now.instant, Duration::ZERO),
+        }
+    }
+
+    /// Note what was found out at `now`; what has to be looked at because of it.
+    pub fn apply(&mut self, event: Event, now: Now) -> Option<Wanted> {
+        match event {
+            Event::ClusterFound { system_identifier } => self.system_identifier = Some(system_identifier),
+            Event::Obstructed(obstacle) => self.obstacle = Some(obstacle),
+            Event::Unobstructed => self.obstacle = None,
+            Event::Connected(facts) => self.facts = facts,
+            Event::Sampled(sample) => return self.sampled(sample),
+            Event::ServerFailed(error) => return self.server_failed(error, now),
+            Event::DiskRead { left, took } => return self.disk_read(left, took, now),
+            Event::ReadyListed { count, oldest } => self.ready = (count, oldest),
+            Event::Pushed { file, took } => self.pushed(&file, took, now),
+            Event::PushFailed { name, error, took } => self.push_failed(name, error, took, now),
+            Event::FileGone(name) => drop(self.failing.remove(&name)),
+            Event::TailStored { segment, len, end, last_time } => {
+                self.tail_stored(segment, len, last_time);
+                self.tail = Some(StoredTail { segment, end, at: now.time });
+            }
+            Event::TailCurrent => self.tail_error = None,
+            Event::TailFailed(error) => {
+                self.counts.tail_failures += 1;
+                self.tail_error = Some(error);
+            }
+            Event::SurveyBegan => self.stored_since.clear(),
+            Event::Surveyed(survey) => self.surveyed(*survey, now),
+            Event::SurveyFailed(error) => self.survey_error = Some(error),
+            Event::BackupMade => return Some(Wanted::Survey),
+            Event::BackupFailed => self.backup_failed_at = Some(now.time),
+            Event::Requested { verb, outcome, elapsed } => {
+                self.store_up = Some(outcome == Outcome::Answered);
+                self.counts.request(verb, outcome == Outcome::Answered, elapsed);
+            }
+        }
+        None
+    }
+
+    /// The repository has to be surveyed when the server writes another timeline than before, or began to write.
+    fn sampled(&mut self, sample: Sample) -> Option<Wanted> {
+        self.server_error = None;
+        self.left_behind = None;
+        self.next_look = None;
+        if !sample.status.in_recovery {
+            self.flushes.saw(sample.asked_at, sample.status.flushed);
+        }
+        let writes = |sample: Option<Sample>| sample.and_then(|sample| sample.status.timeline);
+        let changed = writes(Some(sample)) != writes(self.sample);
+        self.sample = Some(sample);
+        changed.then_some(Wanted::Survey)
+    }
+
+    fn server_failed(&mut self, error: Error, now: Now) -> Option<Wanted> {
+        self.server_error = Some(error);
+        self.next_look.is_none_or(|at| now.instant >= at).then_some(Wanted::DiskRead)
+    }
+
+    /// The next look has to wait [`LOOKS_APART`] times as long as this one took.
+    fn disk_read(&mut self, left: Option<LeftBehind>, took: Duration, now: Now) -> Option<Wanted> {
+        self.next_look = Some(now.instant + took * LOOKS_APART);
+        // A segment may be finished, and the server died before it said so.
+        (std::mem::replace(&mut self.left_behind, left) != left).then_some(Wanted::Survey)
+    }
+
+    fn pushed(&mut self, pushed: &Pushed, took: Duration, now: Now) {
+        self.failing.remove(&pushed.name);
+        self.last_push = Some(now.time);
+        if let WalName::Segment(_) = pushed.name {
+            self.last_time = self.last_time.max(pushed.last_time);
+        }
+        let file = WalFile {
+            name: pushed.name,
+            digest: pushed.digest,
+            stored_len: pushed.stored_len,
+            modified: now.time.timestamp(),
+        };
+        if let Some(coverage) = &mut self.coverage {
+            coverage.add(file.clone());
+        }
+        self.stored_since.push(file);
+        self.prune();
+        self.count_push(pushed, took);
+        let bytes = (pushed.raw_len, pushed.stored_len);
+        self.remember(Attempt { name: pushed.name, at: now.time, took, bytes, error: None });
+    }
+
+    fn count_push(&mut self, pushed: &Pushed, took: Duration) {
+        self.counts.push_durations.observe(took);
+        if pushed.already_there {
+            self.counts.already_there += 1;
+            return;
+        }
+        self.counts.pushed += 1;
+        self.counts.raw_bytes += pushed.raw_len;
+        self.counts.stored_bytes += pushed.stored_len;
+        if let Some(bytes) = &mut self.bytes {
+            bytes.wal += pushed.stored_len;
+        }
+    }
+
+    fn push_failed(&mut self, name: WalName, error: Error, took: Duration, now: Now) {
+        self.counts.push_failed += 1;
+        self.failing.insert(name, error.clone());
+        self.remember(Attempt { name, at: now.time, took, bytes: (0, 0), error: Some(error) });
+    }
+
+    fn remember(&mut self, attempt: Attempt) {
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(attempt);
+    }
+
+    fn tail_stored(&mut self, segment: SegmentName, len: u32, last_time: Option<PgTime>) {
+        self.counts.tail_uploads += 1;
+        self.last_time = self.last_time.max(last_time);
+        self.shipped.insert(segment, len);
+        if let Some(coverage) = &mut self.coverage {
+            coverage.add_tail(segment, len);
+            self.shipped.retain(|segment, _| !coverage.has(segment));
+        }
+        self.prune();
+    }
+
+    fn prune(&mut self) {
+        if let Some(coverage) = &self.coverage {
+            self.flushes.prune(coverage.stored());
+        }
+    }
+
+    fn surveyed(&mut self, survey: Survey, now: Now) {
+        let mut coverage = survey.coverage;
+        let same = |before: &Coverage| before.history().timeline == coverage.history().timeline;
+        if !self.coverage.as_ref().is_some_and(same) {
+            self.flushes.set_unknown(now.instant, survey.unknown);
+        }
+        for file in self.stored_since.drain(..) {
+            coverage.add(file);
+        }
+        for (segment, len) in &self.shipped {
+            coverage.add_tail(*segment, *len);
+        }
+        self.window_start = coverage.window_start();
+        self.last_push = self.last_push.max(coverage.catalog().last_push());
+        self.last_time = self.last_time.max(survey.last_time);
+        self.bytes = Some(survey.bytes);
+        self.coverage = Some(coverage);
+        self.survey_error = None;
+        self.prune();
+    }
+
+    // --- what follows
+
+    /// The last answer of the server.
+    pub fn sample(&self) -> Option<Sample> {
+        self.sample
+    }
+
+    /// What is stored, once that was surveyed.
+    pub fn coverage(&self) -> Option<&Coverage> {
+        self.coverage.as_ref()
+    }
+
+    /// What the server is.
+    pub fn role(&self) -> Role {
+        match (&self.server_error, self.sample) {
+            (None, Some(sample)) if sample.status.in_recovery => Role::Standby,
+            (None, Some(_)) => Role::Primary,
+            _ => Role::Down,
+        }
+    }
+
+    /// What a primary that does not run has left.
+    pub fn left_behind(&self) -> Option<LeftBehind> {
+        let was_primary = |left: &LeftBehind| !left.recovering && !self.is_standby();
+        self.left_behind.filter(|left| self.role() == Role::Down && was_primary(left))
+    }
+
+    /// Whether the server follows another one, by its last word or else by what it has left.
+    fn is_standby(&self) -> bool {
+        self.sample.map_or_else(
+            || self.left_behind.is_some_and(|left| left.recovering),
+            |sample| sample.status.in_recovery,
+        )
+    }
+
+    /// The timeline and position that WAL was last known to be flushed to.
+    pub fn last_flushed(&self) -> Option<(TimelineId, Lsn)> {
+        let status = self.sample?.status;
+        status.timeline.map(|timeline| (timeline, status.flushed))
+    }
+
+    /// Where WAL ends, as far as anybody knows.
+    pub fn end_of_wal(&self) -> Option<Lsn> {
+        let sampled = self.sample.filter(|sample| !sample.status.in_recovery);
+        sampled.map(|sample| sample.status.flushed).max(self.left_behind.map(|left| left.end))
+    }
+
+    /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
+    pub fn rpo(&self, now: Instant) -> Option<f64> {
+        let coverage = self.coverage.as_ref()?;
+        let stored = coverage.stored();
+        let sample = self.sample.filter(|sample| !sample.status.in_recovery);
+        if sample.is_some_and(|sample| sample.status.timeline != Some(coverage.history().timeline)) {
+            // Promoted: what is stored of the timeline before says nothing of this one.
+            return None;
+        }
+        if self.is_standby() {
+            // Its WAL is its primary's to archive.
+            return None;
+        }
+        let fresh = sample.is_some_and(|sample| now.saturating_duration_since(sample.asked_at) < STALE);
+        let end = match (self.role(), self.left_behind) {
+            // Nobody writes: what the disk holds is all there is.
+            (Role::Down, Some(left)) => {
+                Some(sample.map_or(left.end, |sample| left.end.max(sample.status.flushed)))
+            }
+            (Role::Primary, _) if fresh => sample.map(|sample| sample.status.flushed),
+            _ => None,
+        };
+        if end.is_some_and(|end| end <= stored) {
+            return Some(0.0);
+        }
+        Some(self.flushes.age(now, stored).as_secs_f64())
+    }
+}

@@ -1,0 +1,144 @@
+//! One archiver stands for one repository: it finds the cluster and the repository, however long that takes, and
+//! archives until it is dropped.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::event::{Event, Now, Obstacle, Stage};
+use super::handle::LedgerHandle;
+use super::pusher::Pusher;
+use super::sampler::{self, Asks, ServerHandle};
+use super::setup::Setup;
+use super::{survey, tail, watch};
+use crate::archive::PgWal;
+use crate::cluster::DataDir;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::ControlFile;
+use crate::repository::{Namespace, Repository};
+
+/// Between two tries to find the data directory or the repository.
+const AGAIN: Duration = Duration::from_secs(2);
+/// What is flushed when the archiver is told to stop is shipped, if that takes no longer.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Whoever shows what is known asks the server for a fresh flush LSN for so long.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// Archives one cluster into one repository.
+#[derive(Debug)]
+pub struct Archiver {
+    setup: Arc<Setup>,
+    ledger: LedgerHandle,
+    server: ServerHandle,
+    pusher: OnceLock<Arc<Pusher>>,
+}
+
+impl Archiver {
+    /// An archiver, and its work: a future that ends only when a task did, which none does unless it panicked.
+    pub fn new(setup: Setup) -> (Arc<Self>, impl Future<Output = Error>) {
+        let (server, asks) = ServerHandle::new();
+        let ledger = LedgerHandle::new(Now::read());
+        let archiver = Arc::new(Self { setup: Arc::new(setup), ledger, server, pusher: OnceLock::new() });
+        let work = Arc::clone(&archiver).run(asks);
+        (archiver, work)
+    }
+
+    /// What is known.
+    pub const fn ledger(&self) -> &LedgerHandle {
+        &self.ledger
+    }
+
+    /// The same after asking the server how far WAL is flushed; the store is not asked.
+    pub async fn fresh_ledger(&self) -> &LedgerHandle {
+        self.server.fresh(FRESH).await;
+        &self.ledger
+    }
+
+    /// What pushes files, once cluster and repository are found.
+    pub fn pusher(&self) -> Option<Arc<Pusher>> {
+        self.pusher.get().map(Arc::clone)
+    }
+
+    /// Ship what is flushed now, before the end.
+    pub async fn finish(&self) {
+        let Some(pusher) = self.pusher.get().filter(|_| !self.setup.tail_interval.is_zero()) else { return };
+        let last = tail::run_once(self.ledger.clone(), self.server.clone(), pusher);
+        let _ = timeout(GOODBYE, last).await;
+    }
+
+    async fn run(self: Arc<Self>, asks: Asks) -> Error {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sampler::run(Arc::clone(&self.setup), self.ledger.clone(), asks));
+        let pusher = tokio::select! {
+            pusher = self.find() => pusher,
+            ended = tasks.join_next() => return task_ended(ended.as_ref()),
+        };
+        let ledger = || self.ledger.clone();
+        tasks.spawn(Arc::clone(&pusher).run());
+        tasks.spawn(watch::run(ledger(), Arc::clone(&pusher)));
+        let interval = self.setup.tail_interval;
+        tasks.spawn(tail::run(interval, ledger(), self.server.clone(), Arc::clone(&pusher)));
+        tasks.spawn(survey::run(ledger(), pusher));
+        task_ended(tasks.join_next().await.as_ref())
+    }
+
+    /// Find the cluster and its repository, however long that takes.
+    async fn find(&self) -> Arc<Pusher> {
+        let data_dir = &self.setup.data_dir;
+        let (data_dir, control) =
+            self.until_found(Stage::DataDirectory, || std::future::ready(find_cluster(data_dir))).await;
+        let system_identifier = control.system_identifier;
+        self.ledger.apply(Event::ClusterFound { system_identifier }, Now::read());
+        let namespace = self.setup.namespace.observed(Arc::new(self.ledger.clone()));
+        let ours = control.clone();
+        let find = move || find_repository(namespace.clone(), ours.clone());
+        let repository = self.until_found(Stage::Repository, find).await;
+        let pg_wal = PgWal::of(&data_dir);
+        let setup = Arc::clone(&self.setup);
+        let pusher = Arc::new(Pusher::new(repository, control, pg_wal, setup, self.ledger.clone()));
+        Arc::clone(self.pusher.get_or_init(|| pusher))
+    }
+
+    /// Try until it works; what stands in the way is shown meanwhile, and logged when it changes.
+    async fn until_found<T, F>(&self, stage: Stage, find: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut said = String::new();
+        loop {
+            match find().await {
+                Ok(found) => {
+                    self.ledger.apply(Event::Unobstructed, Now::read());
+                    return found;
+                }
+                Err(error) => {
+                    if said != error.to_string() {
+                        said = error.to_string();
+                        tracing::warn!(%error, hint = error.hint_text(), "waiting");
+                    }
+                    self.ledger.apply(Event::Obstructed(Obstacle { stage, error }), Now::read());
+                }
+            }
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+fn task_ended(ended: Option<&Result<(), JoinError>>) -> Error {
+    Error::new(Kind::Other, format!("a task of the archiver ended: {ended:?}"))
+}
+
+fn find_cluster(path: &std::path::Path) -> Result<(DataDir, ControlFile)> {
+    let data_dir = DataDir::open(path)?;
+    let control = data_dir.control()?;
+    Ok((data_dir, control))
+}
+
+async fn find_repository(namespace: Namespace, control: ControlFile) -> Result<Repository> {
+    let repository =
+        namespace.open(control.system_identifier).await.map_err(Error::absence_proves_nothing)?;
+    repository.check_segment_size(&control)?;
+    Ok(repository)
+}

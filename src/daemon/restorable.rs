@@ -1,0 +1,86 @@
+//! What can be restored, as a snapshot shows it: lines of backups and branches, and what a restore would trip over (R31).
+
+use crate::error::Error;
+use crate::postgres::PgTime;
+use crate::repository::Manifest;
+use crate::status::{BackupLine, Backups, BranchLine, Code, RepositoryBytes, Trouble, Window};
+use crate::window::{Branch, Catalog, Cut, RecoveryWindow, Usage};
+
+/// The backups of the repository.
+pub(super) fn backups(catalog: &Catalog) -> Backups {
+    let damaged = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
+    Backups {
+        finished: catalog.backups.iter().map(|backup| backup_line(backup)).collect(),
+        damaged_backups: damaged.collect(),
+        backup_failed_at: None,
+    }
+}
+
+fn backup_line(backup: &Manifest) -> BackupLine {
+    BackupLine {
+        id: backup.id.to_string(),
+        started_at: backup.started_at,
+        finished_at: backup.finished_at,
+        size_bytes: backup.size_bytes,
+        stored_bytes: backup.stored_bytes,
+        new_bytes: backup.new_bytes,
+        page_errors: backup.page_errors.len() as u64,
+    }
+}
+
+/// What can be reached on `branch`, and everything that a default restore would trip over.
+pub(super) fn window(window: &RecoveryWindow, branch: Option<&Branch>) -> Window {
+    let instants = branch.map(RecoveryWindow::instants).unwrap_or_default();
+    let pairs = instants.iter().zip(instants.iter().skip(1));
+    Window {
+        window: instants.first().zip(instants.last()).map(|(first, last)| (first.start, last.end)),
+        window_gaps: pairs.map(|(before, after)| (before.end, after.start)).collect(),
+        branches: window.tips().map(branch_line).collect(),
+        window_faults: faults(window, branch),
+    }
+}
+
+fn branch_line(branch: &Branch) -> BranchLine {
+    BranchLine {
+        timeline: branch.timeline().get(),
+        fork_lsn: branch.fork().map(|(_, at)| at),
+        newest_backup: branch.newest_backup().map(|backup| backup.id.to_string()),
+        last_commit: branch.last_commit(),
+        last_written: branch.last_written.map(PgTime::from),
+        writer: None,
+    }
+}
+
+fn faults(window: &RecoveryWindow, branch: Option<&Branch>) -> Vec<Trouble> {
+    let mut found = Vec::new();
+    if let Err(error) = window.default_branch()
+        && !window.branches.is_empty()
+    {
+        found.push(Trouble::new(Code::ForeignTimeline, &error));
+    }
+    for (_, error) in &window.unreadable {
+        found.push(Trouble::new(Code::HistoryUnreadable, error));
+    }
+    if let Some(first) = window.conflicts.first() {
+        let more = match window.conflicts.len() - 1 {
+            0 => String::new(),
+            more => format!(", and under {more} more"),
+        };
+        let error = crate::repository::conflict(first);
+        let text = format!("{error}{more}");
+        found.push(Trouble { text, ..Trouble::new(Code::Conflict, &error) });
+    }
+    if let Some(Cut::Unusable(segment, error)) = branch.and_then(Branch::farthest).map(|span| &span.cut) {
+        found.push(Trouble::new(Code::WalDamaged, &unusable(&segment.to_string(), error)));
+    }
+    found
+}
+
+fn unusable(segment: &str, error: &Error) -> Error {
+    error.clone().context(format!("WAL from segment {segment} on cannot be restored"))
+}
+
+/// Bytes by what they are for.
+pub(super) const fn bytes(usage: Usage) -> RepositoryBytes {
+    RepositoryBytes { pack: usage.pack, wal: usage.wal, tail: usage.tail, other: usage.other }
+}

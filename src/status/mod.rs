@@ -1,0 +1,21 @@
+//! What is known, shown: one snapshot of plain values becomes problems, words, a page, metrics, JSON.
+
+mod exposition;
+mod metrics;
+mod page;
+mod problem;
+mod problems;
+#[cfg(test)]
+pub(crate) mod samples;
+mod snapshot;
+pub mod text;
+mod words;
+
+pub use exposition::Format;
+pub use metrics::render as metrics;
+pub use page::render as page;
+pub use problem::{Code, Problem, Severity, Trouble};
+pub use snapshot::{
+    BackupLine, Backups, BranchLine, Daemon, Estimates, Failing, Promises, PushLine, RepositoryBytes, Role,
+    Server, Snapshot, Store, TailLine, Teller, Wal, Window,
+};

@@ -1,0 +1,233 @@
+//! What needs attention, in words that say what to do: a pure function of a snapshot.
+
+use super::problem::{Code, Problem, Severity, Trouble};
+use super::snapshot::{BackupLine, Daemon, Role, Snapshot};
+
+/// A backup that is older than a day and a bit was not taken by the daily timer.
+const OLDEST_BACKUP_SECONDS: f64 = 26.0 * 3600.0;
+/// Files that wait longer than this without the RPO telling (the tail covers for them) are worth a word.
+const LONGEST_WAIT_SECONDS: f64 = 300.0;
+/// Files that fail are named up to so many.
+const NAMED: usize = 3;
+
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn add(&mut self, severity: Severity, code: Code, text: impl Into<String>, hint: Option<&str>) {
+        self.0.push(Problem { code, severity, text: text.into(), hint: hint.map(str::to_owned) });
+    }
+
+    fn critical(&mut self, code: Code, text: impl Into<String>, hint: &str) {
+        self.add(Severity::Critical, code, text, Some(hint));
+    }
+
+    fn warning(&mut self, code: Code, text: impl Into<String>, hint: &str) {
+        self.add(Severity::Warning, code, text, Some(hint));
+    }
+
+    fn trouble(&mut self, severity: Severity, prefix: &str, trouble: &Trouble, hint: Option<&str>) {
+        let text = format!("{prefix}{}", trouble.text);
+        self.add(severity, trouble.code, text, trouble.hint.as_deref().or(hint));
+    }
+}
+
+impl Snapshot {
+    /// The same with the problems that follow from it.
+    #[must_use]
+    pub fn judged(mut self) -> Self {
+        self.problems = of(&self);
+        self
+    }
+}
+
+/// The problems, worst first.
+fn of(snapshot: &Snapshot) -> Vec<Problem> {
+    let mut found = Found(Vec::new());
+    of_start(snapshot, &mut found);
+    of_server(snapshot, &mut found);
+    of_rpo(snapshot, &mut found);
+    of_archiving(snapshot, &mut found);
+    of_wal(snapshot, &mut found);
+    if snapshot.store.repository_bytes.is_some() {
+        of_backups(snapshot, &mut found);
+    }
+    found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
+    found.0
+}
+
+fn of_start(snapshot: &Snapshot, found: &mut Found) {
+    match snapshot.teller.daemon {
+        Daemon::Missing => {
+            let why = snapshot.teller.daemon_error.as_deref().unwrap_or("no answer");
+            found.critical(
+                Code::DaemonDown,
+                format!("the daemon cannot be asked ({why}): how much would be lost now is not known"),
+                "is it running? systemctl status walproof",
+            );
+        }
+        Daemon::Absent => found.warning(
+            Code::DaemonDown,
+            "no daemon runs here: how much would be lost now is not known",
+            "start it (systemctl enable --now walproof) to bound that to seconds",
+        ),
+        Daemon::Runs | Daemon::NotHere => {}
+    }
+    if let Some(obstacle) = &snapshot.teller.obstacle {
+        found.trouble(Severity::Critical, "", obstacle, None);
+    }
+    if let Some(error) = &snapshot.store.survey_error {
+        let hint = "`walproof check` tells what is wrong with the store";
+        found.trouble(Severity::Critical, "the repository could not be read: ", error, Some(hint));
+    } else if snapshot.store.store_up == Some(false) {
+        found.warning(
+            Code::StoreDown,
+            "the last request to the store failed",
+            "is the store down, or the network? WAL stays in pg_wal until it is back",
+        );
+    }
+}
+
+fn of_server(snapshot: &Snapshot, found: &mut Found) {
+    let server = &snapshot.server;
+    if let Some(error) = &server.server_error {
+        let hint = "does it run? WAL that it finished is archived all the same";
+        found.trouble(Severity::Critical, "the server cannot be asked: ", error, Some(hint));
+    }
+    if server.archive_mode == "off" {
+        found.critical(
+            Code::ArchiveModeOff,
+            "the server's archive_mode is off: it removes WAL before it is archived",
+            "set archive_mode = on and restart the server",
+        );
+    } else if !server.archive_mode.is_empty() && !server.calls_us {
+        found.warning(
+            Code::ArchiveCommand,
+            "the server's archive_command does not call `walproof wal-push`",
+            "set archive_command = 'walproof wal-push %p' and reload the server",
+        );
+    }
+}
+
+fn of_rpo(snapshot: &Snapshot, found: &mut Found) {
+    let objective = snapshot.promises.rpo_objective;
+    match snapshot.estimates.rpo_seconds {
+        Some(rpo) if rpo > objective.as_secs_f64() => found.add(
+            Severity::Critical,
+            Code::RpoExceeded,
+            format!("{rpo:.0} s of WAL would be lost now; {} s were promised", objective.as_secs()),
+            None,
+        ),
+        // Without a daemon nobody has asked the server.
+        None if snapshot.teller.daemon_since.is_none() => {}
+        None if snapshot.server.role == Role::Primary || snapshot.wal.stored.is_none() => found.add(
+            Severity::Critical,
+            Code::RpoUnknown,
+            "how much would be lost is not known: the repository has not been read yet for this timeline",
+            None,
+        ),
+        _ => {}
+    }
+}
+
+fn of_archiving(snapshot: &Snapshot, found: &mut Found) {
+    let wal = &snapshot.wal;
+    for file in wal.failing.iter().take(NAMED) {
+        found.trouble(
+            Severity::Critical,
+            &format!("{} cannot be archived: ", file.name),
+            &file.trouble,
+            None,
+        );
+    }
+    if wal.failing.len() > NAMED {
+        let more = format!("and {} more files", wal.failing.len() - NAMED);
+        found.add(Severity::Critical, Code::ArchivingFailed, more, None);
+    }
+    if let Some(error) = &wal.tail_error {
+        found.add(
+            Severity::Warning,
+            Code::TailFailed,
+            format!("the tail could not be stored: {error}"),
+            None,
+        );
+    }
+    let waits = wal.oldest_ready.map(|since| snapshot.taken_at.seconds_since(since));
+    if let Some(seconds) = waits.filter(|seconds| *seconds > LONGEST_WAIT_SECONDS && wal.failing.is_empty()) {
+        found.warning(
+            Code::ArchivingSlow,
+            format!("{} files wait to be archived, the oldest for {seconds:.0} s", wal.ready),
+            "is the store slow, or does the server's archiver fail? its log says why",
+        );
+    }
+}
+
+fn of_wal(snapshot: &Snapshot, found: &mut Found) {
+    let wal = &snapshot.wal;
+    for fault in &snapshot.window.window_faults {
+        found.trouble(Severity::Critical, "", fault, None);
+    }
+    if wal.gap_segments > 0 {
+        let first = wal.first_gap.as_ref().map(|first| format!(" from {first} on")).unwrap_or_default();
+        found.critical(
+            Code::WalGap,
+            format!(
+                "{} WAL segments are missing{first}: what comes after them cannot be restored",
+                wal.gap_segments
+            ),
+            "take a backup now (`walproof backup-push`): it does not need them",
+        );
+    }
+}
+
+fn of_backups(snapshot: &Snapshot, found: &mut Found) {
+    for damaged in &snapshot.backups.damaged_backups {
+        found.trouble(Severity::Critical, "", damaged, None);
+    }
+    let Some(newest) = snapshot.backups.finished.last() else {
+        return found.critical(
+            Code::NoBackup,
+            "there is no backup: WAL alone restores nothing",
+            "take one with `walproof backup-push`",
+        );
+    };
+    if snapshot.window.window.is_none() && snapshot.teller.daemon_since.is_none() {
+        let timeline = snapshot.server.timeline.unwrap_or_default();
+        found.critical(
+            Code::BackupUnreachable,
+            format!("no backup leads to timeline {timeline}"),
+            "take a new backup; `walproof wal-list` shows gaps",
+        );
+    }
+    of_newest_backup(snapshot, newest, found);
+}
+
+fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found) {
+    let age = snapshot.taken_at.seconds_since(newest.finished_at);
+    if age > OLDEST_BACKUP_SECONDS {
+        found.warning(
+            Code::BackupOld,
+            format!(
+                "the newest backup is {:.0} hours old: a restore has to replay all WAL since then",
+                age / 3600.0
+            ),
+            "does walproof-backup.timer run (systemctl list-timers)?",
+        );
+    }
+    if newest.page_errors > 0 {
+        found.critical(
+            Code::PageErrors,
+            format!("{} pages of the newest backup fail their checksum", newest.page_errors),
+            &format!(
+                "`walproof backup-show {}` names them; the server's disk is the first suspect",
+                newest.id
+            ),
+        );
+    }
+    if snapshot.backups.backup_failed_at.is_some_and(|failed| failed > newest.finished_at) {
+        found.critical(
+            Code::BackupFailed,
+            "the last backup failed",
+            "journalctl -u walproof-backup says why",
+        );
+    }
+}
