@@ -368,8 +368,8 @@ fn five_thousand_ready_files_at_the_start_are_archived() {
 #[test]
 fn status_says_how_safe_the_cluster_is_with_and_without_a_daemon() {
     let archived = archived(Repo::local());
-    let missing = archived.walproof.run(["status"]);
-    missing.fails_with(1).stdout_contains("there is no backup").stdout_contains("the daemon cannot be asked");
+    let alone = archived.walproof.run(["status"]);
+    alone.fails_with(1).stdout_contains("there is no backup").stdout_contains("no daemon runs here");
     let daemon = Daemon::start_whole(&archived.walproof);
     let id = archived.backup()["id"].as_str().unwrap().to_owned();
     daemon.wait("it sees the backup", |status| status["backups"].as_array().unwrap().len() == 1);
@@ -386,10 +386,34 @@ fn status_says_how_safe_the_cluster_is_with_and_without_a_daemon() {
     daemon.kill9();
     let alone = archived.walproof.run(["status", "--json"]);
     let value: serde_json::Value = serde_json::from_slice(alone.fails_with(1).stdout_bytes()).unwrap();
+    assert_eq!(value["problems"][0]["code"], "daemon_down", "one has served here: {value:#}");
+    assert_eq!(value["problems"][0]["severity"], "critical");
     assert!(
         value["rpo_seconds"].is_null() && value["window"]["start"] == status["window"]["start"],
         "{value:#}"
     );
+}
+
+#[test]
+fn what_is_not_expected_on_a_host_is_not_wrong_there() {
+    let archived = archived(Repo::local());
+    archived.backup();
+    let json = |walproof: &Walproof| -> serde_json::Value {
+        serde_json::from_slice(walproof.run(["status", "--json"]).success().stdout_bytes()).unwrap()
+    };
+    // On the cluster's host, archive_command alone is one way to work: it is said, and is no failure.
+    let status = json(&archived.walproof);
+    assert!(status["rpo_seconds"].is_null(), "{status:#}");
+    assert_eq!(status["problems"].as_array().unwrap().len(), 1, "{status:#}");
+    assert_eq!(
+        (&status["problems"][0]["code"], &status["problems"][0]["severity"]),
+        (&"daemon_down".into(), &"warning".into())
+    );
+    // A host for rehearsals has neither a cluster nor a daemon.
+    let staging = Walproof::builder(archived.repo().clone()).key_of(&archived.walproof).build();
+    let status = json(&staging);
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status:#}");
+    staging.run(["status"]).success().stdout_contains("HEALTHY: what is stored is in order");
 }
 
 #[test]

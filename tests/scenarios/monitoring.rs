@@ -317,7 +317,7 @@ fn systemd_is_told_even_when_server_and_store_are_down() {
     let next = || {
         let mut message = [0; 4096];
         let len = socket.recv(&mut message).expect("systemd is told something");
-        String::from_utf8(message[..len].to_vec()).unwrap()
+        String::from_utf8(message[..len].to_vec()).unwrap().trim_end().to_owned()
     };
     let alive_for = |seconds| {
         let (begin, mut last) = (Instant::now(), Instant::now());
