@@ -12,7 +12,8 @@ use crate::cluster::{DataDir, ServerInfo, Session, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{BackupLabel, ControlFile, PgTime};
 use crate::repository::{
-    BackupId, DirectoryRecord, Lease, Manifest, Namespace, Repository, TablespaceRecord,
+    BackupId, DirectoryRecord, Lease, Manifest, Namespace, Protection, Purpose, Repository, TablespaceRecord,
+    WalFrom,
 };
 
 /// What to back up and how.
@@ -41,8 +42,15 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     check_server(&info, &data_dir, &control)?;
     let repository =
         namespace.open(control.system_identifier).await.map_err(Error::absence_proves_nothing)?;
-    let lease = Lease::take(&repository, "backup").await?;
-    let manifest = take_with_lease(&repository, &session, &info, &data_dir, request).await;
+    // Until the backup has a start of its own, this is older.
+    let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
+    let lease = Lease::take(&repository, Purpose::Backup, Protection { backups: Vec::new(), wal }).await?;
+    let manifest = tokio::select! {
+        // R32: another one may have taken over.
+        biased;
+        lost = lease.lost() => Err(lost),
+        taken = take_with_lease(&repository, &lease, &session, &info, &data_dir, request) => taken,
+    };
     let released = lease.release().await;
     let manifest = manifest?;
     if let Err(error) = released {
@@ -54,6 +62,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
 
 async fn take_with_lease(
     repository: &Repository,
+    lease: &Lease,
     session: &Session,
     info: &ServerInfo,
     data_dir: &DataDir,
@@ -104,7 +113,7 @@ async fn take_with_lease(
         (id, started_at, finished_at, stop.stop),
     );
     // The commit point.
-    repository.put_manifest(&manifest).await?;
+    lease.commit(&manifest).await?;
     Ok(manifest)
 }
 

@@ -1,155 +1,176 @@
-//! Leases: who works on the repository now. No conditional write is needed: everyone puts an object of its own, then
-//! lists; who sees another live one steps back. Two that start in the same instant may both step back, never both go on.
+//! Leases: which processes work on the repository now, and what they need of it. No conditional write is needed: everyone
+//! puts an object of its own, then lists; whoever sees another living one that forbids it steps back. Two that start in
+//! the same instant may both step back, never both go on.
+//!
+//! A lease fences (R32): a holder that could not renew it in time, because its host was suspended or the store was away,
+//! knows so before the others may take over, and commits nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 
 use super::layout;
+use super::lease_grip::{Found, Grip, Moment, keep, read};
+use super::lease_record::{Holder, Protection, Purpose, Record, Verdict, lifetime};
+use super::manifest::Manifest;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::seal::{ObjectKind, fill_random};
-use crate::store::Object;
+use crate::seal::fill_random;
 
-/// A lease that was not renewed for so long, by the store's clock, is dead.
-const LIFETIME: Duration = Duration::from_mins(2);
-/// How often a lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(30);
+/// How long a backup waits for an expiry to end.
+const PATIENCE: Duration = Duration::from_mins(10);
+const PAUSE: Duration = Duration::from_secs(1);
+/// Of what only warns when it fails.
+const OPTIONAL_PATIENCE: Duration = Duration::from_secs(30);
+/// Between this host's clock and the store's, where nothing better is known.
+const SKEW: Duration = Duration::from_mins(1);
 
-/// What a lease says about its holder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
-    /// Why the lease is held ("backup").
-    purpose: String,
-    host: String,
-    /// Identifies the boot of the host and the process namespace (containers share the former), so that a process id
-    /// means something.
-    boot: String,
-    pid: u32,
-    /// Start time of the process in clock ticks since boot: process ids are used again.
-    started: u64,
+/// A living lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLease {
+    /// What it is held for.
+    pub purpose: Purpose,
+    /// What must stay while it lives.
+    pub protects: Protection,
+    /// By the clock of its holder.
+    pub taken_at: Timestamp,
+    /// Host of its holder.
+    pub host: String,
+    /// Process id of its holder, on that host.
+    pub pid: u32,
 }
 
-impl Holder {
-    fn this_process(purpose: &str) -> Self {
-        let pid = std::process::id();
-        Self {
-            purpose: purpose.to_owned(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            boot: boot_id(),
-            pid,
-            started: process_start(pid).unwrap_or(0),
-        }
-    }
-
-    /// Whether the holder was a process of this host that is gone: then nobody has to wait for the lease to age.
-    fn is_gone(&self) -> bool {
-        let here = Self::this_process("");
-        !here.boot.is_empty()
-            && self.boot == here.boot
-            && self.host == here.host
-            && process_start(self.pid) != Some(self.started)
+impl HeldLease {
+    fn new(record: Record) -> Self {
+        let Record { purpose, protects, taken_at, holder: Holder { host, pid, .. }, .. } = record;
+        Self { purpose, protects, taken_at, host, pid }
     }
 }
 
-fn boot_id() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let namespace = std::fs::read_link("/proc/self/ns/pid");
-    boot.and_then(|boot| Ok(format!("{} {}", boot.trim(), namespace?.display()))).unwrap_or_default()
-}
-
-/// Field 22 of `/proc/<pid>/stat`; the command name before it may hold anything, so count from its last `)`.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// A held lease; renewed until released or dropped.
+/// A held lease, renewed until it is released, dropped or lost.
 #[derive(Debug)]
 pub struct Lease {
-    repository: Repository,
-    relative: String,
+    grip: Arc<Grip>,
     renewal: tokio::task::JoinHandle<()>,
 }
 
 impl Lease {
-    /// Take the lease for `purpose`, or fail with kind `Busy` when another holder lives.
-    pub async fn take(repository: &Repository, purpose: &str) -> Result<Self> {
-        let holder = Holder::this_process(purpose);
-        let mut random = [0; 8];
-        fill_random(&mut random)?;
-        let relative = layout::lease_key(&format!("{purpose}-{:016x}", u64::from_le_bytes(random)));
-        let plain =
-            serde_json::to_vec(&holder).map_err(|cause| Error::corrupt(format!("write lease: {cause}")))?;
-        repository.put_sealed(ObjectKind::Lease, &relative, &plain).await.context("take the lease")?;
-        let renewal = tokio::spawn(renew(repository.clone(), relative.clone(), plain));
-        let lease = Self { repository: repository.clone(), relative, renewal };
-        match lease.other_holder(purpose).await {
-            Ok(None) => Ok(lease),
-            Ok(Some(other)) => {
-                lease.release().await?;
-                Err(Error::new(
-                    Kind::Busy,
-                    format!("another {purpose} is under way (process {} on {})", other.pid, other.host),
-                )
-                .hint("wait for it, or, should that host be gone, until its lease has aged 2 minutes"))
+    /// Take the lease. Fails with kind `Busy` when another one forbids it ([`Purpose::may_begin_beside`]).
+    pub async fn take(repository: &Repository, purpose: Purpose, protects: Protection) -> Result<Self> {
+        let end = Moment::now() + PATIENCE;
+        loop {
+            let lease = Self::put(repository, purpose, protects.clone()).await?;
+            let obstacle = match lease.obstacle(purpose).await {
+                Ok(None) => return Ok(lease),
+                Ok(Some(obstacle)) => obstacle,
+                Err(error) => {
+                    // The cause is worth more than that this failed, too.
+                    let _ = lease.release().await;
+                    return Err(error);
+                }
+            };
+            lease.release().await?;
+            if !obstacle.passes || Moment::now() > end {
+                return Err(obstacle.error);
             }
-            Err(error) => {
-                let _ = lease.release().await;
-                Err(error)
+            tracing::info!("waiting: {}", obstacle.error);
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Take the lease where that is possible. A reader must not fail because the store is read-only: it warns, and goes
+    /// on without.
+    pub async fn take_if_possible(
+        repository: &Repository,
+        purpose: Purpose,
+        protects: Protection,
+    ) -> Option<Self> {
+        let taken = timeout(OPTIONAL_PATIENCE, Self::take(repository, purpose, protects)).await;
+        let why = match taken {
+            Ok(Ok(lease)) => return Some(lease),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", OPTIONAL_PATIENCE.as_secs()),
+        };
+        tracing::warn!("no lease protects this {purpose} from an expiry that runs at the same time: {why}");
+        None
+    }
+
+    /// All living leases, for those that hold none themselves. Dead ones may be among them for a minute: their age is
+    /// known by this host's clock only.
+    pub async fn held(repository: &Repository) -> Result<Vec<HeldLease>> {
+        let objects =
+            repository.store().list(&repository.key(layout::LEASES)).await.context("list leases")?;
+        let mut held = Vec::new();
+        for object in &objects {
+            let age = Timestamp::now().duration_since(object.modified).unsigned_abs().saturating_sub(SKEW);
+            match read(repository, object, age).await? {
+                Found::Living(record) => held.push(HeldLease::new(record)),
+                Found::Unreadable { error, .. } => tracing::warn!("a lease is left out: {error}"),
+                Found::Dead => {}
             }
         }
+        Ok(held)
+    }
+
+    /// All other living leases now; dead ones are removed. One that is young and cannot be read is an error: what it
+    /// protects is not known.
+    pub async fn others(&self) -> Result<Vec<HeldLease>> {
+        let mut held = Vec::new();
+        for found in self.grip.look().await? {
+            match found {
+                Found::Living(record) => held.push(HeldLease::new(record)),
+                Found::Unreadable { error, .. } => return Err(error),
+                Found::Dead => {}
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether the lease is still held, by the time since its last renewal began: an error of kind `Busy` if it is not.
+    /// The lease says so a quarter of its lifetime before others may think it dead.
+    pub fn still_held(&self) -> Result<()> {
+        self.grip.left().map(|_| ())
+    }
+
+    /// Returns when the lease is lost, with the error to end with.
+    pub async fn lost(&self) -> Error {
+        let mut renewed = self.grip.renewed.subscribe();
+        // Neither side goes away before this lease does.
+        let _ = renewed.wait_for(Option::is_none).await;
+        self.grip.error()
+    }
+
+    /// Put the manifest: the commit point of a backup, and only while the lease is held. If the lease turns out to have
+    /// been lost meanwhile, the manifest is taken back.
+    pub async fn commit(&self, manifest: &Manifest) -> Result<()> {
+        let repository = &self.grip.repository;
+        // So that nearly a whole lifetime is left, and another one that took over is noticed.
+        self.grip.renew().await?;
+        let left = self.grip.left()?;
+        match timeout(left, repository.put_manifest(manifest)).await {
+            Ok(Err(error)) => return Err(error),
+            // If it is late by our clock, nobody took over as long as nobody removed the lease.
+            Ok(Ok(())) if self.still_held().is_ok() || self.grip.is_there().await.unwrap_or(false) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let key = repository.key(&layout::manifest_key(&manifest.id));
+        repository
+            .store()
+            .delete(&key)
+            .await
+            .context("take back the manifest of a backup that came too late")?;
+        Err(self.grip.error())
     }
 
     /// Give the lease back.
     pub async fn release(self) -> Result<()> {
         self.renewal.abort();
-        self.repository
-            .store()
-            .delete(&self.repository.key(&self.relative))
-            .await
-            .context("release the lease")
-    }
-
-    async fn other_holder(&self, purpose: &str) -> Result<Option<Holder>> {
-        let objects = self.repository.store().list(&self.repository.key(layout::LEASES)).await?;
-        let mine = self.repository.key(&self.relative);
-        let now = objects.iter().find(|object| object.key == mine).map(|object| object.modified).ok_or_else(
-            || {
-                Error::new(Kind::Unreachable, "the lease that was just written is not listed")
-                    .hint("is this store strongly consistent?")
-            },
-        )?;
-        for object in objects.iter().filter(|object| object.key != mine) {
-            if let Some(holder) = self.living_holder(object, now, purpose).await? {
-                return Ok(Some(holder));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The holder of the lease `object`, unless it is for something else or dead; a dead one is removed.
-    async fn living_holder(&self, object: &Object, now: Timestamp, purpose: &str) -> Result<Option<Holder>> {
-        let Some(relative) = self.repository.relative(&object.key) else { return Ok(None) };
-        if !relative.starts_with(&layout::lease_key(&format!("{purpose}-"))) {
-            return Ok(None);
-        }
-        let age = now.duration_since(object.modified);
-        let plain = match self.repository.get_sealed(ObjectKind::Lease, relative).await {
-            Ok(plain) => plain,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let holder: Holder =
-            serde_json::from_slice(&plain).map_err(|cause| Error::corrupt(format!("read lease: {cause}")))?;
-        if age.unsigned_abs() < LIFETIME && !holder.is_gone() {
-            return Ok(Some(holder));
-        }
-        tracing::info!(host = holder.host, pid = holder.pid, "remove the lease of a dead holder");
-        self.repository.store().delete(&object.key).await?;
-        Ok(None)
+        let repository = &self.grip.repository;
+        repository.store().delete(&repository.key(&self.grip.relative)).await.context("release the lease")
     }
 }
 
@@ -159,12 +180,174 @@ impl Drop for Lease {
     }
 }
 
-/// Write the lease again and again, so that it stays young by the store's clock.
-async fn renew(repository: Repository, relative: String, plain: Vec<u8>) {
-    loop {
-        tokio::time::sleep(RENEWAL).await;
-        if let Err(error) = repository.put_sealed(ObjectKind::Lease, &relative, &plain).await {
-            tracing::warn!(%error, "cannot renew the lease");
+/// Why a lease cannot be had.
+struct Obstacle {
+    error: Error,
+    /// It will be over within minutes.
+    passes: bool,
+}
+
+impl Lease {
+    async fn put(repository: &Repository, purpose: Purpose, protects: Protection) -> Result<Self> {
+        let mut random = [0; 8];
+        fill_random(&mut random)?;
+        let relative = layout::lease_key(&format!("{purpose}-{:016x}", u64::from_le_bytes(random)));
+        let lifetime = lifetime();
+        let record = Record {
+            purpose,
+            protects,
+            taken_at: Timestamp::now(),
+            lifetime_seconds: lifetime.as_secs(),
+            holder: Holder::this_process(),
+        };
+        let plain =
+            serde_json::to_vec(&record).map_err(|cause| Error::corrupt(format!("write lease: {cause}")))?;
+        let grip = Grip::new(repository.clone(), purpose, relative, plain, lifetime);
+        let grip = Arc::new(grip);
+        grip.put().await.context("take the lease")?;
+        let renewal = tokio::spawn(keep(Arc::clone(&grip)));
+        Ok(Self { grip, renewal })
+    }
+
+    async fn obstacle(&self, purpose: Purpose) -> Result<Option<Obstacle>> {
+        let mut waits = None;
+        for found in self.grip.look().await? {
+            match found {
+                Found::Living(record) => match purpose.may_begin_beside(record.purpose) {
+                    Verdict::Together | Verdict::Respecting => {}
+                    Verdict::AfterIt => waits = Some(Obstacle { error: under_way(&record), passes: true }),
+                    Verdict::Refused => {
+                        return Ok(Some(Obstacle { error: under_way(&record), passes: false }));
+                    }
+                },
+                Found::Unreadable { purpose: other, error } => {
+                    let harmless = match other {
+                        Some(other) => purpose.may_begin_beside(other) == Verdict::Together,
+                        // A restore waits for nobody.
+                        None => purpose == Purpose::Restore,
+                    };
+                    if !harmless {
+                        return Ok(Some(Obstacle { error, passes: false }));
+                    }
+                }
+                Found::Dead => {}
+            }
         }
+        Ok(waits)
+    }
+}
+
+fn under_way(record: &Record) -> Error {
+    let Record { purpose, holder, lifetime_seconds, .. } = record;
+    Error::new(
+        Kind::Busy,
+        format!("another {purpose} is under way (process {} on {})", holder.pid, holder.host),
+    )
+    .hint(format!(
+        "wait for it; if that host is gone, its lease expires {lifetime_seconds} s after it was last renewed"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::super::lease_record::LIFETIME;
+    use super::*;
+
+    async fn take(repository: &Repository, purpose: Purpose) -> Result<Lease> {
+        Lease::take(repository, purpose, Protection::default()).await
+    }
+
+    /// Age the lease as if its last renewal had begun so long ago.
+    fn age(lease: &Lease, by: Duration) {
+        let then = Moment::now() - by;
+        lease.grip.renewed.send_replace(Some(then));
+    }
+
+    #[tokio::test]
+    async fn r32_a_holder_knows_that_it_lost_its_lease() {
+        let (_, repository) = fixture::memory().await;
+        let lease = take(&repository, Purpose::Backup).await.unwrap();
+        age(&lease, LIFETIME / 2);
+        lease.still_held().unwrap();
+        lease.grip.renew().await.unwrap();
+        age(&lease, LIFETIME * 3 / 4);
+        assert_eq!(lease.still_held().unwrap_err().kind(), Kind::Busy);
+        // What is lost is not won back by renewing.
+        assert_eq!(lease.grip.renew().await.unwrap_err().kind(), Kind::Busy);
+        assert_eq!(lease.still_held().unwrap_err().kind(), Kind::Busy);
+    }
+
+    #[tokio::test]
+    async fn r32_a_lease_that_another_one_removed_is_lost_at_the_next_renewal() {
+        let (_, repository) = fixture::memory().await;
+        let lease = take(&repository, Purpose::Expire).await.unwrap();
+        repository.store().delete(&repository.key(&lease.grip.relative)).await.unwrap();
+        assert_eq!(lease.grip.renew().await.unwrap_err().kind(), Kind::Busy);
+        let lost = timeout(Duration::from_secs(5), lease.lost()).await.unwrap();
+        assert!(lost.to_string().contains("the lease of this expire was lost"), "{lost}");
+        assert!(!lease.grip.is_there().await.unwrap(), "it must not rise again");
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_shows_with_what_it_protects() {
+        let (_, repository) = fixture::memory().await;
+        let id = "20261122T130000Z-00000001".parse().unwrap();
+        let protects = Protection { backups: vec![id], wal: Vec::new() };
+        let restore = Lease::take(&repository, Purpose::Restore, protects.clone()).await.unwrap();
+        let also = take(&repository, Purpose::Restore).await.unwrap();
+        let expire = take(&repository, Purpose::Expire).await.unwrap();
+        let others = expire.others().await.unwrap();
+        assert_eq!(others.len(), 2);
+        assert!(others.iter().any(|held| held.protects == protects && held.pid == std::process::id()));
+        let refused = take(&repository, Purpose::Expire).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Busy);
+        assert_eq!(Lease::held(&repository).await.unwrap().len(), 3, "the refused one left nothing");
+        for lease in [restore, also, expire] {
+            lease.release().await.unwrap();
+        }
+        assert_eq!(Lease::held(&repository).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_backup_waits_for_an_expiry() {
+        let (_, repository) = fixture::memory().await;
+        let expire = take(&repository, Purpose::Expire).await.unwrap();
+        let waiting = take(&repository, Purpose::Backup);
+        let ending = async {
+            sleep(Duration::from_millis(300)).await;
+            expire.release().await
+        };
+        let (backup, ended) =
+            timeout(Duration::from_secs(30), async { tokio::join!(waiting, ending) }).await.unwrap();
+        ended.unwrap();
+        backup.unwrap().still_held().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_young_lease_that_cannot_be_read_blocks_what_it_could_concern() {
+        let (_, repository) = fixture::memory().await;
+        repository.store().put(&repository.key("leases/backup-00"), vec!["garbage".into()]).await.unwrap();
+        for (purpose, blocked) in [
+            (Purpose::Backup, true),
+            (Purpose::Expire, true),
+            (Purpose::Restore, false),
+            (Purpose::Verify, false),
+        ] {
+            match take(&repository, purpose).await {
+                Ok(lease) => {
+                    assert!(!blocked, "{purpose}");
+                    lease.release().await.unwrap();
+                }
+                Err(error) => {
+                    assert!(blocked, "{purpose}: {error}");
+                    assert_eq!(error.kind(), Kind::Busy);
+                    assert!(error.to_string().contains("leases/backup-00") && error.hint_text().is_some());
+                }
+            }
+        }
+        repository.store().put(&repository.key("leases/noise"), vec!["garbage".into()]).await.unwrap();
+        take(&repository, Purpose::Restore).await.unwrap().release().await.unwrap();
+        assert_eq!(take(&repository, Purpose::Verify).await.unwrap_err().kind(), Kind::Busy);
     }
 }

@@ -1,0 +1,252 @@
+//! What a lease says: its purpose, what it protects, and its holder.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::backup_id::BackupId;
+use crate::error::{Error, Result};
+use crate::postgres::{Lsn, TimelineId};
+
+/// A lease that was not renewed for so long, by the store's clock, is dead.
+pub(super) const LIFETIME: Duration = Duration::from_mins(2);
+/// For tests only: a shorter lifetime, in seconds.
+const TEST_LIFETIME: &str = "WALPROOF_TEST_LEASE_LIFETIME";
+
+/// What a lease is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// A base backup is being taken.
+    Backup,
+    /// Retention is deleting.
+    Expire,
+    /// A backup is being restored.
+    Restore,
+    /// A restore is being rehearsed.
+    Drill,
+    /// The repository is being verified.
+    Verify,
+}
+
+/// Whether one may begin while another is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Neither disturbs the other.
+    Together,
+    /// Yes, but what the other protects must stay.
+    Respecting,
+    /// Not until the other has ended, which takes minutes: wait.
+    AfterIt,
+    /// No.
+    Refused,
+}
+
+impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 5] = [Self::Backup, Self::Expire, Self::Restore, Self::Drill, Self::Verify];
+
+    /// Whether this may begin while `living` is under way:
+    ///
+    /// | begins \ lives | backup | expire | restore | drill | verify |
+    /// |---|---|---|---|---|---|
+    /// | backup | no | after it | yes | yes | yes |
+    /// | expire | respecting | no | respecting | respecting | respecting |
+    /// | restore | yes | yes | yes | yes | yes |
+    /// | drill | yes | yes | yes | no | yes |
+    /// | verify | yes | yes | yes | yes | yes |
+    ///
+    /// - Two backups would read the disk twice, and two expiries would delete by two plans.
+    /// - A backup that begins during an expiry could reuse extents that are about to be deleted: it waits. An expiry that
+    ///   begins during a backup sees what the backup protects, and keeps it.
+    /// - A restore is never refused and never waits. An expiry looks for new leases before every batch of deletes
+    ///   ([`Lease::others`](super::Lease::others)) and keeps what they protect.
+    /// - Reports of drills are chained, so there is one drill at a time.
+    /// - A verification that misses an object looks again whether it is still listed: an expiry may have deleted it.
+    pub const fn may_begin_beside(self, living: Self) -> Verdict {
+        match (self, living) {
+            (Self::Backup, Self::Backup) | (Self::Expire, Self::Expire) | (Self::Drill, Self::Drill) => {
+                Verdict::Refused
+            }
+            (Self::Backup, Self::Expire) => Verdict::AfterIt,
+            (Self::Expire, _) => Verdict::Respecting,
+            _ => Verdict::Together,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Expire => "expire",
+            Self::Restore => "restore",
+            Self::Drill => "drill",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Purpose {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|purpose| purpose.name() == text);
+        found.ok_or_else(|| Error::corrupt(format!("\"{text}\" is not the purpose of a lease")))
+    }
+}
+
+/// What nobody may delete while the lease lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// These backups: their manifests and every pack that these name.
+    pub backups: Vec<BackupId>,
+    /// WAL from these positions on.
+    pub wal: Vec<WalFrom>,
+}
+
+/// All WAL of a timeline, and of those that branch off later, from a position on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFrom {
+    /// On this timeline.
+    pub timeline: TimelineId,
+    /// From the segment that holds this position.
+    pub start: Lsn,
+}
+
+/// What a lease object says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) purpose: Purpose,
+    pub(super) protects: Protection,
+    pub(super) taken_at: Timestamp,
+    /// A lease that was not put again for so long, by the store's clock, is dead.
+    pub(super) lifetime_seconds: u64,
+    #[serde(flatten)]
+    pub(super) holder: Holder,
+}
+
+impl Record {
+    pub(super) fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.lifetime_seconds)
+    }
+}
+
+/// That of new leases.
+pub(super) fn lifetime() -> Duration {
+    let shorter = std::env::var(TEST_LIFETIME).ok().and_then(|text| text.parse().ok());
+    shorter.map_or(LIFETIME, Duration::from_secs).clamp(Duration::from_secs(1), LIFETIME)
+}
+
+/// The process that holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Holder {
+    pub(super) host: String,
+    /// Identifies the boot of the host and the process namespace (containers share the former), so that a process id
+    /// means something.
+    boot: String,
+    pub(super) pid: u32,
+    /// Start time of the process in clock ticks since boot: process ids are used again.
+    started: u64,
+}
+
+impl Holder {
+    pub(super) fn this_process() -> Self {
+        let pid = std::process::id();
+        Self {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            boot: boot_id(),
+            pid,
+            started: process_start(pid).unwrap_or(0),
+        }
+    }
+
+    /// Whether the holder was a process of this host that has ended: then nobody has to wait for the lease to age.
+    pub(super) fn has_ended(&self) -> bool {
+        let here = Self::this_process();
+        !here.boot.is_empty()
+            && self.boot == here.boot
+            && self.host == here.host
+            && process_start(self.pid) != Some(self.started)
+    }
+}
+
+fn boot_id() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    boot.and_then(|boot| Ok(format!("{} {}", boot.trim(), namespace?.display()))).unwrap_or_default()
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the command name before it may hold anything, so count from its last `)`.
+fn process_start(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_of_purposes_has_its_verdict() {
+        use Verdict::{AfterIt, Refused, Respecting, Together};
+        let table = [
+            [Refused, AfterIt, Together, Together, Together],
+            [Respecting, Refused, Respecting, Respecting, Respecting],
+            [Together, Together, Together, Together, Together],
+            [Together, Together, Together, Refused, Together],
+            [Together, Together, Together, Together, Together],
+        ];
+        for (begins, row) in Purpose::ALL.into_iter().zip(table) {
+            for (living, verdict) in Purpose::ALL.into_iter().zip(row) {
+                assert_eq!(begins.may_begin_beside(living), verdict, "{begins} beside {living}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for purpose in Purpose::ALL {
+            assert_eq!(purpose.to_string().parse::<Purpose>().unwrap(), purpose);
+        }
+        "shred".parse::<Purpose>().unwrap_err();
+    }
+
+    #[test]
+    fn a_record_is_the_json_of_the_format() {
+        let record = Record {
+            purpose: Purpose::Backup,
+            protects: Protection {
+                backups: vec!["20261122T130000Z-00000001".parse().unwrap()],
+                wal: vec![WalFrom { timeline: TimelineId::FIRST, start: Lsn::new(0x0300_0028) }],
+            },
+            taken_at: "2026-11-22T13:00:00Z".parse().unwrap(),
+            lifetime_seconds: 120,
+            holder: Holder { host: "db1".into(), boot: "b".into(), pid: 4711, started: 12 },
+        };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            text,
+            "{\"purpose\":\"backup\",\"protects\":{\"backups\":[\"20261122T130000Z-00000001\"],\
+             \"wal\":[{\"timeline\":1,\"start\":\"0/3000028\"}]},\"taken_at\":\"2026-11-22T13:00:00Z\",\
+             \"lifetime_seconds\":120,\"host\":\"db1\",\"boot\":\"b\",\"pid\":4711,\"started\":12}"
+        );
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn this_process_has_not_ended_and_one_that_started_at_another_time_has() {
+        let holder = Holder::this_process();
+        assert!(!holder.has_ended());
+        assert!(Holder { started: holder.started + 1, ..holder.clone() }.has_ended());
+        assert!(!Holder { host: "elsewhere".into(), started: 0, ..holder }.has_ended());
+    }
+}
