@@ -93,7 +93,10 @@ impl Lease {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", OPTIONAL_PATIENCE.as_secs()),
         };
-        tracing::warn!("no lease protects this {purpose} from an expiry that runs at the same time: {why}");
+        tracing::warn!(
+            "no lease protects this {} from an expiry that runs at the same time: {why}",
+            purpose.noun()
+        );
         None
     }
 
@@ -241,7 +244,7 @@ fn under_way(record: &Record) -> Error {
     let Record { purpose, holder, lifetime_seconds, .. } = record;
     Error::new(
         Kind::Busy,
-        format!("another {purpose} is under way (process {} on {})", holder.pid, holder.host),
+        format!("another {} is under way (process {} on {})", purpose.noun(), holder.pid, holder.host),
     )
     .hint(format!(
         "wait for it; if that host is gone, its lease expires {lifetime_seconds} s after it was last renewed"
@@ -285,7 +288,7 @@ mod tests {
         repository.store().delete(&repository.key(&lease.grip.relative)).await.unwrap();
         assert_eq!(lease.grip.renew().await.unwrap_err().kind(), Kind::Busy);
         let lost = timeout(Duration::from_secs(5), lease.lost()).await.unwrap();
-        assert!(lost.to_string().contains("the lease of this expire was lost"), "{lost}");
+        assert!(lost.to_string().contains("the lease of this expiry was lost"), "{lost}");
         assert!(!lease.grip.is_there().await.unwrap(), "it must not rise again");
     }
 

@@ -113,7 +113,7 @@ impl Grip {
     pub(super) fn error(&self) -> Error {
         Error::new(
             Kind::Busy,
-            format!("the lease of this {} was lost: it was not renewed in time", self.purpose),
+            format!("the lease of this {} was lost: it was not renewed in time", self.purpose.noun()),
         )
         .hint("was this process or its host suspended, or the store out of reach? run the command again")
     }

@@ -77,6 +77,15 @@ impl Purpose {
         }
     }
 
+    /// In messages.
+    pub(super) const fn noun(self) -> &'static str {
+        match self {
+            Self::Expire => "expiry",
+            Self::Verify => "verification",
+            Self::Backup | Self::Restore | Self::Drill => self.name(),
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Backup => "backup",
