@@ -35,6 +35,19 @@ impl Proof {
     }
 }
 
+/// Finish a segment and see it arrive in the repository, no later than after `patience`: its name. `None` on a standby,
+/// which cannot finish one.
+pub async fn try_archiving(
+    repository: &Repository,
+    session: &Session,
+    info: &ServerInfo,
+    patience: Duration,
+) -> Result<Option<SegmentName>> {
+    let proof = Proof::begin(session, info).await?;
+    prove_archiving(repository, proof.as_ref(), patience).await?;
+    Ok(proof.map(|proof| proof.segment))
+}
+
 /// Wait until the proof has arrived, no longer than `patience`.
 pub(super) async fn prove_archiving(
     repository: &Repository,

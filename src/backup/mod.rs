@@ -11,5 +11,6 @@ mod take;
 mod throttle;
 mod worker;
 
+pub use archiving::try_archiving;
 pub use progress::Progress;
 pub use take::{BackupRequest, take};

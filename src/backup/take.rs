@@ -39,7 +39,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let control = data_dir.control()?;
     let session = Session::connect(&request.conninfo, "walproof backup-push").await?;
     let info = session.info().await?;
-    check_server(&info, &data_dir, &control)?;
+    session.must_run_in(&info, &data_dir, &control).await?;
     let repository =
         namespace.open(control.system_identifier).await.map_err(Error::absence_proves_nothing)?;
     // Until the backup has a start of its own, this is older.
@@ -164,36 +164,6 @@ fn manifest(
         page_errors: copied.page_errors,
         outside_files: outside_files(info),
     }
-}
-
-/// R10: the server is the configured one.
-fn check_server(info: &ServerInfo, data_dir: &DataDir, control: &ControlFile) -> Result<()> {
-    if info.system_identifier != control.system_identifier {
-        return Err(Error::server(format!(
-            "the server has system identifier {}, {} has {}",
-            info.system_identifier,
-            data_dir.path().display(),
-            control.system_identifier
-        ))
-        .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?"));
-    }
-    let theirs = std::fs::canonicalize(&info.data_directory).unwrap_or_else(|_| info.data_directory.clone());
-    if theirs != data_dir.path() {
-        return Err(Error::server(format!(
-            "the server's data directory is {}, the configured one is {}",
-            theirs.display(),
-            data_dir.path().display()
-        ))
-        .hint("is cluster.data_dir a copy or another cluster's?"));
-    }
-    if info.major != data_dir.version_major() {
-        return Err(Error::server(format!(
-            "the server is PostgreSQL {}, its data directory {}",
-            info.major,
-            data_dir.version_major()
-        )));
-    }
-    Ok(())
 }
 
 /// R10: it is set up to archive.

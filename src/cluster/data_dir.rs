@@ -116,18 +116,18 @@ fn unreadable(verb: &str, path: &Path, data_dir: &Path, cause: &io::Error) -> Er
         }
         io::ErrorKind::PermissionDenied => {
             let owner = match fs::metadata(data_dir) {
-                Ok(found) => format!("the user that owns it, {}", user(found.uid())),
+                Ok(found) => format!("the user that owns it, {}", user_name(found.uid())),
                 Err(_) => "the user that owns it, usually postgres".to_owned(),
             };
-            Error::server(format!("{message}, as user {}", user(geteuid().as_raw())))
+            Error::server(format!("{message}, as user {}", user_name(geteuid().as_raw())))
                 .hint(format!("does this command run as {owner}?"))
         }
         _ => Error::io(verb, path, cause),
     }
 }
 
-/// The name in `/etc/passwd`, or the number where there is none.
-fn user(id: u32) -> String {
+/// The name in `/etc/passwd`, or "with id 1000" where there is none: to be read after "user".
+pub fn user_name(id: u32) -> String {
     let names = fs::read_to_string("/etc/passwd").unwrap_or_default();
     name_in_passwd(&names, id).map_or_else(|| format!("with id {id}"), str::to_owned)
 }

@@ -9,6 +9,7 @@ mod exclude;
 #[cfg(test)]
 mod fixture;
 mod online_backup;
+mod same_server;
 mod server_error;
 mod server_info;
 pub mod session;
@@ -17,7 +18,7 @@ mod version;
 pub mod walk;
 mod walker;
 
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, user_name};
 pub use online_backup::BackupStop;
 pub use server_info::ServerInfo;
 pub use session::Session;
