@@ -61,6 +61,13 @@ fn what_is_left_out_has_the_default_that_the_example_names() {
     assert_eq!(given.backup_max_rate, default.backup_max_rate);
     assert_eq!(given.retention_window, default.retention_window);
     assert_eq!(given.log_json, default.log_json);
+    let (given, default) = (given.drill, default.drill);
+    assert_eq!(
+        (&given.directory, given.target, given.every),
+        (&default.directory, default.target, default.every)
+    );
+    assert_eq!(given.amcheck, default.amcheck);
+    assert_eq!((given.signing_key_file, given.queries[0].role.as_ref()), (default.signing_key_file, None));
 }
 
 #[test]

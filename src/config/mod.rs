@@ -1,6 +1,7 @@
 //! The configuration: words from the operator become values. Unknown keys are errors.
 
 mod credentials;
+mod drill;
 mod plain;
 mod raw;
 mod repository;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use drill::{DrillConfig, DrillQuery, DrillTarget};
 pub use plain::plain_socket;
 pub use repository::RepositoryConfig;
 
@@ -18,7 +20,7 @@ use crate::repository::{ClusterName, Namespace};
 use crate::seal::KeyRing;
 use crate::store::{Policy, Store};
 
-/// Where the configuration is when nothing else is said.
+/// Path of the configuration file unless another one is given.
 pub const DEFAULT_PATH: &str = "/etc/walproof/walproof.toml";
 
 /// The checked configuration.
@@ -48,6 +50,8 @@ pub struct Config {
     pub rpo_objective: Duration,
     /// How long a restore may take, as promised.
     pub rto_objective: Duration,
+    /// `[drill]`.
+    pub drill: DrillConfig,
     /// Where the daemon serves metrics, health and the status page.
     pub metrics_listen: SocketAddr,
     /// What the daemon pings while all is well.
@@ -84,7 +88,7 @@ impl Config {
 
     /// Check the text of a configuration file that lies at `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let raw: raw::Raw = toml::from_str(text).map_err(|cause| Error::usage(describe(&cause, text)))?;
+        let raw: raw::Raw = read(text)?;
         let cluster: ClusterName = raw.cluster.name.parse().context("cluster.name")?;
         let archive = raw.archive.check(&cluster)?;
         if !(-7..=22).contains(&raw.compression.level) {
@@ -94,7 +98,6 @@ impl Config {
             )));
         }
         raw.encryption.check()?;
-        raw.check_unused()?;
         Ok(Self {
             path: path.to_owned(),
             cluster,
@@ -106,9 +109,10 @@ impl Config {
             archive,
             backup_concurrency: raw::workers("backup.concurrency", raw.backup.concurrency)?,
             backup_max_rate: raw::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
-            retention_window: raw::duration(&raw.retention.window).context("retention.window")?,
+            retention_window: raw.retention.check()?,
             rpo_objective: raw::duration(&raw.objectives.rpo).context("objectives.rpo")?,
             rto_objective: raw::duration(&raw.objectives.rto).context("objectives.rto")?,
+            drill: raw.drill.check()?,
             metrics_listen: raw.metrics.listen,
             heartbeat_url: raw.notify.heartbeat_url,
             log_json: raw.log.is_json()?,
@@ -154,11 +158,23 @@ impl Config {
     }
 }
 
-/// One line that says where and what: the library's message draws a picture over several.
-fn describe(cause: &toml::de::Error, text: &str) -> String {
+fn read(text: &str) -> Result<raw::Raw> {
+    let parser =
+        toml::Deserializer::parse(text).map_err(|cause| Error::usage(describe(&cause, text, None)))?;
+    serde_path_to_error::deserialize(parser).map_err(|cause| {
+        let path = cause.path().to_string();
+        Error::usage(describe(cause.inner(), text, Some(&path)))
+    })
+}
+
+/// One line that says where and what: the library's message draws a picture over several, and names no key.
+fn describe(cause: &toml::de::Error, text: &str, key: Option<&str>) -> String {
     let line = cause.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     let message = cause.message().trim();
-    line.map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
+    let line = line.map(|line| format!("line {line}"));
+    let key = key.filter(|key| *key != ".").map(str::to_owned);
+    let parts: Vec<String> = line.into_iter().chain(key).chain([message.to_owned()]).collect();
+    parts.join(": ")
 }
 
 #[cfg(test)]
@@ -184,9 +200,9 @@ mod tests {
     #[test]
     fn r27_mistakes_are_named_with_their_place() {
         for (change, expected) in [
-            ("name = \"main\"\nnmae = 1", "line 3: unknown field `nmae`"),
+            ("name = \"main\"\nnmae = 1", "line 3: cluster.nmae: unknown field `nmae`"),
             ("name = \"a/b\"", "cluster.name: \"a/b\" cannot name a cluster"),
-            ("name = 7", "line 2: invalid type"),
+            ("name = 7", "line 2: cluster.name: invalid type: integer `7`, expected a string"),
         ] {
             let error = parse(&LEAST.replace("name = \"main\"", change)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
@@ -199,6 +215,29 @@ mod tests {
             ("[backup]\nmax_rate = \"fast\"", "backup.max_rate"),
             ("[compression]\nlevel = 99", "compression.level is 99"),
             ("[log]\nformat = \"xml\"", "log.format"),
+            (
+                "[archive]\ntimeout = 60",
+                "line 8: archive.timeout: invalid type: integer `60`, expected a string",
+            ),
+            ("[archive]\nconcurrency = \"4\"", "line 8: archive.concurrency: invalid type"),
+            ("[metrics]\nlisten = \"9847\"", "metrics.listen: invalid socket address"),
+            ("[notify]\nheartbeat_url = \"here\"", "notify.heartbeat_url: relative URL"),
+            ("[archive]\nconcurrency = -1", "archive.concurrency: "),
+            ("[archive", "line 7: "),
+            ("archive = 1", "archive"),
+            ("[retention]\nwindow = \"0s\"", "retention.window is 0"),
+            ("[drill]\ntarget = \"oldest\"", "drill.target is \"oldest\""),
+            ("[drill]\nevery = \"monthly\"", "drill.every"),
+            ("[drill]\nevery = \"0s\"", "drill.every is 0"),
+            ("[drill]\ndirectory = \"staging\"", "drill.directory \"staging\" is not absolute"),
+            ("[drill]\namcheck = \"yes\"", "drill.amcheck: invalid type"),
+            ("[[drill.query]]\nname = \"x\"\ndatabase = \"d\"", "missing field `sql`"),
+            ("[[drill.query]]\nname = \"x\"\ndatabase = \"d\"\nsql = \" \"", "sql is empty"),
+            (
+                "[[drill.query]]\nname = \"x\"\ndatabase = \"d\"\nsql = \"s\"\n\
+                 [[drill.query]]\nname = \"x\"\ndatabase = \"e\"\nsql = \"s\"",
+                "the name \"x\"",
+            ),
         ] {
             let error = parse(&format!("{LEAST}{extra}\n")).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

@@ -33,7 +33,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) objectives: Objectives,
     #[serde(default)]
-    drill: Drill,
+    pub(super) drill: super::drill::Raw,
     #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
@@ -76,11 +76,11 @@ impl Encryption {
         }
         if keys > 1 {
             return Err(
-                Error::usage("encryption has both key_file and key_command").hint("which one is meant?")
+                Error::usage("[encryption] has both key_file and key_command").hint("which one is meant?")
             );
         }
         if self.is_on() && keys == 0 && secret::credential("key").is_none() {
-            return Err(Error::usage("encryption has no key_file and no key_command").hint(
+            return Err(Error::usage("[encryption] needs key_file or key_command").hint(
                 "make a key with `walproof keygen` and keep a copy elsewhere; or say encryption.mode = \"none\"",
             ));
         }
@@ -95,7 +95,7 @@ impl Encryption {
             return KeyRing::parse(&secret::output_of(command)?).context("encryption.key_command");
         }
         let file = self.key_file.clone().or_else(|| secret::credential("key"));
-        let file = file.ok_or_else(|| Error::usage("encryption has no key_file and no key_command"))?;
+        let file = file.ok_or_else(|| Error::usage("[encryption] needs key_file or key_command"))?;
         KeyRing::parse(&secret::read(&file)?).with_context(|| format!("key file {}", file.display()))
     }
 }
@@ -138,7 +138,10 @@ impl Archive {
     pub(super) fn check(&self, cluster: &ClusterName) -> Result<ArchiveConfig> {
         let timeout = duration(&self.timeout).context("archive.timeout")?;
         if timeout < Duration::from_secs(1) {
-            return Err(Error::usage("archive.timeout is shorter than a second"));
+            return Err(Error::usage(format!(
+                "archive.timeout is \"{}\", shorter than a second",
+                self.timeout
+            )));
         }
         Ok(ArchiveConfig {
             tail_interval: duration(&self.tail_interval).context("archive.tail_interval")?,
@@ -167,6 +170,17 @@ impl Default for Backup {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Retention {
     pub(super) window: String,
+}
+
+impl Retention {
+    pub(super) fn check(&self) -> Result<Duration> {
+        let window = duration(&self.window).context("retention.window")?;
+        if window.is_zero() {
+            return Err(Error::usage("retention.window is 0: nothing would stay restorable")
+                .hint("how far back must you be able to go? such as \"7d\""));
+        }
+        Ok(window)
+    }
 }
 
 impl Default for Retention {
@@ -206,30 +220,6 @@ impl Default for Objectives {
     }
 }
 
-// Commands of a later version read it; its keys are fixed already, so mistakes in them are found now.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Drill {
-    #[serde(rename = "directory")]
-    _directory: Option<PathBuf>,
-    target: Option<String>,
-    #[serde(rename = "amcheck")]
-    _amcheck: Option<bool>,
-    #[serde(rename = "query")]
-    _query: Vec<Query>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Query {
-    #[serde(rename = "name")]
-    _name: String,
-    #[serde(rename = "database")]
-    _database: String,
-    #[serde(rename = "sql")]
-    _sql: String,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Metrics {
@@ -248,24 +238,9 @@ pub(super) struct Notify {
     pub(super) heartbeat_url: Option<url::Url>,
 }
 
-impl Raw {
-    /// Check the section that no command of this version reads.
-    pub(super) fn check_unused(&self) -> Result<()> {
-        match self.drill.target.as_deref() {
-            None | Some("random" | "latest") => {}
-            Some(other) => {
-                return Err(
-                    Error::usage(format!("drill.target is \"{other}\"")).hint("use \"random\" or \"latest\"")
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What is longer is a slip, and sums of it overflow.
+/// Anything longer is a mistake, and sums of it would overflow.
 const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
-/// What is more is a slip: each takes memory and connections.
+/// Anything more is a mistake: each takes memory and connections.
 const MOST_WORKERS: usize = 256;
 
 /// A duration such as "5s", "15m", "7d".

@@ -1,11 +1,14 @@
 //! `[repository]`: a url and what S3 needs besides.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use serde::Deserialize;
 use url::Url;
 
 use super::credentials;
+use crate::cluster::user_name;
 use crate::error::{Error, Result};
 use crate::store::{Location, S3Location};
 
@@ -68,7 +71,7 @@ impl Raw {
 
     fn file(self, url: &Url) -> Result<RepositoryConfig> {
         let path = url.to_file_path().map_err(|()| {
-            Error::usage(format!("repository.url \"{}\" is no local path", self.url))
+            Error::usage(format!("repository.url \"{}\" is not a local path", self.url))
                 .hint("write it with three slashes: file:///srv/backups")
         })?;
         if path == Path::new("/") {
@@ -83,7 +86,7 @@ impl Raw {
             ("server_side_encryption", self.server_side_encryption),
         ];
         if let Some((name, _)) = s3_only.into_iter().find(|(_, set)| *set) {
-            return Err(Error::usage(format!("repository.{name} means nothing for a file:// repository")));
+            return Err(Error::usage(format!("repository.{name} does not apply to a file:// repository")));
         }
         Ok(RepositoryConfig { url: self.url, prefix: String::new(), place: Place::File(path) })
     }
@@ -91,7 +94,7 @@ impl Raw {
     fn s3(self, url: &Url) -> Result<RepositoryConfig> {
         let bucket = url.host_str().unwrap_or_default().to_owned();
         if bucket.is_empty() {
-            return Err(Error::usage(format!("repository.url \"{}\" names no bucket", self.url)));
+            return Err(Error::usage(format!("repository.url \"{}\" does not name a bucket", self.url)));
         }
         let prefix = url.path().trim_matches('/').to_owned();
         let (region, endpoint) = region_and_endpoint(self.region.as_deref(), self.endpoint.as_deref())?;
@@ -139,7 +142,7 @@ fn region_and_endpoint(region: Option<&str>, endpoint: Option<&str>) -> Result<(
         }
         (region, Some(endpoint)) => {
             let Some(host) = endpoint_host(endpoint) else {
-                return Err(Error::usage(format!("repository.endpoint \"{endpoint}\" is no url"))
+                return Err(Error::usage(format!("repository.endpoint \"{endpoint}\" is not a URL"))
                     .hint("write it like https://s3.example.net"));
             };
             let of_host = host.strip_prefix("s3.").and_then(|rest| rest.strip_suffix(".io.cloud.ovh.net"));
@@ -156,6 +159,15 @@ impl RepositoryConfig {
             Place::File(path) => Some(path),
             Place::S3(_) => None,
         }
+    }
+
+    /// On a local disk, what root writes the repository's owner could neither read nor delete: commands that write are
+    /// for that owner alone.
+    pub fn refuse_root(&self) -> Result<()> {
+        let Some(path) = self.directory() else { return Ok(()) };
+        // One that is not there is told by whoever opens it.
+        let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+        refuse_root(path, found.uid(), geteuid().as_raw())
     }
 
     /// Everything that opening needs; credentials are read here, and missing ones are an error here.
@@ -183,9 +195,31 @@ impl RepositoryConfig {
     }
 }
 
+fn refuse_root(path: &Path, owner: u32, user: u32) -> Result<()> {
+    if user != 0 || owner == 0 {
+        return Ok(());
+    }
+    let owner = user_name(owner);
+    Err(Error::usage(format!(
+        "the repository {} belongs to user {owner}, and only root could use what root writes there",
+        path.display()
+    ))
+    .hint(format!("run this command as user {owner} (sudo -u)")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_writes_to_no_repository_of_another_user() {
+        let path = Path::new("/srv/backups");
+        for (owner, user) in [(0, 0), (101, 101), (101, 102)] {
+            refuse_root(path, owner, user).unwrap();
+        }
+        let error = refuse_root(path, 4_000_000_001, 0).unwrap_err();
+        assert!(error.to_string().contains("/srv/backups belongs to user with id 4000000001"), "{error}");
+    }
 
     fn check(text: &str) -> Result<RepositoryConfig> {
         toml::from_str::<Raw>(text).unwrap().check()
