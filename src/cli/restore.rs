@@ -14,6 +14,7 @@ use crate::backup::Progress;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::postgres::{RecoveryTarget, TargetAction, restore_command_argument};
+use crate::repository::{Lease, Protection, Purpose, Repository, WalFrom};
 use crate::restore::{Plan, RestoreRequest, Restored, execute, plan};
 use crate::store::Policy;
 
@@ -42,12 +43,16 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
             show_plan(global, &plan, None)?;
         }
         let command = restore_command(&config, plan.backup.system_identifier)?;
+        let lease = take_lease(&config, &repository, &plan).await;
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);
         let bar = backup::draw(global, Arc::clone(&progress));
         let restored =
             execute(&repository, &plan, &command, Arc::new(move |bytes| progress.add(bytes))).await;
         bar.abort();
+        if let Some(Err(error)) = release(lease).await {
+            tracing::warn!(%error, "the restore's lease is left to age");
+        }
         let restored = restored?;
         if global.json {
             show_plan(global, &plan, Some((restored, begin.elapsed().as_secs_f64())))?;
@@ -56,6 +61,22 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         }
         Ok(0)
     })
+}
+
+/// So that an expiry keeps what is being restored. Root leaves nothing in a repository of another user, not even that.
+async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Option<Lease> {
+    if let Err(error) = config.repository.refuse_root() {
+        tracing::warn!("no lease protects this restore from an expiry that runs at the same time: {error}");
+        return None;
+    }
+    let backup = &plan.backup;
+    let wal = vec![WalFrom { timeline: backup.timeline, start: backup.start_lsn }];
+    let protects = Protection { backups: vec![backup.id.clone()], wal };
+    Lease::take_if_possible(repository, Purpose::Restore, protects).await
+}
+
+async fn release(lease: Option<Lease>) -> Option<Result<()>> {
+    Some(lease?.release().await)
 }
 
 fn request(arguments: Restore) -> Result<RestoreRequest> {
