@@ -49,6 +49,24 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Unreachable => "unreachable",
+            Self::Denied => "denied",
+            Self::Corrupt => "corrupt",
+            Self::Server => "server",
+            Self::Busy => "busy",
+            Self::Impossible => "impossible",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// An error on its way up to the operator. Printed as `outer context: inner context: cause`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {

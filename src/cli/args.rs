@@ -70,7 +70,7 @@ pub(super) enum Command {
     WalList,
     /// Take a base backup
     BackupPush {
-        /// The data directory (for hands that know WAL-E and WAL-G); must be the configured one
+        /// The data directory (as WAL-E and WAL-G take it); must be the configured one
         pgdata: Option<PathBuf>,
         /// Reuse nothing of earlier backups
         #[arg(long)]
@@ -104,8 +104,15 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page of the program or of one command, or write all of them into a directory
+    Man {
+        /// The command, such as backup-push
+        #[arg(conflicts_with = "to")]
+        of: Option<String>,
+        /// Write a page for the program and for each command here
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

@@ -22,6 +22,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     let config = start::configure(global, LevelFilter::INFO)?;
     let data_dir = config.data_dir()?.to_owned();
     check_pgdata(&config, pgdata)?;
+    config.repository.refuse_root()?;
     // Every backup of this version is written whole.
     let _ = full;
     let namespace = config.namespace(Policy::default())?;

@@ -35,6 +35,7 @@ fn be_frugal() {
 pub(super) fn daemon(global: &Global) -> Result<u8> {
     be_frugal();
     let config = start::configure(global, LevelFilter::INFO)?;
+    config.repository.refuse_root()?;
     let setup = setup(&config)?;
     start::run_large(async {
         let shutdown = shutdown()?;

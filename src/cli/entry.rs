@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
+use clap::error::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Cli, Command, Global};
-use super::output::{complain, json, line};
+use super::output::{self, complain, json, line};
 use super::quick::{self, Unanswered};
-use super::{backup, check, daemon, init, restore, start, status, wal};
-use crate::error::{Kind, Result};
+use super::{backup, check, daemon, generate, init, restore, start, status, wal};
+use crate::error::{Error, Kind, Result};
 use crate::seal::MasterKey;
 
 /// Parse the process's arguments, run the command, and say how it went.
@@ -18,6 +19,7 @@ pub fn main() -> ExitCode {
     start::forbid_core_dumps();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let exit = Exit::of(&arguments);
+    let json = arguments.iter().any(|argument| argument == "--json");
     // A panic is a bug; it must not look like "absent" to recovery, which the usual 101 would (R6).
     let code = exit.code_of(Kind::Other);
     let usual_hook = std::panic::take_hook();
@@ -26,29 +28,63 @@ pub fn main() -> ExitCode {
         std::process::exit(i32::from(code));
     }));
     let asked = match quick::push(&arguments) {
-        Some(Ok(result)) => return ExitCode::from(finish(result.map(|()| 0), exit)),
+        Some(Ok(result)) => return ExitCode::from(finish(result.map(|()| 0), exit, json)),
         Some(Err(asked)) => Some(asked),
         None => None,
     };
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit.code_of(Kind::Usage) } else { 0 });
+            return ExitCode::from(unparsed(&error, exit, json));
         }
     };
-    ExitCode::from(finish(run(cli, asked), exit))
+    ExitCode::from(finish(run(cli, asked), exit, json))
 }
 
-fn finish(result: Result<u8>, exit: Exit) -> u8 {
-    match result {
-        Ok(code) => code,
-        Err(error) if exit != Exit::Usual && error.kind() == Kind::NotFound => 1,
-        Err(error) => {
-            complain(&error);
-            exit.code_of(error.kind())
-        }
+/// Say how it went: on stderr, and with `--json` as the one document on stdout where there is none yet.
+fn finish(result: Result<u8>, exit: Exit, json: bool) -> u8 {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    let absent = exit != Exit::Usual && error.kind() == Kind::NotFound;
+    let code = if absent { 1 } else { exit.code_of(error.kind()) };
+    if json {
+        output::json_error(&error, code);
     }
+    if !absent {
+        complain(&error);
+    }
+    code
+}
+
+/// Help and the version are results; what is wrong with the arguments takes one line, and a hint.
+fn unparsed(error: &clap::Error, exit: Exit, json: bool) -> u8 {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return if error.use_stderr() { exit.code_of(Kind::Usage) } else { 0 };
+    }
+    finish(Err(usage(&error.render().to_string())), exit, json)
+}
+
+/// The parser's message, which is several paragraphs: what is wrong, tips, the usage.
+fn usage(text: &str) -> Error {
+    let mut paragraphs = text.split("\n\n").map(|paragraph| {
+        paragraph.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    });
+    let wrong = paragraphs.next().unwrap_or_default();
+    let wrong = wrong.strip_prefix("error: ").unwrap_or(&wrong);
+    let told: Vec<String> = paragraphs.collect();
+    let tip = told.iter().find_map(|paragraph| paragraph.strip_prefix("tip: "));
+    let usage = told.iter().find_map(|paragraph| paragraph.strip_prefix("Usage: "));
+    let hint = match (tip, usage) {
+        (Some(tip), _) => tip.replace(" tip: ", "; "),
+        (None, Some(usage)) => format!("usage: {usage}"),
+        (None, None) => {
+            "`walproof help` lists the commands, `walproof COMMAND --help` explains one".to_owned()
+        }
+    };
+    Error::usage(wrong).hint(hint)
 }
 
 /// What exit codes mean to the caller.
@@ -100,14 +136,8 @@ fn run(cli: Cli, asked: Option<Unanswered>) -> Result<u8> {
         Command::Status => status::status(&global),
         Command::Daemon => daemon::daemon(&global),
         Command::Keygen => keygen(&global),
-        Command::Completions { shell } => {
-            // Into memory: on a full disk or a closed pipe the generator would panic.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "walproof", &mut script);
-            line(String::from_utf8_lossy(&script).trim_end())?;
-            Ok(0)
-        }
-        Command::Man => man(),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { of, to } => generate::man(of.as_deref(), to.as_deref()),
     }
 }
 
@@ -122,23 +152,33 @@ fn keygen(global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// The whole manual in one page: every command with its options.
-fn man() -> Result<u8> {
-    let mut page = Vec::new();
-    let mut command = Cli::command();
-    command.build();
-    let render = |command: clap::Command, page: &mut Vec<u8>| clap_mangen::Man::new(command).render(page);
-    let mut result = render(command.clone(), &mut page);
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        result = result.and_then(|()| {
-            let man = clap_mangen::Man::new(sub.clone());
-            page.extend_from_slice(format!(".SH \"walproof {}\"\n", sub.get_name()).as_bytes());
-            man.render_description_section(&mut page)?;
-            man.render_synopsis_section(&mut page)?;
-            man.render_options_section(&mut page)
-        });
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn wrong_arguments_take_one_line_and_a_hint() {
+        for (arguments, wrong, hint) in [
+            (&["wal-pus"][..], "unrecognized subcommand 'wal-pus'", "'wal-push'"),
+            (
+                &["--frobnicate"],
+                "unexpected argument '--frobnicate' found",
+                "usage: walproof [OPTIONS] <COMMAND>",
+            ),
+            (
+                &["wal-push"],
+                "the following required arguments were not provided: <PATH>",
+                "usage: walproof wal-push <PATH>",
+            ),
+            (&["backup-show", "x"], "invalid value 'x' for '<ID>': ", "COMMAND --help"),
+        ] {
+            let all = std::iter::once("walproof").chain(arguments.iter().copied());
+            let error = usage(&Cli::try_parse_from(all).unwrap_err().render().to_string());
+            assert!(error.to_string().starts_with(wrong), "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+            assert!(error.hint_text().unwrap().contains(hint), "{arguments:?}: {:?}", error.hint_text());
+        }
     }
-    result.map_err(|cause| crate::error::Error::new(Kind::Other, format!("write the manual: {cause}")))?;
-    line(String::from_utf8_lossy(&page).trim_end())?;
-    Ok(0)
 }

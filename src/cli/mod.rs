@@ -3,8 +3,12 @@
 mod args;
 mod backup;
 mod check;
+mod check_repository;
+mod check_server;
 mod daemon;
 mod entry;
+mod findings;
+mod generate;
 mod init;
 mod output;
 mod quick;

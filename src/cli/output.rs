@@ -1,8 +1,10 @@
 //! Words for the operator: results on stdout, everything else on stderr.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::start::logs_json;
 use crate::error::{Error, Kind, Result};
@@ -18,11 +20,28 @@ pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
     }
 }
 
+/// Whether the one JSON document is written.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
 /// Write the one JSON document.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
+    WRITTEN.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(value)
         .map_err(|cause| Error::new(Kind::Other, format!("write JSON: {cause}")))?;
     line(text)
+}
+
+/// Write the error as the one JSON document, unless there is one: a result that comes with an error.
+pub(super) fn json_error(error: &Error, exit_code: u8) {
+    if WRITTEN.load(Ordering::Relaxed) {
+        return;
+    }
+    let (kind, message, hint) = (error.kind().name(), error.to_string(), error.hint_text());
+    let document = json!({
+        "error": { "kind": kind, "exit_code": exit_code, "message": message, "hint": hint }
+    });
+    // Where stdout is full the exit code still tells.
+    let _ = json(&document);
 }
 
 /// Say an error, and its hint on a second line; where the log is JSON, as its last object.

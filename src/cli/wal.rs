@@ -55,6 +55,7 @@ pub(super) fn push(global: &Global, path: &Path, asked: Option<Unanswered>) -> R
 }
 
 fn push_within(config: &Config, path: &Path, limit: Duration) -> Result<Pushed> {
+    config.repository.refuse_root()?;
     let control = live_control(config)?;
     let namespace = config.namespace(Policy::within(limit))?;
     start::run_small(async {

@@ -186,8 +186,10 @@ fn r6_a_wrong_call_of_wal_fetch_must_not_look_like_absence() {
 #[test]
 fn r27_wrong_arguments_and_configurations_are_usage_errors() {
     let site = Site::new(Repo::local());
-    for args in [vec![], vec!["--frobnicate"], vec!["wal-pus"], vec!["wal-push"], vec!["restore"]] {
-        run_bare(&args).fails_with(2).says_nowhere("panicked");
+    run_bare(&[]).fails_with(2).stderr_contains("Usage:").says_nowhere("panicked");
+    for args in [vec!["--frobnicate"], vec!["wal-pus"], vec!["wal-push"], vec!["restore"], vec!["man", "wal"]]
+    {
+        run_bare(&args).complains_with(2).hints("");
     }
     let good = fs::read_to_string(site.walproof.config()).unwrap();
     for (text, says) in [
