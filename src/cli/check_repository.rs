@@ -60,7 +60,12 @@ async fn check_store(config: &Config, repository: &Repository, found: &mut Findi
 }
 
 async fn check_backups(repository: &Repository, found: &mut Findings) {
-    let listed = match repository.list_backups().await {
+    // Everything that is there: a directory that cannot be listed is in the way of every restore.
+    let listed = match repository.list().await {
+        Ok(_) => repository.list_backups().await,
+        Err(error) => Err(error),
+    };
+    let listed = match listed {
         Ok(listed) => listed,
         Err(error) => {
             let error = error

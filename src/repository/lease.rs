@@ -330,7 +330,11 @@ mod tests {
     #[tokio::test]
     async fn a_young_lease_that_cannot_be_read_blocks_what_it_could_concern() {
         let (_, repository) = fixture::memory().await;
-        repository.store().put(&repository.key("leases/backup-00"), vec!["garbage".into()]).await.unwrap();
+        repository
+            .store()
+            .put(&repository.key(&layout::lease_key("backup-00")), vec!["garbage".into()])
+            .await
+            .unwrap();
         for (purpose, blocked) in [
             (Purpose::Backup, true),
             (Purpose::Expire, true),
@@ -349,7 +353,11 @@ mod tests {
                 }
             }
         }
-        repository.store().put(&repository.key("leases/noise"), vec!["garbage".into()]).await.unwrap();
+        repository
+            .store()
+            .put(&repository.key(&layout::lease_key("noise")), vec!["garbage".into()])
+            .await
+            .unwrap();
         take(&repository, Purpose::Restore).await.unwrap().release().await.unwrap();
         assert_eq!(take(&repository, Purpose::Verify).await.unwrap_err().kind(), Kind::Busy);
     }

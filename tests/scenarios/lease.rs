@@ -34,7 +34,7 @@ fn r32_a_suspended_backup_that_another_one_took_over_from_leaves_no_manifest() {
     let lost = first.wait(PATIENCE);
     lost.fails_with(7).stderr_contains("the lease of this backup was lost").stderr_contains("suspended");
     assert_eq!(archived.backups(), listed);
-    assert_eq!(archived.repo().keys("/manifest").len(), 1);
+    assert_eq!(archived.repo().keys("watch/backups/").len(), 1);
     assert_eq!(archived.repo().keys("/leases/"), [""; 0], "neither lease is left");
 }
 
@@ -76,7 +76,7 @@ fn a_lease_lives_as_long_as_its_backup() {
 fn a_lease_that_does_not_open_blocks_while_it_is_young_and_nobody_when_it_is_old() {
     let archived = Archived::start(Repo::local());
     let repo = archived.repo();
-    let key = repo.key("identity").replace("identity", "leases/backup-0123456789abcdef");
+    let key = repo.key("identity").replace("identity", "watch/leases/backup-0123456789abcdef");
     repo.write(&key, b"sealed with another key");
     let blocked = archived.walproof.run(["backup-push", "-q"]);
     blocked
@@ -114,7 +114,7 @@ fn a_restore_from_a_store_that_it_cannot_write_to_warns() {
     let archived = Archived::start(Repo::local());
     archived.backup();
     archived.archive_all();
-    let leases = archived.repo().key("identity").replace("identity", "leases");
+    let leases = archived.repo().key("identity").replace("identity", "watch/leases");
     let leases = archived.repo().dir().unwrap().join(leases);
     fs::set_permissions(&leases, fs::Permissions::from_mode(0o500)).unwrap();
     let restored = archived.try_restore(&archived.target("restored"), [""; 0]);

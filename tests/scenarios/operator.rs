@@ -114,15 +114,19 @@ fn check_looks_at_the_backups() {
     assert!(line(&text, "backups").contains(&id), "{text}");
 
     // What another user made, such as root.
-    let dir = archived.repo().dir().unwrap().join(archived.repo().key("/manifest"));
-    let dir = dir.parent().unwrap();
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o000)).unwrap();
-    let text = check(&archived.walproof, 1);
-    let backups = line(&text, "backups");
-    assert!(backups.starts_with("FAIL") && backups.contains("Permission denied"), "{text}");
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+    let objects = archived.repo().dir().unwrap();
+    let manifest = objects.join(archived.repo().key("watch/backups/"));
+    let packs = objects.join(&archived.repo().keys("/packs/")[0]);
+    for closed in [manifest.as_path(), packs.parent().unwrap()] {
+        let mode = fs::metadata(closed).unwrap().permissions();
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o000)).unwrap();
+        let text = check(&archived.walproof, 1);
+        let backups = line(&text, "backups");
+        assert!(backups.starts_with("FAIL") && backups.contains("ermission"), "{text}");
+        fs::set_permissions(closed, mode).unwrap();
+    }
 
-    archived.repo().flip_bit(&archived.repo().key("/manifest"), 100);
+    archived.repo().flip_bit(&archived.repo().key("watch/backups/"), 100);
     let text = check(&archived.walproof, 1);
     assert!(line(&text, "backups").starts_with("FAIL") && text.contains(&id), "{text}");
     archived.backup();
