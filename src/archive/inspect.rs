@@ -69,8 +69,6 @@ impl Inspect for Inspection {
                 Ok(Summary::of_segment(plain_len, scanner.finish()))
             }
             Self::History(timeline, text) => {
-                let text = String::from_utf8(text)
-                    .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is no text")))?;
                 let history = History::parse(timeline, &text)?;
                 if history.entries.is_empty() {
                     // Stored, it would make a timeline that no backup leads to the newest one.

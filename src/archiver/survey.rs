@@ -101,7 +101,7 @@ fn history(pusher: &Pusher, timeline: TimelineId, catalog: &Catalog) -> Result<H
         return Ok(History::root(timeline));
     }
     let path = pusher.pg_wal.file(&WalName::History(timeline));
-    match std::fs::read_to_string(&path) {
+    match std::fs::read(&path) {
         Ok(text) => History::parse(timeline, &text),
         Err(_) => catalog.history(timeline),
     }

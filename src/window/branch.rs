@@ -388,9 +388,7 @@ fn usable(catalog: &Catalog, times: &WalTimes, piece: &Piece, needs: &mut Vec<Ne
 pub(super) fn pieces(catalog: &Catalog, history: &History, from: u64) -> Vec<Piece> {
     let size = catalog.segment_size;
     let mut pieces: Vec<Piece> = Vec::new();
-    for stretch in
-        history.lineage().iter().filter(|stretch| stretch.end.is_none_or(|end| end > stretch.begin))
-    {
+    for stretch in &history.lineage() {
         let mut on_timeline = on_stretch(catalog, stretch, from);
         on_timeline.sort_by_key(|piece| piece.number);
         let first = on_timeline.first().map(|piece| piece.number);

@@ -69,9 +69,7 @@ impl Records {
 async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalFile) -> Result<History> {
     let sealed = repository.get_wal_sealed(file).await?;
     let (_, plain) = repository.open_wal_file(file, &sealed)?;
-    let text = String::from_utf8(plain)
-        .map_err(|_| Error::corrupt(format!("the history of timeline {timeline} is not text")))?;
-    History::parse(timeline, &text)
+    History::parse(timeline, &plain)
 }
 
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.

@@ -36,7 +36,7 @@ pub(crate) fn manifest(start: Lsn, stop: Lsn, timeline: u32) -> Manifest {
 
 /// A history by its text.
 pub(crate) fn history(timeline: u32, text: &str) -> History {
-    History::parse(TimelineId::new(timeline).unwrap(), text).unwrap()
+    History::parse(TimelineId::new(timeline).unwrap(), text.as_bytes()).unwrap()
 }
 
 impl Catalog {

@@ -2,6 +2,7 @@
 
 use crate::support::archived::{PATIENCE, archive_all, attach_silent, wait_open, wait_paused};
 use crate::support::postgres::{Cluster, StopMode};
+use crate::support::site::Site;
 use crate::support::{Archived, Repo, Walproof};
 use std::path::Path;
 
@@ -285,4 +286,63 @@ fn r16_an_lsn_behind_the_beginning_of_the_last_record_is_refused() {
     assert_eq!(restored.psql("select n from t"), "1");
     let behind = archived.cluster.psql(&format!("select '{last}'::pg_lsn + 1"));
     archived.try_restore(&to, ["--target-lsn", &behind]).fails_with(8);
+}
+
+/// As PostgreSQL's own 028_pitr_timelines.pl: a recovery that follows timeline 2 and stops before 2 began writes a
+/// history whose switch points do not ascend. Archiving must go on, and a restore must follow it.
+#[test]
+fn r4_a_history_whose_switch_points_do_not_ascend_is_archived_and_followed() {
+    let archived = Archived::start(Repo::local());
+    let promoted_at = |name: &str, point: &str, target_timeline: &str| {
+        let to = archived.target(name);
+        let args = ["--target-name", point, "--target-action", "promote", "--target-timeline", "1"];
+        archived.try_restore(&to, args).success();
+        let mut cluster = Cluster::attach(&to);
+        let builder = Walproof::builder(archived.repo().clone()).cluster(&cluster);
+        let walproof = builder.key_of(&archived.walproof).build();
+        cluster.override_setting("archive_command", &walproof.archive_command());
+        cluster.override_setting("recovery_target_timeline", target_timeline).start();
+        wait_open(&cluster);
+        (cluster, walproof)
+    };
+    let point = |name: &str| archived.cluster.psql(&format!("select pg_create_restore_point('{name}')"));
+    archived.cluster.psql("create table t (n int)");
+    archived.backup();
+    insert(&archived.cluster, 1);
+    point("early");
+    insert(&archived.cluster, 2);
+    archived.archive_all();
+    insert(&archived.cluster, 3);
+    point("late");
+    insert(&archived.cluster, 4);
+    archived.archive_all();
+
+    let (failover, _its) = promoted_at("second", "late", "1");
+    insert(&failover, 21);
+    archive_all(&failover);
+    let (back, _its) = promoted_at("third", "early", "2");
+    assert_eq!(rows(&back), "1");
+    let history = std::fs::read_to_string(back.data_dir().join("pg_wal/00000003.history")).unwrap();
+    let switches: Vec<String> =
+        history.lines().filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect();
+    let [first, second] = switches.try_into().unwrap();
+    assert_eq!(back.psql(&format!("select '{second}'::pg_lsn < '{first}'::pg_lsn")), "t", "{history}");
+
+    insert(&back, 31);
+    archive_all(&back);
+    let stored = archived.walproof.run(["wal-list", "--json"]).success().json();
+    assert!(stored["timelines"].as_array().unwrap().iter().any(|of| of["timeline"] == 3), "{stored}");
+    let to = archived.target("newest");
+    archived.try_restore(&to, ["--target-timeline", "3"]).success();
+    let mut restored = attach_silent(&to);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(rows(&restored), "1 31");
+}
+
+#[test]
+fn r4_a_history_whose_reason_is_not_utf8_is_archived_and_comes_back() {
+    let site = Site::new(Repo::local());
+    site.archive_text("00000002.history", b"1\t0/3000000\tat restore point \"caf\xe9\"\n");
+    site.comes_back("00000002.history");
 }
