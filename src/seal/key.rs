@@ -73,6 +73,11 @@ impl MasterKey {
         for (index, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).map_err(|_| wrong())?;
         }
+        // A placeholder somebody typed: whatever it seals, anybody opens.
+        if bytes.iter().all(|byte| *byte == bytes[0]) {
+            return Err(Error::usage("the key is one byte repeated, not a random key")
+                .hint("make one with `walproof keygen`"));
+        }
         Ok(Self::from_bytes(bytes))
     }
 
@@ -173,5 +178,9 @@ mod tests {
         }
         let long = format!("walproof-key-1 {}", "zz".repeat(32));
         KeyRing::parse(&long).unwrap_err();
+        for byte in ["00", "ff", "5A"] {
+            let error = KeyRing::parse(&format!("walproof-key-1 {}", byte.repeat(32))).unwrap_err();
+            assert!(error.to_string().contains("not a random key"), "{error}");
+        }
     }
 }
