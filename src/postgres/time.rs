@@ -55,6 +55,53 @@ impl PgTime {
     }
 }
 
+impl PgTime {
+    /// What an operator writes for an instant: as [`FromStr`], with a time zone's name (`2026-11-22 13:00 Europe/Paris`),
+    /// `now - 10 min`, `10 min ago`, or as mails write it.
+    pub fn parse_target(text: &str, now: Self) -> Result<Self> {
+        let trimmed = text.trim();
+        if let Some(age) = age(trimmed) {
+            let age = humantime::parse_duration(age).ok().and_then(|age| i64::try_from(age.as_micros()).ok());
+            return age.map(|age| Self(now.0.saturating_sub(age))).ok_or_else(|| {
+                Error::usage(format!("\"{text}\" is not a time ago")).hint("write it as \"now - 10 min\"")
+            });
+        }
+        if let Some(time) = in_named_zone(trimmed) {
+            return time;
+        }
+        if let Ok(zoned) = jiff::fmt::rfc2822::parse(trimmed) {
+            return Ok(zoned.timestamp().into());
+        }
+        text.parse()
+    }
+}
+
+/// What is taken away from now.
+fn age(text: &str) -> Option<&str> {
+    if text == "now" {
+        return Some("0s");
+    }
+    let age = match text.strip_prefix("now") {
+        Some(rest) => rest.trim_start().strip_prefix('-')?,
+        None => text.strip_suffix("ago")?,
+    };
+    Some(age.trim())
+}
+
+/// A civil time and a time zone's name; `None` if it is not that.
+fn in_named_zone(text: &str) -> Option<Result<PgTime>> {
+    let (civil, zone) = text.rsplit_once(' ')?;
+    let civil: jiff::civil::DateTime = civil.trim().parse().ok()?;
+    if !zone.contains('/') {
+        return None;
+    }
+    let time = jiff::tz::TimeZone::get(zone).and_then(|zone| zone.into_ambiguous_zoned(civil).unambiguous());
+    Some(time.map(|zoned| zoned.timestamp().into()).map_err(|cause| {
+        Error::usage(format!("\"{text}\" is not one instant: {cause}"))
+            .hint("write the offset from UTC instead, as in 2026-11-22T13:00:00+01:00")
+    }))
+}
+
 impl From<Timestamp> for PgTime {
     fn from(timestamp: Timestamp) -> Self {
         Self(timestamp.as_microsecond())
@@ -83,9 +130,9 @@ impl FromStr for PgTime {
         }
         let error = Error::usage(format!("\"{text}\" is not an instant"));
         Err(if candidate.parse::<jiff::civil::DateTime>().is_ok() {
-            error.context("the offset from UTC is missing").hint("write it, as in 2026-11-22T13:00:00+01:00 or ...Z; a guessed time zone would restore another moment")
+            error.context("the offset from UTC is missing").hint("write it, as in '2026-11-22 13:00:00+01', or 'now - 10 min'; a guessed time zone would restore another moment")
         } else {
-            error.hint("write it as 2026-11-22T13:00:00+01:00 or 2026-11-22T12:00:00Z")
+            error.hint("write it as '2026-11-22 13:00:00+01', 2026-11-22T12:00:00Z or 'now - 10 min'")
         })
     }
 }
@@ -124,6 +171,36 @@ mod tests {
         assert_eq!(expected.to_string(), "2026-11-22T12:00:00.120000Z");
         assert_eq!(expected.for_recovery_target(), "2026-11-22 12:00:00.120000+00");
         assert_eq!(PgTime::from_postgres_micros(expected.unix_micros() - POSTGRES_EPOCH), expected);
+    }
+
+    #[test]
+    fn operators_write_instants_in_more_ways() {
+        let now: PgTime = "2026-11-22T12:10:00Z".parse().unwrap();
+        for text in [
+            "now - 10 min",
+            "now-10m",
+            "10 minutes ago",
+            " now - 9min 60s ",
+            "2026-11-22 12:00:00+00",
+            "2026-11-22 13:00 Europe/Paris",
+            "2026-11-22T13:00:00 Europe/Paris",
+            "Sun, 22 Nov 2026 13:00:00 +0100",
+            "2026-11-22 12:00:00 UTC",
+        ] {
+            let time = PgTime::parse_target(text, now).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(time.to_string(), "2026-11-22T12:00:00.000000Z", "{text}");
+        }
+        assert_eq!(PgTime::parse_target("now", now).unwrap(), now);
+        for text in ["now + 1 h", "now - soon", "ago", "yesterday", "2026-11-22 13:00:00 CET", "nowhere", ""]
+        {
+            let error = PgTime::parse_target(text, now).unwrap_err();
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("now - 10 min")), "{text}: {error}");
+        }
+        // Twice that night, and never that other one.
+        for text in ["2026-10-25 02:30:00 Europe/Paris", "2026-03-29 02:30:00 Europe/Paris"] {
+            let error = PgTime::parse_target(text, now).unwrap_err();
+            assert!(error.to_string().contains("is not one instant"), "{error}");
+        }
     }
 
     #[test]
