@@ -18,6 +18,7 @@ mod listing;
 mod manifest;
 mod namespace;
 mod pack;
+mod siblings;
 mod summary;
 mod tail_segment;
 mod tail_store;

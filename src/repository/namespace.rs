@@ -59,7 +59,7 @@ impl Namespace {
         format!("{}/{system_identifier}", self.cluster)
     }
 
-    fn directory(&self) -> String {
+    pub(super) fn directory(&self) -> String {
         match self.prefix.as_str() {
             "" => self.cluster.to_string(),
             prefix => format!("{prefix}/{}", self.cluster),
@@ -157,45 +157,6 @@ impl Namespace {
             identity,
             sealed_identity: sealed.to_vec().into(),
         })
-    }
-
-    /// The system identifiers that the cluster's name has repositories for, sorted.
-    pub async fn system_identifiers(&self) -> Result<Vec<u64>> {
-        let names = self.store.list_directories(&self.directory()).await.context("find the repository")?;
-        let mut found: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        found.sort_unstable();
-        Ok(found)
-    }
-
-    /// Open the repository of this name for hosts that know no more than it. Of several (the database was made anew
-    /// under the same name) the one that was made last and has backups: the new one hides nothing before its first.
-    pub async fn open_newest(&self) -> Result<Repository> {
-        let mut found = Vec::new();
-        for system_identifier in self.system_identifiers().await? {
-            found.push(self.open(system_identifier).await?);
-        }
-        found.sort_by_key(|repository| std::cmp::Reverse(repository.identity.created_at));
-        let Some(newest) = found.first() else {
-            let text = format!("there is no repository of cluster {} in {}", self.cluster, self.store);
-            return Err(Error::impossible(text).hint(
-                "is cluster.name right, was `walproof init` run, and is the repository's disk mounted?",
-            ));
-        };
-        for older in found.iter().filter(|_| found.len() > 1) {
-            if older.list_backup_ids().await?.is_empty() {
-                continue;
-            }
-            if older.identity.system_identifier != newest.identity.system_identifier {
-                tracing::warn!(
-                    cluster = %self.cluster,
-                    without_backup = newest.identity.system_identifier,
-                    used = older.identity.system_identifier,
-                    "the database was made anew and has no backup yet: this is about the one before"
-                );
-            }
-            return Ok(older.clone());
-        }
-        Ok(newest.clone())
     }
 }
 
