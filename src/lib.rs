@@ -40,6 +40,9 @@
 //! | RTO | seconds from 'restore' to 'accepts queries and passes its checks' | download time |
 //! | drill | a restore rehearsal that ends in a report | verify (reads bytes), check (asks configuration) |
 //! | push, fetch | WAL out, WAL in | upload/download, put/get (the store's words) |
+//! | attempt | one restore into one directory, however often it is begun again; its *mark* proves what it wrote | a backup in progress |
+//! | handover | what a restored server is told, and who it runs as | the target of recovery |
+//! | sibling | another repository under the same cluster name | a branch (that is within one repository) |
 //! | plan, execute | a pure value, then its effects | prepare, handle, manager |
 //! | frame | the part of a sealed object that is compressed and authenticated as one | page (that is PostgreSQL's) |
 //! | digest | a keyed fingerprint of plaintext; tells an outsider nothing | checksum (unkeyed, against accidents only) |

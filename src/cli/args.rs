@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::DEFAULT_PATH;
+use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, TargetAction, TimelineId};
 use crate::repository::BackupId;
 
@@ -67,7 +68,7 @@ pub(super) enum Command {
         spool: PathBuf,
     },
     /// Show archived WAL: runs per timeline, gaps, tail
-    WalList,
+    WalList(Which),
     /// Take a base backup
     BackupPush {
         /// The data directory (as WAL-E and WAL-G take it); must be the configured one
@@ -77,11 +78,13 @@ pub(super) enum Command {
         full: bool,
     },
     /// List the backups
-    BackupList,
+    BackupList(Which),
     /// Show one backup
     BackupShow {
         /// Its id
         id: BackupId,
+        #[command(flatten)]
+        which: Which,
     },
     /// Restore a data directory
     Restore(Restore),
@@ -94,11 +97,15 @@ pub(super) enum Command {
         backup: String,
     },
     /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
-    Status,
+    Status(Which),
     /// Archive continuously, serve metrics, health and the status page
     Daemon,
-    /// Print a new key
-    Keygen,
+    /// Print a new key, or write it into a new file
+    Keygen {
+        /// Write it into this file, which must not exist, readable by its owner alone
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -115,6 +122,14 @@ pub(super) enum Command {
     },
 }
 
+/// Which repository, where several clusters had this name.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct Which {
+    /// The cluster with this system identifier; by default the live one, or the newest of this name
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) system_identifier: Option<u64>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(super) struct WalFetch {
     /// Name of the file, as PostgreSQL's %f
@@ -127,12 +142,13 @@ pub(super) struct WalFetch {
     /// A standby's restore_command: failures do not stop the server
     #[arg(long)]
     pub(super) standby: bool,
-    /// System identifier of the cluster; by default from pg_control in the working directory
+    /// System identifier of the cluster; by default from pg_control in the working directory, else in the configured
+    /// data directory
     #[arg(long, value_name = "NUMBER")]
     pub(super) system_identifier: Option<u64>,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct Restore {
     /// The new data directory: missing or empty
     #[arg(long, value_name = "DIR")]
@@ -145,16 +161,40 @@ pub(super) struct Restore {
     /// Put the tablespace that was at FROM to TO; an equals sign within a path is written \=
     #[arg(long, value_name = "FROM=TO")]
     pub(super) tablespace: Vec<String>,
+    /// Make a standby: it follows the newest timeline until it is promoted, by restore_command, and by streaming once
+    /// you set primary_conninfo
+    #[arg(long, conflicts_with_all = ["target", "target_timeline", "target_exclusive", "target_action"])]
+    pub(super) standby: bool,
+    /// "off" for a rehearsal: the restored server archives nothing
+    #[arg(long, value_name = "MODE")]
+    pub(super) archive_mode: Option<ArchiveMode>,
+    #[command(flatten)]
+    pub(super) which: Which,
     /// Show the plan, touch nothing
     #[arg(long)]
     pub(super) dry_run: bool,
 }
 
+/// What the restored server does with its WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ArchiveMode {
+    /// It archives nothing
+    Off,
+}
+
+/// An instant as operators write it.
+fn instant(text: &str) -> Result<PgTime> {
+    PgTime::parse_target(text, PgTime::now()).map_err(|error| match error.hint_text() {
+        Some(hint) => Error::usage(format!("{error}; {hint}")),
+        None => error,
+    })
+}
+
 #[derive(Debug, Clone, Default, Args)]
 #[expect(clippy::struct_field_names, reason = "the fields are the names of the flags")]
 pub(super) struct Target {
-    /// Recover to this instant, such as 2026-11-22T13:00:00+01:00
-    #[arg(long, value_name = "TIME", group = "target")]
+    /// Recover to this instant, such as '2026-11-22 13:00:00+01' or 'now - 10 min'
+    #[arg(long, value_name = "TIME", group = "target", value_parser = instant)]
     pub(super) target_time: Option<PgTime>,
     /// Recover to this WAL position
     #[arg(long, value_name = "LSN", group = "target")]

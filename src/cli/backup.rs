@@ -8,9 +8,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::Global;
+use super::args::{Global, Which};
+use super::context::Context;
 use super::output::{self, size};
-use super::{start, wal};
+use super::start;
 use crate::archive::{Request, ask_for_line};
 use crate::backup::{self, BackupRequest, Progress};
 use crate::config::Config;
@@ -126,10 +127,10 @@ pub(super) fn entry(manifest: &Manifest) -> Value {
     })
 }
 
-pub(super) fn list(global: &Global) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let namespace = config.namespace(Policy::default())?;
-    let backups = start::run_large(async { wal::open(&config, &namespace).await?.list_backups().await })?;
+pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    let backups =
+        start::run_large(async { context.repository(which.system_identifier).await?.list_backups().await })?;
     let usable = &backups.usable;
     if global.json {
         output::json(&usable.iter().map(entry).collect::<Vec<_>>())?;
@@ -158,10 +159,11 @@ fn row(manifest: &Manifest) -> Vec<String> {
     ]
 }
 
-pub(super) fn show(global: &Global, id: &BackupId) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let namespace = config.namespace(Policy::default())?;
-    let manifest = start::run_large(async { wal::open(&config, &namespace).await?.get_manifest(id).await })?;
+pub(super) fn show(global: &Global, id: &BackupId, which: Which) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    let manifest = start::run_large(async {
+        context.repository(which.system_identifier).await?.get_manifest(id).await
+    })?;
     if global.json { show_json(&manifest) } else { show_text(&manifest) }?;
     Ok(0)
 }

@@ -5,14 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{Cli, Command, Global};
-use super::output::{self, complain, json, line};
+use super::args::{Cli, Command};
+use super::output::{self, complain};
 use super::quick::{self, Unanswered};
-use super::{backup, check, daemon, generate, init, restore, start, status, wal};
+use super::{backup, check, daemon, generate, init, keygen, restore, start, status, wal};
 use crate::error::{Error, Kind, Result};
-use crate::seal::MasterKey;
 
 /// Parse the process's arguments, run the command, and say how it went.
 pub fn main() -> ExitCode {
@@ -127,29 +125,18 @@ fn run(cli: Cli, asked: Option<Unanswered>) -> Result<u8> {
         Command::WalPrefetch { name, system_identifier, spool } => {
             wal::prefetch(&global, &name, system_identifier, spool)
         }
-        Command::WalList => wal::list(&global),
+        Command::WalList(which) => wal::list(&global, which),
         Command::BackupPush { pgdata, full } => backup::push(&global, pgdata.as_deref(), full),
-        Command::BackupList => backup::list(&global),
-        Command::BackupShow { id } => backup::show(&global, &id),
+        Command::BackupList(which) => backup::list(&global, which),
+        Command::BackupShow { id, which } => backup::show(&global, &id, which),
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
-        Command::Status => status::status(&global),
+        Command::Status(which) => status::status(&global, which),
         Command::Daemon => daemon::daemon(&global),
-        Command::Keygen => keygen(&global),
+        Command::Keygen { to } => keygen::keygen(&global, to.as_deref()),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { of, to } => generate::man(of.as_deref(), to.as_deref()),
     }
-}
-
-fn keygen(global: &Global) -> Result<u8> {
-    start::log(global, false, LevelFilter::WARN);
-    let text = MasterKey::generate()?.to_text();
-    if global.json {
-        json(&serde_json::json!({ "key": text.as_str() }))?;
-    } else {
-        line(text.as_str())?;
-    }
-    Ok(0)
 }
 
 #[cfg(test)]

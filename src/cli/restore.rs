@@ -1,63 +1,67 @@
 //! `restore` and `backup-fetch`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{Global, Restore, Target};
-use super::output::{self, size};
-use super::{backup, start, wal};
+use super::args::{ArchiveMode, Global, Restore};
+use super::context::Context;
+use super::restore_words::Words;
+use super::{backup, server_view, start};
 use crate::backup::Progress;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::postgres::{RecoveryTarget, TargetAction, restore_command_argument};
+use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::repository::{Lease, Protection, Purpose, Repository, WalFrom};
-use crate::restore::{Plan, RestoreRequest, Restored, execute, plan};
+use crate::restore::{Handover, Plan, RestoreRequest, execute, owner_for, plan, too_low};
 use crate::store::Policy;
 
 pub(super) fn backup_fetch(global: &Global, directory: PathBuf, backup: &str) -> Result<u8> {
     let backup = if backup == "LATEST" { None } else { Some(backup.parse()?) };
-    let arguments =
-        Restore { to: directory, target: Target::default(), backup, tablespace: Vec::new(), dry_run: false };
-    restore(global, arguments)
+    restore(global, Restore { to: directory, backup, ..Restore::default() })
 }
 
 pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::INFO)?;
-    let dry_run = arguments.dry_run;
+    let context = Context::of(global, LevelFilter::INFO, Policy::default())?;
+    let (system_identifier, dry_run) = (arguments.which.system_identifier, arguments.dry_run);
+    let (standby, archive_off) = (arguments.standby, arguments.archive_mode == Some(ArchiveMode::Off));
     let request = request(arguments)?;
-    let namespace = config.namespace(Policy::default())?;
     let begin = Instant::now();
     start::run_large(async {
-        let repository = wal::open(&config, &namespace).await?;
+        let repository = context.repository(system_identifier).await?;
         let plan = plan(&repository, &request, &|_, _| {}).await?;
-        plan.check_directories()?;
+        check_directories(&context.config, &plan)?;
+        let restore_command =
+            server_view::restore_command(&context.config, plan.backup.system_identifier, standby)?;
+        let handover = Handover { restore_command, standby, archive_off, owner: owner_for(&plan.to) };
+        let warnings = server_view::warnings(&context.config, &plan, &handover)?;
+        let mut words = Words { plan: &plan, handover: &handover, warnings };
+        if !global.json {
+            words.plan()?;
+        } else if dry_run {
+            words.json(None)?;
+        }
         if dry_run {
-            show_plan(global, &plan, None)?;
             return Ok(0);
         }
-        if !global.json {
-            show_plan(global, &plan, None)?;
-        }
-        let command = restore_command(&config, plan.backup.system_identifier)?;
-        let lease = take_lease(&config, &repository, &plan).await;
+        let lease = take_lease(&context.config, &repository, &plan).await;
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);
         let bar = backup::draw(global, Arc::clone(&progress));
-        let restored =
-            execute(&repository, &plan, &command, Arc::new(move |bytes| progress.add(bytes))).await;
+        let count = Arc::new(move |bytes| progress.add(bytes));
+        let restored = execute(&repository, &plan, &handover, count).await;
         bar.abort();
         if let Some(Err(error)) = release(lease).await {
             tracing::warn!(%error, "the restore's lease is left to age");
         }
-        let restored = restored?;
+        let (restored, seconds) = (restored?, begin.elapsed().as_secs_f64());
+        words.warnings.extend(too_low(&plan)?);
         if global.json {
-            show_plan(global, &plan, Some((restored, begin.elapsed().as_secs_f64())))?;
+            words.json(Some((restored, seconds)))?;
         } else {
-            show_next_steps(&plan, restored, begin.elapsed().as_secs_f64())?;
+            words.next_steps(restored, seconds)?;
         }
         Ok(0)
     })
@@ -77,6 +81,12 @@ async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Op
 
 async fn release(lease: Option<Lease>) -> Option<Result<()>> {
     Some(lease?.release().await)
+}
+
+/// Whether the directories can be used, and the cluster that the configuration names is not in the way of recovery.
+fn check_directories(config: &Config, plan: &Plan) -> Result<()> {
+    plan.check_directories()?;
+    config.data_dir_if_set().map_or(Ok(()), |data_dir| plan.check_bystander(data_dir))
 }
 
 fn request(arguments: Restore) -> Result<RestoreRequest> {
@@ -102,7 +112,13 @@ fn request(arguments: Restore) -> Result<RestoreRequest> {
         RecoveryTarget::Time { .. } | RecoveryTarget::Lsn { .. } | RecoveryTarget::Xid { .. }
     );
     if exclusive && !has_edge {
-        return Err(Error::usage("--target-exclusive means nothing without a time, an LSN or a transaction"));
+        return Err(Error::usage("--target-exclusive has no effect without a time, an LSN or a transaction"));
+    }
+    let tablespaces: Vec<(PathBuf, PathBuf)> =
+        arguments.tablespace.iter().map(|pair| tablespace(pair)).collect::<Result<_>>()?;
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some((from, _)) = tablespaces.iter().find(|(from, _)| !seen.insert(from)) {
+        return Err(Error::usage(format!("--tablespace names {} twice", from.display())));
     }
     let to = std::path::absolute(&arguments.to).map_err(|cause| Error::io("find", &arguments.to, &cause))?;
     Ok(RestoreRequest {
@@ -111,7 +127,7 @@ fn request(arguments: Restore) -> Result<RestoreRequest> {
         action: target.target_action.unwrap_or(TargetAction::Pause),
         timeline: target.target_timeline,
         backup: arguments.backup,
-        tablespaces: arguments.tablespace.iter().map(|pair| tablespace(pair)).collect::<Result<_>>()?,
+        tablespaces,
     })
 }
 
@@ -124,84 +140,4 @@ fn tablespace(pair: &str) -> Result<(PathBuf, PathBuf)> {
         _ => Err(Error::usage(format!("--tablespace \"{pair}\" is not FROM=TO"))
             .hint("write an equals sign within a path as \\=")),
     }
-}
-
-/// What the restored server calls: absolute paths, this repository, and the tail, which only a fresh restore may have.
-fn restore_command(config: &Config, system_identifier: u64) -> Result<String> {
-    let program =
-        std::env::current_exe().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))?;
-    let text = |path: &Path| {
-        path.to_str().map(restore_command_argument).ok_or_else(|| {
-            Error::usage(format!("the path {} is no text that a configuration file can hold", path.display()))
-        })
-    };
-    Ok(format!(
-        "{} wal-fetch %f %p --tail --system-identifier {system_identifier} --config {}",
-        text(&program)?,
-        text(&config.path)?
-    ))
-}
-
-fn show_plan(global: &Global, plan: &Plan, done: Option<(Restored, f64)>) -> Result<()> {
-    if global.json {
-        return output::json(&json!({
-            "to": plan.to.to_string_lossy(),
-            "backup": plan.backup.id,
-            "target": plan.target.to_string(),
-            "target_action": plan.action.to_string(),
-            "timeline": plan.timeline,
-            "bytes": plan.backup.size_bytes,
-            "files": plan.backup.files,
-            "wal_segments": plan.reach.path.segments.len(),
-            "wal_end_lsn": plan.reach.end,
-            "wal_end_time": plan.reach.end_time,
-            "tail_lsn": plan.reach.path.tail_end(),
-            "tablespaces": plan.tablespaces.iter().map(|(oid, to)| json!({"oid": oid, "location": to.to_string_lossy()})).collect::<Vec<_>>(),
-            "restored": done.is_some(),
-            "seconds": done.map(|(_, seconds)| seconds),
-        }));
-    }
-    let newest =
-        plan.reach.end_time.map_or_else(|| "none since the backup".to_owned(), |time| time.to_string());
-    output::line(format!("restore cluster {} to {}", plan.backup.cluster, plan.to.display()))?;
-    output::line(format!("  target     {} on timeline {}", plan.target, plan.timeline))?;
-    output::line(format!("  backup     {}, finished {}", plan.backup.id, plan.backup.finished_at))?;
-    output::line(format!("  data       {} in {} files", size(plan.backup.size_bytes), plan.backup.files))?;
-    output::line(format!(
-        "  WAL        {} segments archived from its start{}, up to {}, last commit {newest}",
-        plan.reach.path.segments.len(),
-        if plan.reach.path.tail_end().is_some() { " and a tail" } else { "" },
-        plan.reach.end
-    ))?;
-    for (oid, location) in &plan.tablespaces {
-        output::line(format!("  tablespace {oid} in {}", location.display()))?;
-    }
-    Ok(())
-}
-
-fn show_next_steps(plan: &Plan, restored: Restored, seconds: f64) -> Result<()> {
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    let rate = restored.bytes as f64 / seconds.max(0.001);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
-    let rate = size(rate as u64);
-    output::line(format!("restored and durable: {} in {seconds:.1} s ({rate}/s)", size(restored.bytes)))?;
-    output::line(
-        "next: start the server on this directory; it fetches the WAL and recovers to the target by itself",
-    )?;
-    if plan.target != RecoveryTarget::Latest {
-        output::line(match plan.action {
-            TargetAction::Pause => {
-                "      it then pauses, readable: look whether it is the right moment, then open it with SELECT pg_wal_replay_resume()"
-            }
-            TargetAction::Promote => "      it then opens for writing on a new timeline",
-            TargetAction::Shutdown => "      it then shuts down",
-        })?;
-    }
-    if !plan.backup.outside_files.is_empty() {
-        output::line(format!(
-            "      its configuration lay outside the data directory; copies: walproof backup-show {} --json",
-            plan.backup.id
-        ))?;
-    }
-    Ok(())
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::Global;
+use super::args::{Global, Which};
+use super::context;
 use super::daemon::promises;
-use super::{output, start, wal};
+use super::{output, start};
 use crate::archive::{Request, ask_for_line};
 use crate::config::Config;
 use crate::daemon::{Host, repository_snapshot};
@@ -18,11 +19,16 @@ use crate::store::Policy;
 /// The daemon asks the server for half a second at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn status(global: &Global) -> Result<u8> {
+pub(super) fn status(global: &Global, which: Which) -> Result<u8> {
     let config = start::configure(global, LevelFilter::WARN)?;
-    let snapshot = match ask_daemon(&config) {
+    // The daemon knows one cluster, its own.
+    let asked = match which.system_identifier {
+        None => ask_daemon(&config),
+        Some(_) => Err("not asked: --system-identifier".to_owned()),
+    };
+    let snapshot = match asked {
         Ok(snapshot) => snapshot,
-        Err(why) => ask_repository(&config, why)?,
+        Err(why) => ask_repository(&config, which, why)?,
     };
     if global.json {
         output::json(&text::json(&snapshot))?;
@@ -49,11 +55,11 @@ fn host(config: &Config, why: String) -> Host {
     }
 }
 
-fn ask_repository(config: &Config, why: String) -> Result<Snapshot> {
+fn ask_repository(config: &Config, which: Which, why: String) -> Result<Snapshot> {
     let namespace = config.namespace(Policy::within(Duration::from_secs(30)))?;
     let host = host(config, why);
     start::run_large(async {
-        let repository = wal::open(config, &namespace).await?;
+        let repository = context::open(config, &namespace, which.system_identifier).await?;
         let mut snapshot = repository_snapshot(&repository, promises(config), host).await?;
         snapshot.store.repository.clone_from(&config.repository.url);
         Ok(snapshot)

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{Global, WalFetch};
+use super::args::{Global, WalFetch, Which};
+use super::context::Context;
 use super::quick::Unanswered;
 use super::{output, start};
 use crate::archive::{self, Asked, FetchRequest, Fetched, Pins, Pushed, Spool};
@@ -86,12 +87,7 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
     let data_dir = Path::new(".");
     let system_identifier = match arguments.system_identifier {
         Some(given) => given,
-        None => {
-            DataDir::open(data_dir)
-                .and_then(|data_dir| data_dir.control())
-                .hint("restore_command runs in the data directory; elsewhere say --system-identifier")?
-                .system_identifier
-        }
+        None => control_for_fetching(&config, data_dir)?.system_identifier,
     };
     let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
     // R16: `restore` leaves its restore_command behind. Should the cluster become a standby one day, a tail would take
@@ -127,6 +123,16 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         )?;
     }
     Ok(0)
+}
+
+/// The control file of the cluster that PostgreSQL fetches for, in its working directory; an operator may be anywhere,
+/// and means the configured one.
+fn control_for_fetching(config: &Config, here: &Path) -> Result<ControlFile> {
+    let is_data_dir = here.join("global/pg_control").exists();
+    let data_dir = config.data_dir_if_set().filter(|_| !is_data_dir).unwrap_or(here);
+    DataDir::open(data_dir)
+        .and_then(|data_dir| data_dir.control())
+        .hint("run this in the data directory, as PostgreSQL does, or say --system-identifier")
 }
 
 fn spool(namespace: &Namespace, system_identifier: u64) -> Option<Spool> {
@@ -172,29 +178,16 @@ pub(super) fn prefetch(global: &Global, name: &str, system_identifier: u64, spoo
     Ok(0)
 }
 
-pub(super) fn list(global: &Global) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let namespace = config.namespace(Policy::default())?;
+pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
     let catalog = start::run_large(async {
-        let repository = open(&config, &namespace).await?;
+        let repository = context.repository(which.system_identifier).await?;
         let (listing, mut records) = (repository.list().await?, Records::default());
         records.read(&repository, &listing).await?;
         Ok(Catalog::of(&listing, &records, repository.identity().segment_size()?))
     })?;
     if global.json { list_json(&catalog) } else { list_text(&catalog) }?;
     Ok(0)
-}
-
-/// The repository of the live cluster, or, on another host, the newest of that name.
-pub(super) async fn open(config: &Config, namespace: &Namespace) -> Result<crate::repository::Repository> {
-    let live = config.data_dir_if_set().and_then(|path| DataDir::open(path).ok()?.control().ok());
-    match live {
-        Some(control) => match namespace.open(control.system_identifier).await {
-            Err(error) if error.kind() == Kind::NotFound => namespace.open_newest().await,
-            other => other,
-        },
-        None => namespace.open_newest().await,
-    }
 }
 
 fn list_json(catalog: &Catalog) -> Result<()> {

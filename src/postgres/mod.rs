@@ -26,7 +26,7 @@ pub use page::{
 };
 pub use page_filter::PageFilter;
 pub use recovery_settings::{
-    RecoverySettings, RecoveryTarget, TargetAction, restore_command_argument, strip_leftovers,
+    Recovery, RecoverySettings, RecoveryTarget, TargetAction, restore_command_argument, strip_leftovers,
 };
 pub use segment_size::SegmentSize;
 pub use time::PgTime;

@@ -86,15 +86,35 @@ impl FromStr for TargetAction {
     }
 }
 
+impl TargetAction {
+    /// What happens when recovery to `target` ends, when this was asked for: the newest state is opened in any case.
+    #[must_use]
+    pub const fn at(self, target: &RecoveryTarget) -> Self {
+        if matches!(target, RecoveryTarget::Latest) { Self::Promote } else { self }
+    }
+}
+
+/// Where a restored server's recovery leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// To a target, where it ends.
+    To {
+        /// The target.
+        target: RecoveryTarget,
+        /// What happens there; without effect at the end of the WAL.
+        action: TargetAction,
+        /// The timeline to follow.
+        timeline: TimelineId,
+    },
+    /// Nowhere: a standby follows its primary until it is promoted.
+    Standby,
+}
+
 /// Everything that a restored server must be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoverySettings {
-    /// Where recovery ends.
-    pub target: RecoveryTarget,
-    /// What happens there; without effect at the end of the WAL.
-    pub action: TargetAction,
-    /// The timeline to follow.
-    pub timeline: TimelineId,
+    /// Where recovery leads.
+    pub recovery: Recovery,
     /// How the server gets WAL.
     pub restore_command: String,
 }
@@ -120,7 +140,11 @@ impl RecoverySettings {
     /// Lines for the end of postgresql.auto.conf. Every setting is named, since postgresql.conf may set any of them.
     pub fn render(&self) -> Result<String> {
         use RecoveryTarget as Target;
-        let value = |name: &str| match (name, &self.target) {
+        let (target, action, timeline) = match &self.recovery {
+            Recovery::To { target, action, timeline } => (target, action.at(target), timeline.to_string()),
+            Recovery::Standby => (&Target::Latest, TargetAction::Pause, "latest".to_owned()),
+        };
+        let value = |name: &str| match (name, target) {
             ("restore_command", _) => self.restore_command.clone(),
             ("recovery_target", Target::Immediate) => "immediate".to_owned(),
             ("recovery_target_time", Target::Time { time, .. }) => time.for_recovery_target(),
@@ -128,9 +152,8 @@ impl RecoverySettings {
             ("recovery_target_xid", Target::Xid { xid, .. }) => xid.to_string(),
             ("recovery_target_name", Target::Name(name)) => name.clone(),
             ("recovery_target_inclusive", target) => if exclusive(target) { "off" } else { "on" }.to_owned(),
-            ("recovery_target_timeline", _) => self.timeline.to_string(),
-            ("recovery_target_action", Target::Latest) => TargetAction::Promote.to_string(),
-            ("recovery_target_action", _) => self.action.to_string(),
+            ("recovery_target_timeline", _) => timeline.clone(),
+            ("recovery_target_action", _) => action.to_string(),
             ("recovery_min_apply_delay", _) => "0".to_owned(),
             _ => String::new(),
         };
@@ -161,14 +184,21 @@ fn quote(value: &str) -> Result<String> {
     Ok(format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''")))
 }
 
-/// postgresql.auto.conf without earlier lines of the settings that [`RecoverySettings::render`] writes.
-pub fn strip_leftovers(auto_conf: &str) -> String {
-    let is_ours = |line: &str| {
-        let name =
-            line.trim_start().split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
-        NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+/// postgresql.auto.conf without earlier lines of the settings that [`RecoverySettings::render`] writes. Values are bytes
+/// in whatever encoding the client of ALTER SYSTEM had.
+pub fn strip_leftovers(auto_conf: &[u8]) -> Vec<u8> {
+    let is_ours = |line: &[u8]| {
+        let line = line.trim_ascii_start();
+        let end = line.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b'=');
+        let name = &line[..end.unwrap_or(line.len())];
+        NAMES.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     };
-    auto_conf.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect()
+    let lines = auto_conf.split_inclusive(|&byte| byte == b'\n').filter(|line| !is_ours(line));
+    let mut kept = lines.collect::<Vec<_>>().concat();
+    if kept.last().is_some_and(|&byte| byte != b'\n') {
+        kept.push(b'\n');
+    }
+    kept
 }
 
 /// `text` as one argument of restore_command: safe from the shell, and from PostgreSQL's `%` placeholders.
@@ -186,10 +216,9 @@ mod tests {
     use super::*;
 
     fn settings(target: RecoveryTarget) -> RecoverySettings {
+        let timeline = TimelineId::new(2).unwrap();
         RecoverySettings {
-            target,
-            action: TargetAction::Pause,
-            timeline: TimelineId::new(2).unwrap(),
+            recovery: Recovery::To { target, action: TargetAction::Pause, timeline },
             restore_command: r"walproof wal-fetch '\a b' %f %p".to_owned(),
         }
     }
@@ -210,8 +239,20 @@ mod tests {
 
     #[test]
     fn r19_leftovers_go_and_everything_else_stays() {
-        let before = "# Do not edit\nwork_mem = '4MB'\nRecovery_Target_Time='x'\nrestore_command = 'y'\n  recovery_target_name 'z'\nrestore_command_x = 1\n";
-        assert_eq!(strip_leftovers(before), "# Do not edit\nwork_mem = '4MB'\nrestore_command_x = 1\n");
+        let before = b"# Do not edit\nwork_mem = '4MB'\nRecovery_Target_Time='x'\nrestore_command = 'y'\n  recovery_target_name 'z'\nrestore_command_x = 1\nx.y = '\xe9'";
+        let after = b"# Do not edit\nwork_mem = '4MB'\nrestore_command_x = 1\nx.y = '\xe9'\n";
+        assert_eq!(strip_leftovers(before), after);
+        assert_eq!(strip_leftovers(b""), b"");
+    }
+
+    #[test]
+    fn a_standby_follows_the_newest_timeline_and_has_no_target() {
+        let settings = RecoverySettings { recovery: Recovery::Standby, restore_command: "true".to_owned() };
+        let text = settings.render().unwrap();
+        assert!(text.contains("recovery_target_timeline = 'latest'\n"), "{text}");
+        assert!(text.contains("recovery_target_time = ''\n") && !text.contains("promote"), "{text}");
+        assert_eq!(TargetAction::Pause.at(&RecoveryTarget::Latest), TargetAction::Promote);
+        assert_eq!(TargetAction::Pause.at(&RecoveryTarget::Immediate), TargetAction::Pause);
     }
 
     #[test]

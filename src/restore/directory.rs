@@ -3,177 +3,97 @@
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use super::attempt::{Attempt, contents, lock, remove_all_but};
+use super::owner;
+use super::places::{CONTROL, State, UNFINISHED, state};
 use super::plan::Plan;
 use crate::cluster::durable::{self, Filesystem};
 use crate::error::{Error, Kind, Result};
-use crate::repository::Manifest;
 
-/// `pg_control` under the name that it has until everything else is durable: as long as it is there and `pg_control`
-/// is not, the directory holds an unfinished restore, and nothing else.
-const UNFINISHED: &str = "global/pg_control.walproof";
-const CONTROL: &str = "global/pg_control";
+/// What the owner may do in a directory while it is being filled, whatever it may do there in the end.
+const WHILE_FILLED: u32 = 0o700;
 
 /// A data directory that is being filled; locked against a second restore.
 #[derive(Debug)]
 pub(super) struct Target {
     root: PathBuf,
+    /// The version directories of the tablespaces.
+    tablespaces: Vec<PathBuf>,
+    owner: Option<(u32, u32)>,
+    /// Permissions that are set last, for nothing could be written with them.
+    late_modes: Vec<(PathBuf, u32)>,
+    /// Bytes and permissions of `pg_control`, which is written last.
+    control: Mutex<Option<(Vec<u8>, u32)>>,
     /// Opened before anything is written, so that no failed write goes unheard.
     filesystems: Vec<Filesystem>,
     _lock: File,
 }
 
-impl Plan {
-    /// Whether the directories can be used, without touching them.
-    pub fn check_directories(&self) -> Result<()> {
-        let unfinished = state(&self.to)? == State::Unfinished;
-        for (_, location) in &self.tablespaces {
-            let version = location.join(version_directory(&self.backup));
-            if !unfinished && !is_empty_or_missing(&version)? {
-                return Err(not_empty(&version));
-            }
-            if location.starts_with(&self.to) {
-                return Err(Error::usage(format!(
-                    "tablespace {} lies in the data directory",
-                    location.display()
-                )));
-            }
-        }
-        self.check_space(unfinished)
-    }
-
-    /// A restore that cannot fit is refused before it fills the disk. One that was interrupted holds space that it
-    /// will give back, so there the disk decides.
-    fn check_space(&self, unfinished: bool) -> Result<()> {
-        let all_here = self.tablespaces.is_empty() && !unfinished;
-        let Some(existing) = self.to.ancestors().find(|path| path.exists()).filter(|_| all_here) else {
-            return Ok(());
-        };
-        let stat = rustix::fs::statvfs(existing)
-            .map_err(|cause| Error::io("examine the file system of", existing, &cause.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free >= self.backup.size_bytes {
-            return Ok(());
-        }
-        Err(Error::impossible(format!(
-            "{} bytes are needed, {free} are free on the file system of {}",
-            self.backup.size_bytes,
-            self.to.display()
-        ))
-        .hint("restore to a larger file system, or free space on this one"))
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    Empty,
-    Unfinished,
-}
-
-fn state(root: &Path) -> Result<State> {
-    if is_empty_or_missing(root)? {
-        return Ok(State::Empty);
-    }
-    if root.join(UNFINISHED).exists() && !root.join(CONTROL).exists() {
-        return Ok(State::Unfinished);
-    }
-    Err(not_empty(root))
-}
-
-fn not_empty(path: &Path) -> Error {
-    Error::impossible(format!("{} is not empty", path.display())).hint(
-        "restore into an empty directory, and move the old one away only when the new one is proven good",
-    )
-}
-
-fn is_empty_or_missing(path: &Path) -> Result<bool> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(cause) => Err(Error::io("look into", path, &cause)),
-    }
-}
-
-fn version_directory(backup: &Manifest) -> String {
-    format!("PG_{}_{}", backup.pg_version_num / 10_000, backup.catalog_version)
-}
-
 impl Target {
-    /// Make the directories of the plan, empty, and mark the restore as unfinished.
-    pub(super) fn begin(plan: &Plan) -> Result<Self> {
-        let unfinished = state(&plan.to)? == State::Unfinished;
+    /// Make the directories of the plan, empty, and mark the restore as unfinished. Everything will be `owner`'s.
+    pub(super) fn begin(plan: &Plan, owner: Option<(u32, u32)>) -> Result<Self> {
+        let before = state(&plan.to)?;
         let root_mode = plan.backup.directories.first().map_or(0o700, |directory| directory.mode);
-        durable::create_dir_all(&plan.to, root_mode)?;
+        owner::create_dir_all(&plan.to, root_mode, owner)?;
         set_mode(&plan.to, root_mode)?;
         durable::create_dir_all(&plan.to.join("global"), root_mode)?;
-        let lock = lock(&plan.to.join(UNFINISHED))?;
-        durable::sync_dir(&plan.to.join("global"))?;
-        let mut target = Self { root: plan.to.clone(), filesystems: Vec::new(), _lock: lock };
-        if unfinished {
-            tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
-            target.wipe(plan)?;
+        let mark = plan.to.join(UNFINISHED);
+        let lock = lock(&mark, &plan.to)?;
+        let attempt = match before {
+            State::Unfinished(known) => {
+                tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
+                wipe(plan, known.as_ref())?;
+                known
+            }
+            State::Empty => None,
+        };
+        let attempt = match attempt {
+            Some(known) => known,
+            None => begin_attempt(&mark)?,
+        };
+        for place in plan.places() {
+            owner::create_dir_all(place.location, 0o700, owner)?;
         }
-        target.filesystems = filesystems(plan)?;
-        target.make_directories(plan)?;
+        let mut target = Self {
+            root: plan.to.clone(),
+            tablespaces: plan.places().map(|place| place.version).collect(),
+            owner,
+            late_modes: Vec::new(),
+            control: Mutex::new(None),
+            filesystems: filesystems(plan)?,
+            _lock: lock,
+        };
+        target.make_directories(plan, &attempt)?;
         Ok(target)
     }
 
-    /// Remove what the interrupted restore wrote, but for the mark.
-    fn wipe(&self, plan: &Plan) -> Result<()> {
-        for (_, location) in &plan.tablespaces {
-            let version = location.join(version_directory(&plan.backup));
-            // Only what the interrupted restore had linked is its own.
-            let linked = std::fs::read_dir(self.root.join("pg_tblspc")).is_ok_and(|links| {
-                links.flatten().any(|link| std::fs::read_link(link.path()).is_ok_and(|to| to == *location))
-            });
-            if linked && version.exists() {
-                durable::remove_contents(&version)?;
-            } else if !is_empty_or_missing(&version)? {
-                return Err(not_empty(&version));
-            }
-        }
-        let keep = self.root.join("global");
-        for entry in
-            std::fs::read_dir(&self.root).map_err(|cause| Error::io("look into", &self.root, &cause))?
-        {
-            let path = entry.map_err(|cause| Error::io("look into", &self.root, &cause))?.path();
-            if path != keep {
-                remove(&path)?;
-            }
-        }
-        for entry in std::fs::read_dir(&keep).map_err(|cause| Error::io("look into", &keep, &cause))? {
-            let path = entry.map_err(|cause| Error::io("look into", &keep, &cause))?.path();
-            if path != self.root.join(UNFINISHED) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn make_directories(&self, plan: &Plan) -> Result<()> {
+    fn make_directories(&mut self, plan: &Plan, attempt: &Attempt) -> Result<()> {
         let mut links_made = false;
         for directory in plan.backup.directories.iter().filter(|directory| !directory.path.is_empty()) {
             if !links_made && directory.path.starts_with("pg_tblspc/") {
-                self.make_tablespaces(plan)?;
+                self.make_tablespaces(plan, attempt)?;
                 links_made = true;
             }
             let path = self.path(&directory.path)?;
-            make_directory(&path, directory.mode)?;
+            make_directory(&path, directory.mode | WHILE_FILLED)?;
+            if directory.mode & WHILE_FILLED != WHILE_FILLED {
+                self.late_modes.push((path, directory.mode));
+            }
         }
-        if !links_made {
-            self.make_tablespaces(plan)?;
-        }
-        Ok(())
+        if links_made { Ok(()) } else { self.make_tablespaces(plan, attempt) }
     }
 
-    fn make_tablespaces(&self, plan: &Plan) -> Result<()> {
-        for (oid, location) in &plan.tablespaces {
-            let link = self.root.join(format!("pg_tblspc/{oid}"));
-            symlink(location, &link).map_err(|cause| Error::io("link", &link, &cause))?;
+    fn make_tablespaces(&self, plan: &Plan, attempt: &Attempt) -> Result<()> {
+        for place in plan.places() {
+            make_directory(&place.version, 0o700)?;
+            // It tells a later run that the content is ours: it is durable before it.
+            attempt.mark(&place.version)?;
+            let link = self.root.join(format!("pg_tblspc/{}", place.oid));
+            symlink(place.location, &link).map_err(|cause| Error::io("link", &link, &cause))?;
         }
-        // The links are what tells a later run that the content is ours: they are durable before it.
-        let links = self.root.join("pg_tblspc");
-        if plan.tablespaces.is_empty() { Ok(()) } else { durable::sync_dir(&links) }
+        Ok(())
     }
 
     /// A path of the manifest below the data directory; one that would leave it is refused.
@@ -186,11 +106,12 @@ impl Target {
         }
     }
 
-    /// Put `bytes` where `pg_control` waits for the rest.
+    /// Keep `pg_control` until everything else is durable.
     pub(super) fn write_control(&self, bytes: &[u8], mode: u32) -> Result<()> {
-        let path = self.root.join(UNFINISHED);
-        std::fs::write(&path, bytes).map_err(|cause| Error::io("write", &path, &cause))?;
-        set_mode(&path, mode)
+        let mut control =
+            self.control.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
+        *control = Some((bytes.to_vec(), mode));
+        Ok(())
     }
 
     /// Make durable what is written so far.
@@ -200,17 +121,52 @@ impl Target {
 
     /// Make everything durable, then let the cluster exist. The last line is the commit point (R18).
     pub(super) fn commit(&self) -> Result<()> {
+        let control = self.control.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
+        let (bytes, mode) = control.as_ref().ok_or_else(|| Error::corrupt("the backup has no pg_control"))?;
+        for version in &self.tablespaces {
+            Attempt::unmark(version)?;
+        }
+        // Deepest first: a directory may keep its owner out, too.
+        for (path, mode) in self.late_modes.iter().rev() {
+            set_mode(path, *mode)?;
+        }
+        if let Some(owner) = self.owner {
+            owner::give(&self.root, owner)?;
+            self.tablespaces.iter().try_for_each(|version| owner::give(version, owner))?;
+        }
         self.sync()?;
-        durable::rename(&self.root.join(UNFINISHED), &self.root.join(CONTROL))
+        let unfinished = self.root.join(UNFINISHED);
+        write_durably(&unfinished, bytes)?;
+        set_mode(&unfinished, *mode)?;
+        durable::rename(&unfinished, &self.root.join(CONTROL))
     }
 }
 
-/// The file systems that the plan's directories are on, each once; the directories are made where they are missing.
+/// Name a new attempt in the data directory.
+fn begin_attempt(mark: &Path) -> Result<Attempt> {
+    let attempt = Attempt::new()?;
+    write_durably(mark, attempt.as_bytes())?;
+    mark.parent().map_or(Ok(()), durable::sync_dir)?;
+    Ok(attempt)
+}
+
+/// Remove what the interrupted restore wrote, but for its marks.
+fn wipe(plan: &Plan, attempt: Option<&Attempt>) -> Result<()> {
+    for place in plan.places() {
+        if attempt.is_some_and(|attempt| attempt.owns(&place.version)) {
+            Attempt::empty(&place.version)?;
+        } else if !contents(&place.version)?.is_empty() {
+            return Err(place.not_empty());
+        }
+    }
+    let (directory, mark) = UNFINISHED.split_once('/').unwrap_or(("", UNFINISHED));
+    remove_all_but(&plan.to, &[directory])?;
+    remove_all_but(&plan.to.join(directory), &[mark])
+}
+
+/// The file systems that the plan's directories are on, each once.
 fn filesystems(plan: &Plan) -> Result<Vec<Filesystem>> {
     let mut found: Vec<(u64, Filesystem)> = Vec::new();
-    for (_, location) in &plan.tablespaces {
-        durable::create_dir_all(location, 0o700)?;
-    }
     let locations = plan.tablespaces.iter().map(|(_, location)| location.as_path());
     for path in std::iter::once(plan.to.as_path()).chain(locations) {
         let device = std::fs::metadata(path).map_err(|cause| Error::io("examine", path, &cause))?.dev();
@@ -221,17 +177,14 @@ fn filesystems(plan: &Plan) -> Result<Vec<Filesystem>> {
     Ok(found.into_iter().map(|(_, filesystem)| filesystem).collect())
 }
 
-fn lock(path: &Path) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(|cause| Error::io("create", path, &cause))?;
-    if file.try_lock().is_err() {
-        return Err(Error::new(Kind::Busy, format!("another restore is filling {}", path.display())));
-    }
-    Ok(file)
+/// Write through the file that is there, which may be locked.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let file = File::options().write(true).truncate(true).open(path)?;
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
+        file.sync_all()
+    };
+    write().map_err(|cause: std::io::Error| Error::io("write", path, &cause))
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {
@@ -246,10 +199,4 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .map_err(|cause| Error::io("set permissions of", path, &cause))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let metadata = std::fs::symlink_metadata(path).map_err(|cause| Error::io("examine", path, &cause))?;
-    let removed = if metadata.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    removed.map_err(|cause| Error::io("remove", path, &cause))
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::directory::Target;
 use super::fetch::{Batch, Destination, batches};
-use super::finish::{check_control, file_mode, write_recovery};
+use super::finish::{Handover, check_control, file_mode, write_recovery};
 use super::flush::Flusher;
 use super::plan::Plan;
 use super::write::{Fetched, create, write_batches};
@@ -29,16 +29,16 @@ pub struct Restored {
     pub bytes: u64,
 }
 
-/// Fill the plan's directory; `restore_command` is what the server will call. `count` hears of every written byte.
+/// Fill the plan's directory and hand it over to the server. `count` hears of every written byte.
 /// The cluster can start when this returns, and cannot while it has not.
 pub async fn execute(
     repository: &Repository,
     plan: &Plan,
-    restore_command: &str,
+    handover: &Handover,
     count: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<Restored> {
     plan.check_directories()?;
-    let target = Arc::new(Target::begin(plan)?);
+    let target = Arc::new(Target::begin(plan, handover.owner)?);
     let flusher = Flusher::start(Arc::clone(&target));
     for number in 0..plan.backup.parts.len() {
         let number =
@@ -47,7 +47,7 @@ pub async fn execute(
         restore_part(repository, &target, plan, table, &count).await?;
     }
     tokio::task::block_in_place(|| {
-        write_recovery(&target, plan, restore_command)?;
+        write_recovery(&target, plan, handover)?;
         flusher.stop()?;
         target.commit()
     })?;

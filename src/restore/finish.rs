@@ -6,35 +6,56 @@ use super::directory::Target;
 use super::plan::Plan;
 use super::write::create;
 use crate::error::{Error, Result};
-use crate::postgres::{ControlFile, RecoverySettings, strip_leftovers};
+use crate::postgres::{ControlFile, Recovery, RecoverySettings, strip_leftovers};
 
 use super::fetch::Destination;
 
-/// Write the backup's label and the recovery settings. `restore_command` is a shell command with `%f` and `%p`.
-pub(super) fn write_recovery(target: &Target, plan: &Plan, restore_command: &str) -> Result<()> {
-    let settings = RecoverySettings {
-        target: plan.target.clone(),
-        action: plan.action,
-        timeline: plan.timeline,
-        restore_command: restore_command.to_owned(),
-    };
+/// What the restored server is, besides where its recovery leads.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    /// What it calls for WAL: a shell command with `%f` and `%p`.
+    pub restore_command: String,
+    /// It follows its primary instead of recovering to the plan's target.
+    pub standby: bool,
+    /// It archives nothing: a rehearsal.
+    pub archive_off: bool,
+    /// Who its files are given to, (user, group), when that is not who restores.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Write the backup's label and the recovery settings.
+pub(super) fn write_recovery(target: &Target, plan: &Plan, handover: &Handover) -> Result<()> {
     let auto_conf = target.path("postgresql.auto.conf")?;
-    let before = match std::fs::read_to_string(&auto_conf) {
+    let mut text = match std::fs::read(&auto_conf) {
         Ok(text) => strip_leftovers(&text),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(cause) => return Err(Error::io("read", &auto_conf, &cause)),
     };
-    let backup = &plan.backup.id;
-    let text = format!(
-        "{before}\n# written by walproof restore, backup {backup}, target: {}\n{}",
-        one_line(&plan.target.to_string()),
-        settings.render()?
-    );
-    let text = text + look_ahead(plan);
+    text.extend_from_slice(settings(plan, handover)?.as_bytes());
     let mode = file_mode(plan);
-    write(&auto_conf, text.as_bytes(), mode)?;
+    write(&auto_conf, &text, mode)?;
     write(&target.path("backup_label")?, plan.backup.backup_label.as_bytes(), mode)?;
-    write(&target.path("recovery.signal")?, b"", mode)
+    let signal = if handover.standby { "standby.signal" } else { "recovery.signal" };
+    write(&target.path(signal)?, b"", mode)
+}
+
+/// The lines for the end of postgresql.auto.conf, where they win.
+fn settings(plan: &Plan, handover: &Handover) -> Result<String> {
+    let (recovery, what) = if handover.standby {
+        (Recovery::Standby, "standby".to_owned())
+    } else {
+        let (target, action, timeline) = (plan.target.clone(), plan.action, plan.timeline);
+        (Recovery::To { target, action, timeline }, format!("target: {}", plan.target))
+    };
+    let settings = RecoverySettings { recovery, restore_command: handover.restore_command.clone() };
+    let mut text =
+        format!("\n# written by walproof restore, backup {}, {}\n", plan.backup.id, one_line(&what));
+    text.push_str(&settings.render()?);
+    if handover.archive_off {
+        text.push_str("archive_mode = 'off'\n");
+    }
+    text.push_str(look_ahead(plan));
+    Ok(text)
 }
 
 /// From 15 on recovery reads ahead of what it replays, and would trip over a damaged segment behind the target.

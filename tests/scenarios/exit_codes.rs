@@ -114,11 +114,9 @@ fn rows() -> Vec<Row> {
             with_other_key(site).fetch(&name(site), &site.out.join("x"))
         }),
         row("not in a data directory", 206, |site| {
-            let (name, target) = (name(site), site.out.join("x"));
-            let alter = |command: &mut std::process::Command| {
-                command.current_dir("/");
-            };
-            site.run_altered(["wal-fetch", &name, target.to_str().unwrap()], alter)
+            // Neither here nor in the configuration.
+            let builder = Walproof::builder(site.repo().clone()).key_of(&site.walproof);
+            builder.build().fetch(&name(site), &site.out.join("x"))
         }),
         row("nowhere to put it", 209, |site| site.walproof.fetch(&name(site), &site.out.join("no/x"))),
     ];
@@ -243,6 +241,7 @@ fn r24_a_key_that_others_can_read_or_that_is_none_is_refused_and_not_shown() {
         format!("{key}\n"),
         format!("walproof-key-1 {}\n", &key[1..]),
         "walproof-key-1 zz".into(),
+        format!("walproof-key-1 {}", "0".repeat(64)),
     ] {
         site.walproof.scratch().file("key", &text);
         let output = site.walproof.run(["wal-list"]);
@@ -288,6 +287,35 @@ fn help_version_and_keys_are_success() {
     }
     let keys = [(); 2].map(|()| run_bare(&["keygen"]).success().stdout());
     assert!(keys[0].starts_with("walproof-key-1 ") && keys[0] != keys[1]);
+}
+
+#[test]
+fn r24_a_key_goes_into_a_new_file_and_never_over_one() {
+    let scratch = crate::support::Scratch::new();
+    let path = scratch.join("key");
+    let keygen = || run_bare(&["keygen", "--to", path.to_str().unwrap()]);
+    keygen().success().stdout_contains("keep a copy").says_nowhere("walproof-key-1");
+    let key = fs::read_to_string(&path).unwrap();
+    assert!(key.starts_with("walproof-key-1 ") && key.ends_with('\n'));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    keygen().complains_with(8).stderr_contains("exists").says_nowhere(key.trim());
+    assert_eq!(fs::read_to_string(&path).unwrap(), key);
+    std::os::unix::fs::symlink(scratch.join("elsewhere"), scratch.join("link")).unwrap();
+    run_bare(&["keygen", "--to", scratch.join("link").to_str().unwrap()]).complains_with(8);
+    run_bare(&["keygen", "--to", "/nonexistent/key"]).complains_with(9);
+}
+
+/// An operator calls it from anywhere, and means the configured cluster.
+#[test]
+fn wal_fetch_by_hand_means_the_configured_cluster() {
+    let site = Site::new(Repo::local());
+    let name = site.archive_all([SEGMENT]).remove(0);
+    let target = site.out.join("by hand");
+    let output = site.run_altered(["wal-fetch", &name, target.to_str().unwrap()], |command| {
+        command.current_dir("/");
+    });
+    output.success();
+    assert_eq!(fs::read(&target).unwrap(), site.original(&name));
 }
 
 #[test]

@@ -282,6 +282,7 @@ fn a_fetch_needs_the_data_directory_or_the_identifier() {
     let name = site.archive_all([5]).remove(0);
     let target = site.fetched(&name);
     let target = target.to_str().unwrap();
+    site.unset("data_dir");
     let lost = site.run_altered(["wal-fetch", &name, target], |command| {
         command.current_dir("/");
     });

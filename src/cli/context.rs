@@ -1,0 +1,47 @@
+//! The configuration and the repository that it means: opened here, for every command that reads it.
+
+use tracing_subscriber::filter::LevelFilter;
+
+use super::args::Global;
+use super::start;
+use crate::cluster::DataDir;
+use crate::config::Config;
+use crate::error::{Kind, Result};
+use crate::repository::{Namespace, Repository};
+use crate::store::Policy;
+
+/// What a command works with.
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) namespace: Namespace,
+}
+
+impl Context {
+    /// Read the configuration, begin to log, and find the cluster's place in the store.
+    pub(super) fn of(global: &Global, usual: LevelFilter, policy: Policy) -> Result<Self> {
+        let config = start::configure(global, usual)?;
+        let namespace = config.namespace(policy)?;
+        Ok(Self { config, namespace })
+    }
+
+    /// The repository of the cluster with the wanted system identifier; by default of the live cluster, or, on another
+    /// host, the newest of that name.
+    pub(super) async fn repository(&self, wanted: Option<u64>) -> Result<Repository> {
+        open(&self.config, &self.namespace, wanted).await
+    }
+}
+
+/// See [`Context::repository`].
+pub(super) async fn open(config: &Config, namespace: &Namespace, wanted: Option<u64>) -> Result<Repository> {
+    if let Some(wanted) = wanted {
+        return namespace.open(wanted).await.map_err(|error| {
+            if error.kind() == Kind::NotFound { error.as_kind(Kind::Impossible) } else { error }
+        });
+    }
+    let live = config.data_dir_if_set().and_then(|path| DataDir::open(path).ok()?.control().ok());
+    let Some(control) = live else { return namespace.open_newest().await };
+    match namespace.open(control.system_identifier).await {
+        Err(error) if error.kind() == Kind::NotFound => namespace.open_newest().await,
+        other => other,
+    }
+}

@@ -1,0 +1,183 @@
+//! Whether the directories of a plan can be used, found out without touching them (R16, R17).
+
+use std::path::{Component, Path, PathBuf};
+
+use super::attempt::{Attempt, contents};
+use super::plan::Plan;
+use crate::cluster::DataDir;
+use crate::error::{Error, Result};
+use crate::repository::Manifest;
+
+/// `pg_control` under the name that it has until everything else is durable: as long as it is there and `pg_control`
+/// is not, the directory holds an unfinished restore, and nothing else. It names the attempt.
+pub(super) const UNFINISHED: &str = "global/pg_control.walproof";
+pub(super) const CONTROL: &str = "global/pg_control";
+
+/// A tablespace of a plan.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    pub(super) oid: u32,
+    /// Where it was.
+    from: &'a str,
+    /// Where it goes.
+    pub(super) location: &'a Path,
+    /// The directory there that is its own.
+    pub(super) version: PathBuf,
+}
+
+impl Plan {
+    /// Whether the directories can be used, without touching them.
+    pub fn check_directories(&self) -> Result<()> {
+        let state = state(&self.to)?;
+        self.check_apart()?;
+        for place in self.places() {
+            let empty = contents(&place.version)?.is_empty();
+            let own = matches!(&state, State::Unfinished(Some(attempt)) if attempt.owns(&place.version));
+            if !empty && !own {
+                return Err(place.not_empty());
+            }
+        }
+        self.check_space(state != State::Empty)
+    }
+
+    /// The tablespaces.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.tablespaces.iter().map(|(oid, location)| Place {
+            oid: *oid,
+            from: self.backup.tablespaces.iter().find(|was| was.oid == *oid).map_or("", |was| &was.location),
+            location,
+            version: location.join(version_directory(&self.backup)),
+        })
+    }
+
+    /// Whether recovery here would take tablespaces from the cluster that lives in `data_dir`: replaying CREATE TABLESPACE
+    /// empties its directory, wherever --tablespace puts those that the backup has.
+    pub fn check_bystander(&self, data_dir: &Path) -> Result<()> {
+        let Ok(bystander) = DataDir::open(data_dir) else { return Ok(()) };
+        let same_cluster = bystander
+            .control()
+            .is_ok_and(|control| control.system_identifier == self.backup.system_identifier);
+        if !same_cluster || bystander.path() == resolved(&self.to) {
+            return Ok(());
+        }
+        for link in contents(&bystander.path().join("pg_tblspc"))? {
+            let oid = link.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let known = self.backup.tablespaces.iter().any(|tablespace| Some(tablespace.oid) == oid);
+            let Ok(location) = std::fs::read_link(&link) else { continue };
+            if known || contents(&location.join(version_directory(&self.backup)))?.is_empty() {
+                continue;
+            }
+            return Err(Error::impossible(format!(
+                "the cluster in {} made the tablespace at {} after backup {}: recovery here could empty it",
+                bystander.path().display(),
+                location.display(),
+                self.backup.id
+            ))
+            .hint("take a new backup first, which knows the tablespace, or restore on another host"));
+        }
+        Ok(())
+    }
+
+    /// Every tablespace has a place of its own. One that is where it was may lie in another one, as it did there.
+    fn check_apart(&self) -> Result<()> {
+        let data = resolved(&self.to);
+        let mut seen: Vec<(PathBuf, Place<'_>)> = Vec::new();
+        for place in self.places() {
+            let here = resolved(place.location);
+            let version = here.join(version_directory(&self.backup));
+            if here.starts_with(&data) || data.starts_with(&version) {
+                return Err(collide(&place, "the data directory"));
+            }
+            for (other, known) in &seen {
+                let nested = here.starts_with(other) || other.starts_with(&here);
+                if here == *other || nested && (place.is_moved() || known.is_moved()) {
+                    return Err(collide(&place, &format!("the tablespace that was at {}", known.from)));
+                }
+            }
+            seen.push((here, place));
+        }
+        Ok(())
+    }
+
+    /// A restore that cannot fit is refused before it fills the disk. One that was interrupted holds space that it
+    /// will give back, so there the disk decides.
+    fn check_space(&self, unfinished: bool) -> Result<()> {
+        let all_here = self.tablespaces.is_empty() && !unfinished;
+        let Some(existing) = self.to.ancestors().find(|path| path.exists()).filter(|_| all_here) else {
+            return Ok(());
+        };
+        let stat = rustix::fs::statvfs(existing)
+            .map_err(|cause| Error::io("examine the file system of", existing, &cause.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= self.backup.size_bytes {
+            return Ok(());
+        }
+        Err(Error::impossible(format!(
+            "{} bytes are needed, {free} are free on the file system of {}",
+            self.backup.size_bytes,
+            self.to.display()
+        ))
+        .hint("restore to a larger file system, or free space on this one"))
+    }
+}
+
+impl Place<'_> {
+    fn is_moved(&self) -> bool {
+        self.location != Path::new(self.from)
+    }
+
+    pub(super) fn not_empty(&self) -> Error {
+        Error::impossible(format!("{} is not empty", self.version.display())).hint(format!(
+            "put the tablespace elsewhere with --tablespace {}=TO; only if nothing uses that directory any more, \
+             empty it",
+            self.from.replace('=', "\\=")
+        ))
+    }
+}
+
+fn collide(place: &Place<'_>, other: &str) -> Error {
+    Error::usage(format!(
+        "the tablespace that was at {} would go to {}, which collides with {other}",
+        place.from,
+        place.location.display()
+    ))
+    .hint("give every tablespace a directory of its own, outside the data directory")
+}
+
+/// Symbolic links followed as far as the path exists, `.` and `..` taken out of the rest.
+fn resolved(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|above| Some((above, std::fs::canonicalize(above).ok()?)));
+    let Some((above, mut resolved)) = existing else { return path.to_owned() };
+    for part in path.strip_prefix(above).unwrap_or(Path::new("")).components() {
+        match part {
+            Component::ParentDir => drop(resolved.pop()),
+            Component::Normal(name) => resolved.push(name),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+        }
+    }
+    resolved
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Empty,
+    /// Begun by this attempt, if it is known.
+    Unfinished(Option<Attempt>),
+}
+
+pub(super) fn state(root: &Path) -> Result<State> {
+    if contents(root)?.is_empty() {
+        return Ok(State::Empty);
+    }
+    let mark = root.join(UNFINISHED);
+    if mark.exists() && !root.join(CONTROL).exists() {
+        return Ok(State::Unfinished(Attempt::read(&mark)));
+    }
+    Err(Error::impossible(format!("{} is not empty", root.display())).hint(
+        "restore into an empty directory, and move the old one away only when the new one is proven good",
+    ))
+}
+
+fn version_directory(backup: &Manifest) -> String {
+    format!("PG_{}_{}", backup.pg_version_num / 10_000, backup.catalog_version)
+}
