@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::output::{self, size};
-use crate::cluster::data_dir::user;
+use crate::cluster::user_name;
 use crate::error::Result;
 use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::restore::{Handover, Plan, Restored};
@@ -67,7 +67,7 @@ impl Words<'_> {
             output::line(format!("  tablespace {oid} in {}", location.display()))?;
         }
         if let Some((id, _)) = self.handover.owner {
-            output::line(format!("  owner      {}, as of the directory it goes to", user(id)))?;
+            output::line(format!("  owner      {}, as of the directory it goes to", user_name(id)))?;
         }
         if self.handover.archive_off {
             output::line("  archiving  off: a rehearsal")?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cluster::data_dir::user;
+use crate::cluster::user_name;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::postgres::restore_command_argument;
@@ -53,7 +53,7 @@ pub(super) fn warnings(config: &Config, plan: &Plan, handover: &Handover) -> Res
         ));
     } else if let Some(why) = rehearse(config, plan.backup.system_identifier, handover.owner)? {
         let who =
-            handover.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user(id)));
+            handover.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
         found.push(format!(
             "the server will not get WAL: its restore_command fails for {who} without this shell's environment \
              ({why}); the configuration has to name files with the key and the credentials that this user can read"
