@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::raw::duration;
+use super::units::duration;
 use crate::error::{Error, Result, ResultExt};
 
 /// `[drill]`.

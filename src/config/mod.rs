@@ -6,6 +6,7 @@ mod plain;
 mod raw;
 mod repository;
 mod secret;
+mod units;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -107,11 +108,11 @@ impl Config {
             encryption: raw.encryption,
             level: raw.compression.level,
             archive,
-            backup_concurrency: raw::workers("backup.concurrency", raw.backup.concurrency)?,
-            backup_max_rate: raw::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
+            backup_concurrency: units::workers("backup.concurrency", raw.backup.concurrency)?,
+            backup_max_rate: units::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
             retention_window: raw.retention.check()?,
-            rpo_objective: raw::duration(&raw.objectives.rpo).context("objectives.rpo")?,
-            rto_objective: raw::duration(&raw.objectives.rto).context("objectives.rto")?,
+            rpo_objective: units::duration(&raw.objectives.rpo).context("objectives.rpo")?,
+            rto_objective: units::duration(&raw.objectives.rto).context("objectives.rto")?,
             drill: raw.drill.check()?,
             metrics_listen: raw.metrics.listen,
             heartbeat_url: raw.notify.heartbeat_url,
