@@ -3,14 +3,14 @@
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
-use walproof::postgres::{Lsn, PageFilter, PgTime, RestorePoint, WalName};
+use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
 use walproof::repository::{
     FileTable, Identity, Manifest, Namespace, PackName, PackReader, Summary, TailPieceName, open_wal,
     page_digest_seed,
 };
 use walproof::seal::{
-    Cipher, Compression, Context, Decompressor, Header, KeyRing, MasterKey, ObjectKind, open_object,
-    scrub_object, seal_object,
+    Cipher, Compression, Context, Decompressor, Header, KeyRing, MasterKey, ObjectKind, PageFilter,
+    open_object, scrub_object, seal_object,
 };
 use walproof::store::{Location, Policy, Store};
 

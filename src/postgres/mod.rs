@@ -4,9 +4,8 @@ mod backup_label;
 mod control;
 mod lsn;
 #[cfg(test)]
-mod noise;
+pub(crate) mod noise;
 mod page;
-mod page_filter;
 mod recovery_settings;
 mod segment_size;
 mod time;
@@ -24,7 +23,6 @@ pub use page::{
     BLOCKS_PER_RELATION_FILE, Fork, PAGE_SIZE, PageVerdict, RelationFile, check_page, is_temporary_relation,
     page_checksum, page_lsn,
 };
-pub use page_filter::PageFilter;
 pub use recovery_settings::{
     Recovery, RecoverySettings, RecoveryTarget, TargetAction, restore_command_argument, strip_leftovers,
 };

@@ -1,7 +1,7 @@
-//! Pseudo-random numbers for the tests of this room, the same ones each time.
+//! Pseudo-random numbers for unit tests, the same ones each time.
 
 /// A stream of numbers of 31 bits (Knuth's MMIX generator).
-pub(super) fn noise() -> impl FnMut() -> usize {
+pub(crate) fn noise() -> impl FnMut() -> usize {
     let mut state = 1_u64;
     move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

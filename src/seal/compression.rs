@@ -4,8 +4,8 @@ use std::io::Cursor;
 
 use zstd::zstd_safe::CParameter;
 
+use super::page_filter::PageFilter;
 use crate::error::{Error, Kind, Result};
-use crate::postgres::PageFilter;
 
 /// Compresses frames; one for each thread.
 pub struct Compressor {

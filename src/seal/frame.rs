@@ -1,7 +1,7 @@
 //! Frames: the parts of a sealed object that are compressed and authenticated as one, FORMAT.md "Frames".
 
+use super::page_filter::PageFilter;
 use crate::error::{Error, Result};
-use crate::postgres::PageFilter;
 
 /// Bytes of a frame's clear header.
 pub(super) const FRAME_HEADER_LEN: usize = 16;

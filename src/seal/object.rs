@@ -8,8 +8,8 @@ use super::compression::{Compressor, Decompressor, PageCompressor};
 use super::frame::{FRAME_HEADER_LEN, FrameHeader, SealedFrame, TAG_LEN};
 use super::header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind};
 use super::key::KeyRing;
+use super::page_filter::PageFilter;
 use crate::error::{Error, Result, ResultExt};
-use crate::postgres::PageFilter;
 
 /// Plaintext bytes of a frame where nothing asks for another size: 1 MiB.
 pub const DEFAULT_FRAME: u32 = 1 << 20;

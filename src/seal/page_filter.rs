@@ -4,7 +4,7 @@
 //! pointers count down by the rows' lengths. No compressor that looks for repeated bytes finds anything in counting;
 //! the differences from one item to the next it finds at once. Each step can be undone whatever the page holds.
 
-use super::page::PAGE_SIZE;
+use crate::postgres::PAGE_SIZE;
 
 /// Where things lie in a page (bufpage.h, PageHeaderData).
 const LOWER: usize = 12;
@@ -194,8 +194,8 @@ fn add_items<const N: usize>(page: &mut Page, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::noise::noise;
     use super::*;
+    use crate::postgres::noise::noise;
 
     fn header(page: &mut Page, lower: usize, special: usize) {
         page[LOWER..LOWER + 2].copy_from_slice(&u16::try_from(lower).unwrap().to_le_bytes());
