@@ -20,8 +20,6 @@ pub struct BackupStop {
     pub stop: Lsn,
     /// To be restored as `backup_label`, byte for byte.
     pub label: String,
-    /// To be restored as `tablespace_map`, byte for byte; empty without tablespaces.
-    pub tablespace_map: String,
 }
 
 impl Session {
@@ -46,8 +44,8 @@ impl Session {
     /// Ends the backup of this session, without waiting for the archive: the caller waits for the
     /// repository instead. Fails if a standby was promoted since the start.
     pub async fn backup_stop(&self) -> Result<BackupStop> {
-        // In the bytes of the server: tablespace paths are bytes of the file system, and a conversion from
-        // the database's encoding would change them.
+        // Not the tablespace map: its paths may be bytes that the database's encoding does not have, which would be
+        // an error here. The links say the same.
         let from = if self.major().get() >= 15 {
             "pg_backup_stop(wait_for_archive => false)"
         } else {
@@ -55,26 +53,19 @@ impl Session {
         };
         let sql = format!(
             "SELECT lsn::text AS stop,
-                convert_to(labelfile, getdatabaseencoding()) AS label,
-                convert_to(spcmapfile, getdatabaseencoding()) AS tablespace_map
+                convert_to(labelfile, getdatabaseencoding()) AS label
             FROM {from}"
         );
         let purpose = "stop the backup";
         let stopping = timeout(STOP_DEADLINE, self.row_without_deadline(purpose, &sql, &[]));
         let row = stopping.await.unwrap_or_else(|_| Err(self.give_up(purpose, STOP_DEADLINE)))?;
-        let tablespace_map = column::<Option<Vec<u8>>>(&row, "tablespace_map")?.unwrap_or_default();
-        Ok(BackupStop {
-            stop: parsed(&row, "stop")?,
-            label: utf8(column(&row, "label")?, "backup label")?,
-            tablespace_map: utf8(tablespace_map, "tablespace map")?,
-        })
+        Ok(BackupStop { stop: parsed(&row, "stop")?, label: utf8(column(&row, "label")?)? })
     }
 }
 
-fn utf8(bytes: Vec<u8>, what: &str) -> Result<String> {
+fn utf8(bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|failed| {
         let text = String::from_utf8_lossy(failed.as_bytes()).escape_debug().to_string();
-        Error::server(format!("the {what} is not UTF-8: {text}"))
-            .hint("does a tablespace have a path with other characters?")
+        Error::server(format!("the backup label is not UTF-8: {text}"))
     })
 }

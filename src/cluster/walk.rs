@@ -6,7 +6,7 @@ use super::walker::Walker;
 use crate::error::Result;
 use crate::postgres::{ControlFile, RelationFile};
 
-/// What to copy. Paths are UTF-8, relative to the data directory, and as PostgreSQL sees them:
+/// What to copy. Paths are any bytes, relative to the data directory, and as PostgreSQL sees them:
 /// a tablespace's files are under `pg_tblspc/<oid>/PG_<major>_<catalog version>/`. Each list is sorted by
 /// the bytes of the path, so a directory comes before what it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,8 +63,7 @@ pub struct Tablespace {
 /// List what a backup copies from `data_dir`. Of tablespaces only the part of this cluster, named by the
 /// major version and catalog version in `control`: clusters share locations during `pg_upgrade`.
 ///
-/// Costs one stat for each file. A name that is not UTF-8 and a database behind a symbolic link are errors:
-/// a backup without them would not restore.
+/// Costs one stat for each file. A database behind a symbolic link is an error: a backup without it would not restore.
 pub fn walk(data_dir: &Path, control: &ControlFile) -> Result<Walk> {
     let mut walker = Walker::new(data_dir, control)?;
     walker.run()?;
@@ -295,11 +294,22 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_utf8_is_refused_and_shown() {
-        let dir = cluster(&[]);
-        fixture::touch(&dir.path().join(OsStr::from_bytes(b"log/\xff.log")));
-        let message = walk_in(dir.path()).unwrap_err().to_string();
-        assert!(message.ends_with("log/\\xff.log is not UTF-8"), "{message}");
+    fn r33_names_are_bytes() {
+        let dir = cluster(&["log/a"]);
+        let location = tempfile::tempdir().unwrap();
+        let location = location.path().join(OsStr::from_bytes(b"\xe9"));
+        for name in [&b"log/\xff.log"[..], b"d\xe9/\xe9", b"base/1/1\xff", b"base/pgsql_tmp\xff"] {
+            fixture::touch(&dir.path().join(OsStr::from_bytes(name)));
+        }
+        fs::create_dir(dir.path().join("pg_tblspc")).unwrap();
+        symlink(&location, dir.path().join("pg_tblspc/16400")).unwrap();
+        let found = walk_in(dir.path()).unwrap();
+        let odd: Vec<_> = found.files.iter().filter(|file| file.path.to_str().is_none()).collect();
+        let paths: Vec<_> = odd.iter().map(|file| file.path.as_os_str().as_bytes()).collect();
+        assert_eq!(paths, [&b"base/1/1\xff"[..], b"d\xe9/\xe9", b"log/\xff.log"]);
+        assert!(odd.iter().all(|file| file.relation.is_none()));
+        assert!(found.directories.iter().any(|entry| entry.path.as_os_str().as_bytes() == b"d\xe9"));
+        assert_eq!(found.tablespaces[0].location, location);
     }
 
     #[test]

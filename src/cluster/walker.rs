@@ -1,6 +1,8 @@
 //! How the list is made. Files come and go meanwhile: what vanishes was dropped, and what appears is in
 //! the WAL that the backup needs anyway (R12).
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -43,9 +45,11 @@ impl Walker {
     /// Everything in the directory `path`, which itself is listed too.
     fn directory(&mut self, path: PathBuf, mode: u32, place: Place) -> Result<()> {
         let Some(entries) = list(&self.root.join(&path))? else { return Ok(()) };
-        let names = entries.iter().map(utf8_name).collect::<Result<Vec<_>>>()?;
+        // What PostgreSQL gives a meaning to is ASCII: to judge a name by, the rest may be anything.
+        let names: Vec<OsString> = entries.iter().map(fs::DirEntry::file_name).collect();
+        let names: Vec<Cow<'_, str>> = names.iter().map(|name| name.to_string_lossy()).collect();
         let unlogged = match place {
-            Place::Relations => Unlogged::among(names.iter().map(String::as_str)),
+            Place::Relations => Unlogged::among(names.iter().map(AsRef::as_ref)),
             _ => Unlogged::default(),
         };
         for (entry, name) in entries.iter().zip(&names) {
@@ -60,7 +64,7 @@ impl Walker {
     }
 
     fn entry(&mut self, entry: &fs::DirEntry, name: &str, parent: &Path, place: Place) -> Result<()> {
-        let path = parent.join(name);
+        let path = parent.join(entry.file_name());
         // Costs nothing: the directory itself tells. The stat comes after, and only for what is copied.
         let Some(kind) = unless_vanished(entry.file_type(), &path)? else { return Ok(()) };
         if place == Place::Tablespaces && exclude::is_oid(name) && (kind.is_dir() || kind.is_symlink()) {
@@ -125,9 +129,6 @@ impl Walker {
             path.to_owned()
         } else {
             let Some(location) = unless_vanished(fs::read_link(entry.path()), path)? else { return Ok(()) };
-            if location.to_str().is_none() {
-                return Err(not_utf8(&location));
-            }
             location
         };
         self.found.tablespaces.push(Tablespace { oid, location, in_place });
@@ -170,16 +171,6 @@ fn unless_vanished<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(Error::io("read", path, &cause)),
     }
-}
-
-fn utf8_name(entry: &fs::DirEntry) -> Result<String> {
-    entry.file_name().into_string().map_err(|_| not_utf8(&entry.path()))
-}
-
-fn not_utf8(path: &Path) -> Error {
-    let shown = path.as_os_str().as_bytes().escape_ascii();
-    Error::new(Kind::Impossible, format!("the file name {shown} is not UTF-8"))
-        .hint("did something other than PostgreSQL put this file there?")
 }
 
 fn permissions(metadata: &Metadata) -> u32 {

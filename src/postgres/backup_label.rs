@@ -1,4 +1,4 @@
-//! What pg_backup_stop returns: the backup label and the tablespace map.
+//! What pg_backup_stop returns: the backup label.
 
 use super::lsn::Lsn;
 use super::timeline::TimelineId;
@@ -62,70 +62,6 @@ fn parse_label(text: &str) -> Result<BackupLabel> {
     Ok(BackupLabel { start, start_segment, checkpoint, timeline, text: text.to_owned() })
 }
 
-/// A tablespace outside of the data directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TablespaceEntry {
-    /// Its object id, the name of the link in `pg_tblspc`.
-    pub oid: u32,
-    /// The directory that the link leads to.
-    pub path: String,
-}
-
-/// The file `tablespace_map`, from which a server makes the links in `pg_tblspc` when recovery begins
-/// (written by do_pg_backup_start in xlog.c, read by read_tablespace_map in xlogrecovery.c).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TablespaceMap(pub Vec<TablespaceEntry>);
-
-impl TablespaceMap {
-    /// Parse the file; an empty one means that there are no tablespaces. Corrupt if a line makes no sense.
-    pub fn parse(text: &str) -> Result<Self> {
-        let mut entries = Vec::new();
-        let mut line = String::new();
-        let mut characters = text.chars();
-        while let Some(character) = characters.next() {
-            match character {
-                '\\' => line.extend(characters.next()),
-                '\n' | '\r' => entries.extend(entry(&std::mem::take(&mut line))?),
-                other => line.push(other),
-            }
-        }
-        entries.extend(entry(&line)?);
-        Ok(Self(entries))
-    }
-
-    /// The file, as PostgreSQL writes it.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        for entry in &self.0 {
-            text.push_str(&entry.oid.to_string());
-            text.push(' ');
-            for character in entry.path.chars() {
-                if matches!(character, '\n' | '\r' | '\\') {
-                    text.push('\\');
-                }
-                text.push(character);
-            }
-            text.push('\n');
-        }
-        text
-    }
-}
-
-/// One unescaped line; PostgreSQL skips empty ones.
-fn entry(line: &str) -> Result<Option<TablespaceEntry>> {
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let parsed = line.split_once(' ').and_then(|(oid, path)| {
-        let digits = oid.bytes().all(|byte| byte.is_ascii_digit()) && !path.is_empty();
-        digits.then(|| oid.parse().ok()).flatten().map(|oid| TablespaceEntry { oid, path: path.to_owned() })
-    });
-    match parsed {
-        Some(entry) => Ok(Some(entry)),
-        None => Err(Error::corrupt(format!("tablespace map: {line:?} makes no sense"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,36 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn tablespace_maps_round_trip() {
-        let text = "16384 /srv/fast\n16385 /srv/a b\\\\c\\\nd\\\re\n";
-        let map = TablespaceMap::parse(text).unwrap();
-        assert_eq!(map.0[0], TablespaceEntry { oid: 16384, path: "/srv/fast".into() });
-        assert_eq!(map.0[1], TablespaceEntry { oid: 16385, path: "/srv/a b\\c\nd\re".into() });
-        assert_eq!(map.render(), text);
-        assert_eq!(TablespaceMap::parse("").unwrap(), TablespaceMap::default());
-        assert_eq!(TablespaceMap::parse("\n1 /x\r\n").unwrap().0.len(), 1);
-    }
-
-    #[test]
-    fn a_map_that_makes_no_sense_is_refused() {
-        for text in ["x", "1", "1 \n", " /x\n", "+1 /x\n", "4294967296 /x\n", "1\t/x\n"] {
-            TablespaceMap::parse(text).unwrap_err();
-        }
-    }
-
-    #[test]
     fn no_text_makes_it_panic() {
-        let map = "16384 /a\\\\b\n";
-        for text in [LABEL, map] {
-            for (index, _) in text.char_indices() {
-                for other in ["", "\n", "\\", "\0", "é", "9", "F", " ", "/"] {
-                    let changed = format!("{}{other}{}", &text[..index], &text[index + 1..]);
-                    let _ = BackupLabel::parse(&changed);
-                    let _ = TablespaceMap::parse(&changed);
-                }
-                let _ = BackupLabel::parse(&text[..index]);
-                let _ = TablespaceMap::parse(&text[..index]);
+        for (index, _) in LABEL.char_indices() {
+            for other in ["", "\n", "\\", "\0", "é", "9", "F", " ", "/"] {
+                let _ = BackupLabel::parse(&format!("{}{other}{}", &LABEL[..index], &LABEL[index + 1..]));
             }
+            let _ = BackupLabel::parse(&LABEL[..index]);
         }
     }
 }

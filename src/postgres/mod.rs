@@ -16,7 +16,7 @@ mod wal_page;
 mod wal_scan;
 mod wal_segment;
 
-pub use backup_label::{BackupLabel, TablespaceEntry, TablespaceMap};
+pub use backup_label::BackupLabel;
 pub use control::ControlFile;
 pub use lsn::Lsn;
 pub use page::{
