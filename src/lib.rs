@@ -23,7 +23,7 @@
 //! | timeline, history | PostgreSQL's TLI and its `.history` | a schedule, a log |
 //! | LSN roles | `start`, `stop`, `redo`, `flushed`, `archived` (contiguously durable), `target` | a bare `lsn`, `pos`, `offset` |
 //! | backup | a finished base backup; it exists if and only if its manifest exists | an attempt in progress |
-//! | extent | a run of pages (or bytes) of one file, sealed as one unit | block, chunk, blob |
+//! | extent | a run of pages (or bytes) of one file, and the part of a frame that it lies in | block, chunk, blob |
 //! | pack | an object that holds extents | archive, bundle |
 //! | manifest | the record that makes a backup exist; written last | index, info |
 //! | seal, open | compress + encrypt + frame, and back | encode, process |
@@ -44,6 +44,8 @@
 //! | handover | what a restored server is told, and who it runs as | the target of recovery |
 //! | sibling | another repository under the same cluster name | a branch (that is within one repository) |
 //! | plan, execute | a pure value, then its effects | prepare, handle, manager |
+//! | live bytes | of a pack: the frames that a backup uses | the bytes of files |
+//! | verbatim | bytes that PostgreSQL or the operator chose, whatever they are: paths, configuration | text (that is UTF-8) |
 //! | frame | the part of a sealed object that is compressed and authenticated as one | page (that is PostgreSQL's) |
 //! | digest | a keyed fingerprint of plaintext; tells an outsider nothing | checksum (unkeyed, against accidents only) |
 //! | summary | what a WAL object says about its segment without being read whole | metadata |

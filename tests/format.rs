@@ -5,11 +5,11 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
 use walproof::repository::{
-    FileTable, Identity, Manifest, Namespace, PackName, PackReader, Summary, TailPieceName, open_wal,
-    page_digest_seed,
+    FileTable, Identity, Manifest, Namespace, PackList, PackName, PackReader, PackUse, Summary,
+    TailPieceName, Verbatim, open_wal, page_digest_seed,
 };
 use walproof::seal::{
-    Cipher, Compression, Context, Decompressor, Header, KeyRing, MasterKey, ObjectKind, PageFilter,
+    Cipher, Compression, Context, Decompressor, Header, KeyId, KeyRing, MasterKey, ObjectKind, PageFilter,
     open_object, scrub_object, seal_object,
 };
 use walproof::store::{Location, Policy, Store};
@@ -19,6 +19,7 @@ const KEY_FILE: &str = "walproof-key-1 000102030405060708090a0b0c0d0e0f101112131
 const REPOSITORY: &str = "main/7420000000000000007";
 const HISTORY: &str = "00000002.history";
 const HISTORY_TEXT: &[u8] = b"1\t0/2800000\tx\n";
+const BACKUP: &str = "20261122T130000Z-00000001";
 const PACK: &str = "pack 20261122T130000Z-00000001/00000002";
 const PIECE: &str = "watch/tail/000000010000000000000003/0000000711223344-00000000-00000020";
 const LAST: u8 = 1;
@@ -242,7 +243,7 @@ fn seal_all(header: &[u8], name: &str, frames: &[&[u8]]) -> Vec<u8> {
 fn keys_and_what_is_derived_from_them() {
     let id = key_id(&counting(0));
     assert_vector("key-id", &id);
-    assert_eq!(keys().sealing().unwrap().id(), id);
+    assert_eq!(keys().sealing().unwrap().id().to_bytes(), id);
     assert_eq!(*MasterKey::from_bytes(counting(0).into()).to_text(), KEY_FILE);
     assert_vector("data-key", &data_key(&counting(0), &counting(0x20)));
     assert_vector("context-digest", &context_digest(&header(2, true, 1 << 20), HISTORY));
@@ -256,7 +257,7 @@ fn the_header_has_its_fields_in_place() {
         kind: ObjectKind::Wal,
         cipher: Cipher::Aes256Gcm,
         compression: Compression::Zstd,
-        key_id: key_id(&counting(0)),
+        key_id: KeyId::from_bytes(key_id(&counting(0))),
         salt: counting(0x20),
         frame_limit: 1 << 20,
     };
@@ -411,16 +412,16 @@ fn extents_of_a_pack_open_alone() {
     assert!(open_all(&pack, PACK) == [first.clone(), second.clone(), third.clone(), Vec::new()]);
     scrub_object(&pack).unwrap();
 
-    let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 2 };
+    let name = PackName { backup: BACKUP.parse().unwrap(), number: 2 };
     let reader = PackReader::new(&keys(), REPOSITORY, name, &pack[..64]).unwrap();
     let table = FileTable::parse(&vector("file-table")).unwrap();
-    for (file, expected) in table.files.iter().zip([second, first]) {
+    for (file, expected) in table.files.iter().zip([second, first[40..].to_vec(), first]) {
         let extent = file.extents[0];
         let start = extent.offset as usize;
         let stored = &pack[start..start + extent.stored_len as usize];
         let mut plain = Vec::new();
         reader.open(&mut Decompressor::new().unwrap(), extent.frame.into(), stored, &mut plain).unwrap();
-        assert_eq!(plain, expected, "{}", file.path);
+        assert_eq!(extent.of(&plain).unwrap(), expected, "{}", file.path);
     }
     // The third one, which no file of the table has: filtered.
     let length = |at: usize| 16 + u32::from_le_bytes(*pack[at..].first_chunk().unwrap()) as usize;
@@ -454,31 +455,60 @@ async fn a_piece_of_a_tail_lies_under_its_key() {
     assert_eq!(listed.iter().map(|piece| piece.name).collect::<Vec<_>>(), [name]);
 }
 
+fn text(bytes: &mut Vec<u8>, text: &[u8]) {
+    bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+    bytes.extend(text);
+}
+
+#[test]
+fn a_pack_list_counts_each_frame_once() {
+    let pack = vector("pack");
+    let frame = |at: usize| u32::from_le_bytes(*pack[at..].first_chunk().unwrap()) + 16;
+    let first = frame(64);
+    let live_bytes = first + frame(64 + first as usize);
+    let mut bytes = 1_u32.to_le_bytes().to_vec();
+    text(&mut bytes, BACKUP.as_bytes());
+    let all = u32::try_from(pack.len()).unwrap();
+    for word in [1, 2, all, live_bytes] {
+        bytes.extend(word.to_le_bytes());
+    }
+    assert_vector("pack-list", &bytes);
+    let name = PackName { backup: BACKUP.parse().unwrap(), number: 2 };
+    let list = PackList(vec![PackUse { name, bytes: all, live_bytes }]);
+    assert_eq!(PackList::parse(&bytes).unwrap(), list);
+    assert_eq!(list.to_bytes(), bytes);
+}
+
+#[test]
+fn verbatim_bytes_have_one_text() {
+    let path = Verbatim::from(b"log/\xff".to_vec());
+    let json = serde_json::to_string(&path).unwrap();
+    assert!(FORMAT.contains(&format!("`{json}`")), "{json}");
+    assert_eq!(serde_json::from_str::<Verbatim>(&json).unwrap(), path);
+}
+
 #[test]
 fn a_part_of_a_file_table_and_its_digests() {
     let pack = vector("pack");
     let stored = |at: usize| u32::from_le_bytes(*pack[at..].first_chunk().unwrap()) + 16;
     let first = stored(64);
     let mut bytes = Vec::new();
-    let text = |bytes: &mut Vec<u8>, text: &str| {
-        bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
-        bytes.extend(text.as_bytes());
-    };
     bytes.extend(1_u32.to_le_bytes());
-    text(&mut bytes, "20261122T130000Z-00000001");
+    text(&mut bytes, BACKUP.as_bytes());
     bytes.extend(2_u32.to_le_bytes());
     bytes.extend(header(3, true, 8192));
-    bytes.extend(2_u32.to_le_bytes());
+    bytes.extend(3_u32.to_le_bytes());
     let second = stored(64 + first as usize);
-    for (path, modified, size, frame, offset, stored) in [
-        ("base/1/2", 1_795_348_800_i64, 8192_u32, 1_u32, 64 + first, second),
-        ("global/pg_control", 0, 100, 0, 64, first),
+    for (path, mode, modified, size, frame, offset, stored, skip) in [
+        (&b"base/1/2"[..], 0o600_u32, 1_795_348_800_i64, 8192_u32, 1_u32, 64 + first, second, 0),
+        (b"base/1/\xff", 0o400, 0, 60, 0, 64, first, 40),
+        (b"global/pg_control", 0o600, 0, 100, 0, 64, first, 0),
     ] {
         text(&mut bytes, path);
-        bytes.extend(0o600_u32.to_le_bytes());
+        bytes.extend(mode.to_le_bytes());
         bytes.extend(modified.to_le_bytes());
         bytes.extend(u64::from(size).to_le_bytes());
-        for word in [1, 0, frame, offset, stored, size] {
+        for word in [1, 0, frame, offset, stored, skip, size] {
             bytes.extend(word.to_le_bytes());
         }
     }
@@ -487,15 +517,15 @@ fn a_part_of_a_file_table_and_its_digests() {
     let seed = blake3::derive_key("walproof 1 page digest seed", &counting(0x40));
     let seed = u64::from_le_bytes(*seed.first_chunk().unwrap());
     let [small, page, _] = extents();
-    let digests =
-        [&page, &small].map(|bytes| xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed).to_le_bytes());
+    let digests = [&page[..], &small[40..], &small]
+        .map(|bytes| xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed).to_le_bytes());
     assert_vector("page-digests", &digests.concat());
 
     let mut table = FileTable::parse(&vector("file-table")).unwrap();
     table.read_digests(&vector("page-digests")).unwrap();
     assert_eq!(table.to_bytes(), bytes);
     assert_eq!(identity().page_seed().unwrap(), seed);
-    for (file, content) in table.files.iter().zip([&page, &small]) {
+    for (file, content) in table.files.iter().zip([&page[..], &small[40..], &small]) {
         let mut digests = Vec::new();
         page_digest_seed(seed, content, &mut digests);
         assert_eq!(file.digests, digests, "{}", file.path);

@@ -1,13 +1,14 @@
 //! The copy: workers read and seal, packs go to the store, the file table grows. Memory is bounded by the packs that
 //! are being filled or on their way, whatever the size of the database.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
+use super::pages::judge_again;
 use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::table::TableWriter;
@@ -16,7 +17,7 @@ use super::worker::{Packer, RegionDone, Shared, stopped, work};
 use crate::cluster::{DataDir, Session, Walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{ControlFile, Lsn};
-use crate::repository::{BackupId, FileRecord, PageError, PartRecord, Repository, SealedPack};
+use crate::repository::{BackupId, FileRecord, PacksRecord, PageError, PartRecord, Repository, SealedPack};
 
 /// Bytes that all packs in memory may take together.
 const PACK_MEMORY: usize = 144 << 20;
@@ -25,6 +26,8 @@ const LARGEST_PACK: usize = 32 << 20;
 const SMALLEST_PACK: usize = 4 << 20;
 /// Pack on a local disk, where a request costs nothing: the same few pages of memory and page cache serve all packs.
 const LOCAL_PACK: usize = 8 << 20;
+/// How long after the copy pages are read again that were perhaps being written.
+const SUSPECT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the session is asked whether it lives: if it dies, so does the backup.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,8 @@ pub(super) struct CopyRequest<'a> {
 #[derive(Debug)]
 pub(super) struct Copied {
     pub(super) parts: Vec<PartRecord>,
+    pub(super) packs: Vec<PacksRecord>,
+    pub(super) pack_list_bytes: u64,
     pub(super) files: u64,
     pub(super) size_bytes: u64,
     pub(super) stored_bytes: u64,
@@ -73,12 +78,12 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         progress: &request.progress,
         stop: AtomicBool::new(false),
         next_pack: AtomicU32::new(0),
+        stored: Mutex::new(Vec::new()),
         spare: Mutex::new(Vec::new()),
     };
     let mut table = TableWriter::new(request.repository, request.id, files);
     let (packs_in, packs_out) = mpsc::channel::<SealedPack>(1);
     let (done_in, done_out) = mpsc::unbounded_channel::<RegionDone>();
-    let new_bytes = AtomicU64::new(0);
     let copied = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|_| {
@@ -92,7 +97,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
             .collect();
         drop((packs_in, done_in));
         let flow = async {
-            let packs = put_packs(request.repository, packs_out, workers, (&new_bytes, &shared.spare));
+            let packs = put_packs(&shared, packs_out, workers);
             let both = async { tokio::try_join!(packs, collect(done_out, &mut table)).map(|_| ()) };
             tokio::select! {
                 result = both => result,
@@ -113,37 +118,44 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         flow
     });
     copied.context("copy the data directory")?;
-    copy_control(&request, &shared, &mut table, &new_bytes).await?;
+    copy_control(&request, &shared, &mut table).await?;
     table.finish().await?;
-    let page_errors = judge_suspects(&request, &mut table).await?;
+    let page_errors = judge_suspects(&request, &table).await?;
+    conclude(&shared, table, page_errors).await
+}
+
+/// Store the list of packs, and sum up.
+async fn conclude(
+    shared: &Shared<'_>,
+    mut table: TableWriter<'_>,
+    page_errors: Vec<PageError>,
+) -> Result<Copied> {
+    let stored = std::mem::take(&mut *shared.stored.lock().map_err(|_| stopped())?);
+    for (name, bytes) in &stored {
+        table.tally.stored(name, *bytes)?;
+    }
+    let (list, packs) = table.tally.finish();
+    let pack_list_bytes = shared.repository.put_pack_list(shared.id, &list).await?;
+    let in_packs: u64 = stored.iter().map(|(_, bytes)| bytes).sum();
+    let in_parts: u64 = table.parts.iter().map(|part| part.table_bytes + part.digests_bytes).sum();
     Ok(Copied {
-        parts: std::mem::take(&mut table.parts),
+        parts: table.parts,
         files: table.files_done,
         size_bytes: table.size_bytes,
-        stored_bytes: table.stored_bytes,
-        new_bytes: new_bytes.load(Ordering::Relaxed) + table.table_bytes,
+        stored_bytes: packs.iter().map(|packs| packs.live_bytes).sum(),
+        new_bytes: in_packs + in_parts + pack_list_bytes,
+        packs,
+        pack_list_bytes,
         page_errors,
     })
 }
 
 /// Put packs as they come, as many at a time as there are workers.
-async fn put_packs(
-    repository: &Repository,
-    packs: mpsc::Receiver<SealedPack>,
-    concurrent: usize,
-    (new_bytes, spare): (&AtomicU64, &Mutex<Vec<Vec<u8>>>),
-) -> Result<()> {
+async fn put_packs(shared: &Shared<'_>, packs: mpsc::Receiver<SealedPack>, concurrent: usize) -> Result<()> {
     let packs = futures_util::stream::unfold(packs, |mut packs| async {
         packs.recv().await.map(|pack| (pack, packs))
     });
-    packs
-        .map(Ok)
-        .try_for_each_concurrent(concurrent, |pack| async {
-            new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
-            let buffer = repository.put_pack(pack).await?;
-            spare.lock().map(|mut spare| spare.push(buffer)).map_err(|_| stopped())
-        })
-        .await
+    packs.map(Ok).try_for_each_concurrent(concurrent, |pack| shared.store(pack)).await
 }
 
 async fn collect(mut done: mpsc::UnboundedReceiver<RegionDone>, table: &mut TableWriter<'_>) -> Result<()> {
@@ -168,7 +180,6 @@ async fn copy_control(
     request: &CopyRequest<'_>,
     shared: &Shared<'_>,
     table: &mut TableWriter<'_>,
-    new_bytes: &AtomicU64,
 ) -> Result<()> {
     let mut bytes = request.data_dir.control_bytes()?;
     let region = Region { number: 0, file: 0, offset: 0, len: bytes.len() as u64, last: true };
@@ -178,11 +189,10 @@ async fn copy_control(
     tokio::task::block_in_place(|| packer.add(&mut bytes, &mut done).and_then(|()| packer.flush()))?;
     drop(packer);
     while let Some(pack) = packs_out.recv().await {
-        new_bytes.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
-        request.repository.put_pack(pack).await?;
+        shared.store(pack).await?;
     }
     let record = FileRecord {
-        path: "global/pg_control".to_owned(),
+        path: "global/pg_control".into(),
         mode: if request.walk.mode & 0o040 == 0 { 0o600 } else { 0o640 },
         modified: 0,
         size: 0,
@@ -192,16 +202,20 @@ async fn copy_control(
     table.add_last(record, &done)
 }
 
-/// A failing page that says it is newer than the backup's start is excused only if such WAL exists.
-async fn judge_suspects(request: &CopyRequest<'_>, table: &mut TableWriter<'_>) -> Result<Vec<PageError>> {
-    let mut errors = std::mem::take(&mut table.page_errors);
-    if !table.suspects.is_empty() {
-        let end = request.session.flush_lsn().await?;
-        let beyond = table.suspects.drain(..).filter(|suspect| suspect.excused_by > end);
-        errors.extend(beyond.map(|suspect| suspect.page));
+/// The pages that are damaged, and were not only written while they were copied.
+async fn judge_suspects(request: &CopyRequest<'_>, table: &TableWriter<'_>) -> Result<Vec<PageError>> {
+    if table.suspects.is_empty() {
+        return Ok(Vec::new());
     }
+    tokio::time::sleep(SUSPECT_PAUSE).await;
+    let (files, end) = (&request.walk.files, request.session.flush_lsn().await?);
+    let again = || judge_again(request.data_dir.path(), files, &table.suspects, (request.start, end));
+    let bad = tokio::task::block_in_place(again).context("read damaged pages again")?;
+    let errors =
+        bad.iter().map(|bad| PageError { path: files[bad.file].path.as_path().into(), block: bad.block });
+    let errors: Vec<PageError> = errors.collect();
     for error in &errors {
-        tracing::error!(path = error.path, block = error.block, "page checksum failed");
+        tracing::error!(path = %error.path, block = error.block, "page checksum failed");
     }
     Ok(errors)
 }

@@ -19,12 +19,12 @@ pub(super) fn outside_files(info: &ServerInfo) -> Vec<OutsideFile> {
 
 fn read(path: &Path) -> Option<OutsideFile> {
     let text = match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() <= LONGEST => std::fs::read_to_string(path),
+        Ok(metadata) if metadata.len() <= LONGEST => std::fs::read(path),
         Ok(_) => return None,
         Err(error) => Err(error),
     };
     match text {
-        Ok(text) => Some(OutsideFile { path: path.display().to_string(), text }),
+        Ok(text) => Some(OutsideFile { path: path.into(), text: text.into() }),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "cannot keep this configuration file with the backup");
             None

@@ -2,21 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::pages::Suspect;
 use super::worker::RegionDone;
 use crate::cluster::FileEntry;
 use crate::error::{Error, Result};
-use crate::postgres::Lsn;
-use crate::repository::{BackupId, Extent, FileRecord, FileTable, PageError, PartRecord, Repository};
+use crate::repository::{BackupId, Extent, FileRecord, FileTable, PackTally, PartRecord, Repository};
 
 /// A part is stored when it weighs so much (bytes before compression; about 10 GB of data).
 const PART_WEIGHT: usize = 1 << 20;
-
-/// A page with a failing checksum whose LSN excuses it, if that LSN is not beyond the end of WAL.
-#[derive(Debug, Clone)]
-pub(super) struct Suspect {
-    pub(super) page: PageError,
-    pub(super) excused_by: Lsn,
-}
 
 /// Builds the file table of one backup.
 pub(super) struct TableWriter<'a> {
@@ -29,13 +22,10 @@ pub(super) struct TableWriter<'a> {
     current: Option<FileRecord>,
     part: FileTable,
     pub(super) parts: Vec<PartRecord>,
-    pub(super) page_errors: Vec<PageError>,
     pub(super) suspects: Vec<Suspect>,
+    pub(super) tally: PackTally,
     pub(super) files_done: u64,
     pub(super) size_bytes: u64,
-    pub(super) stored_bytes: u64,
-    /// Bytes of the table's own objects.
-    pub(super) table_bytes: u64,
 }
 
 impl<'a> TableWriter<'a> {
@@ -49,12 +39,10 @@ impl<'a> TableWriter<'a> {
             current: None,
             part: FileTable::default(),
             parts: Vec::new(),
-            page_errors: Vec::new(),
             suspects: Vec::new(),
+            tally: PackTally::default(),
             files_done: 0,
             size_bytes: 0,
-            stored_bytes: 0,
-            table_bytes: 0,
         }
     }
 
@@ -73,14 +61,14 @@ impl<'a> TableWriter<'a> {
 
     fn append(&mut self, done: &RegionDone) -> Result<()> {
         let entry = &self.files[done.region.file];
-        let path = entry.path.to_string_lossy().into_owned();
-        self.note_bad_pages(&path, done);
+        let suspect = |block: &u32| Suspect { file: done.region.file, block: *block };
+        self.suspects.extend(done.bad_pages.iter().map(suspect));
         if done.vanished && done.region.offset == 0 {
             // A file of several regions may be seen gone by the first and be padded by the rest; all of it is void.
             self.current = None;
         } else if done.region.offset == 0 {
             self.current = Some(FileRecord {
-                path,
+                path: entry.path.as_path().into(),
                 mode: entry.mode,
                 modified: entry.modified,
                 size: 0,
@@ -93,33 +81,26 @@ impl<'a> TableWriter<'a> {
             place(&mut self.part, file, done)?;
         }
         if last && let Some(file) = self.current.take() {
-            self.finish_file(file);
+            self.finish_file(file)?;
         }
         Ok(())
     }
 
-    fn note_bad_pages(&mut self, path: &str, done: &RegionDone) {
-        for bad in &done.bad_pages {
-            let page = PageError { path: path.to_owned(), block: bad.block };
-            match bad.excused_by {
-                Some(excused_by) => self.suspects.push(Suspect { page, excused_by }),
-                None => self.page_errors.push(page),
-            }
-        }
-    }
-
-    fn finish_file(&mut self, file: FileRecord) {
+    fn finish_file(&mut self, file: FileRecord) -> Result<()> {
         self.files_done += 1;
         self.size_bytes += file.size;
-        self.stored_bytes += file.extents.iter().map(|extent| u64::from(extent.stored_len)).sum::<u64>();
+        for extent in &file.extents {
+            let pack = &self.part.packs[extent.pack as usize];
+            self.tally.used(&pack.name, &pack.header, extent.frame, extent.stored_len)?;
+        }
         self.part.files.push(file);
+        Ok(())
     }
 
     /// Add a file that is no walked one: `pg_control`, which is copied last.
     pub(super) fn add_last(&mut self, mut file: FileRecord, done: &RegionDone) -> Result<()> {
         place(&mut self.part, &mut file, done)?;
-        self.finish_file(file);
-        Ok(())
+        self.finish_file(file)
     }
 
     /// Store what is left. Every region must have come.
@@ -134,11 +115,7 @@ impl<'a> TableWriter<'a> {
         let part = std::mem::take(&mut self.part);
         let number = u32::try_from(self.parts.len())
             .map_err(|_| Error::corrupt("the file table has too many parts"))?;
-        self.table_bytes += self.repository.put_file_table(self.id, number, &part).await?;
-        self.parts.push(PartRecord {
-            files: part.files.len() as u64,
-            bytes: part.files.iter().map(|file| file.size).sum(),
-        });
+        self.parts.push(self.repository.put_file_table(self.id, number, &part).await?);
         Ok(())
     }
 }
@@ -154,6 +131,7 @@ fn place(part: &mut FileTable, file: &mut FileRecord, done: &RegionDone) -> Resu
             frame: placed.frame,
             offset: placed.offset,
             stored_len: placed.stored_len,
+            skip: 0,
             plain_len: placed.plain_len,
         });
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{BackupLabel, ControlFile, PgTime};
 use crate::repository::{
     BackupId, DirectoryRecord, Lease, Manifest, Namespace, Protection, Purpose, Repository, TablespaceRecord,
-    WalFrom,
+    Verbatim, WalFrom,
 };
 
 /// What to back up and how.
@@ -112,6 +112,7 @@ async fn take_with_lease(
         &label,
         (id, started_at, finished_at, stop.stop),
     );
+    repository.check_still_there().await.context("see that the repository is still the same")?;
     // The commit point.
     lease.commit(&manifest).await?;
     Ok(manifest)
@@ -129,10 +130,10 @@ fn manifest(
     (id, started_at, finished_at, stop_lsn): When,
 ) -> Manifest {
     let directory = |entry: crate::cluster::DirEntry| DirectoryRecord {
-        path: entry.path.to_string_lossy().into_owned(),
+        path: entry.path.as_path().into(),
         mode: entry.mode,
     };
-    let root = DirectoryRecord { path: String::new(), mode: walk.mode };
+    let root = DirectoryRecord { path: Verbatim::default(), mode: walk.mode };
     let tablespaces = walk.tablespaces.iter().filter(|tablespace| !tablespace.in_place);
     Manifest {
         format: crate::seal::VERSION,
@@ -152,11 +153,13 @@ fn manifest(
         tablespaces: tablespaces
             .map(|tablespace| TablespaceRecord {
                 oid: tablespace.oid,
-                location: tablespace.location.to_string_lossy().into_owned(),
+                location: tablespace.location.as_path().into(),
             })
             .collect(),
         directories: std::iter::once(root).chain(walk.directories.into_iter().map(directory)).collect(),
         parts: copied.parts,
+        packs: copied.packs,
+        pack_list_bytes: copied.pack_list_bytes,
         files: copied.files,
         size_bytes: copied.size_bytes,
         stored_bytes: copied.stored_bytes,

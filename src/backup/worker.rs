@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 
-use super::pages::{BadPage, check_pages};
+use super::pages::check_pages;
 use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::throttle::Throttle;
@@ -43,6 +43,8 @@ pub(super) struct Shared<'a> {
     pub(super) progress: &'a Progress,
     pub(super) stop: AtomicBool,
     pub(super) next_pack: AtomicU32,
+    /// Packs that are stored, with their bytes.
+    pub(super) stored: Mutex<Vec<(PackName, u64)>>,
     /// Buffers of packs that are stored, to be filled again.
     pub(super) spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -52,6 +54,15 @@ impl Shared<'_> {
     fn buffer(&self) -> Vec<u8> {
         let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop());
         spare.unwrap_or_else(|| Vec::with_capacity(self.pack_size + EXTENT * 2))
+    }
+
+    /// Put a pack, and take note of it.
+    pub(super) async fn store(&self, pack: SealedPack) -> Result<()> {
+        let entry = (pack.name.clone(), pack.bytes.len() as u64);
+        let buffer = self.repository.put_pack(pack).await?;
+        self.stored.lock().map_err(|_| stopped())?.push(entry);
+        self.spare.lock().map_err(|_| stopped())?.push(buffer);
+        Ok(())
     }
 }
 
@@ -75,7 +86,8 @@ pub(super) struct RegionDone {
     pub(super) packs: Vec<PackRef>,
     pub(super) extents: Vec<PlacedExtent>,
     pub(super) digests: Vec<u64>,
-    pub(super) bad_pages: Vec<BadPage>,
+    /// Blocks whose checksum failed.
+    pub(super) bad_pages: Vec<u32>,
 }
 
 impl RegionDone {

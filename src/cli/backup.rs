@@ -174,7 +174,7 @@ fn show_text(manifest: &Manifest) -> Result<()> {
         .iter()
         .map(|tablespace| format!("{} ({})", tablespace.location, tablespace.oid))
         .collect();
-    let outside: Vec<&str> = manifest.outside_files.iter().map(|file| file.path.as_str()).collect();
+    let outside: Vec<String> = manifest.outside_files.iter().map(|file| file.path.to_string()).collect();
     let listed = |items: String| if items.is_empty() { "none".to_owned() } else { items };
     for (name, value) in [
         ("id", manifest.id.to_string()),

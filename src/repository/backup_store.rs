@@ -9,9 +9,10 @@ use super::backup_id::BackupId;
 use super::file_table::FileTable;
 use super::key::ObjectKey;
 use super::layout;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, PartRecord};
 use super::namespace::Repository;
 use super::pack::{PackName, SealedPack};
+use super::pack_list::PackList;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::seal::{Context, ObjectKind, Sealer, fill_random};
 use crate::store::Object;
@@ -51,15 +52,31 @@ impl Repository {
         self.store().get_range(&self.key(&layout::pack_key(name)), range).await
     }
 
-    /// Put part `number` of the file table of `id` and its page digests; bytes stored.
-    pub async fn put_file_table(&self, id: &BackupId, number: u32, table: &FileTable) -> Result<u64> {
-        let digests = self
+    /// Put part `number` of the file table of `id` and its page digests.
+    pub async fn put_file_table(&self, id: &BackupId, number: u32, table: &FileTable) -> Result<PartRecord> {
+        let digests_bytes = self
             .put_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number), &table.digest_bytes())
             .await?;
-        let files = self
+        let table_bytes = self
             .put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes())
             .await?;
-        Ok(files + digests)
+        Ok(PartRecord {
+            files: table.files.len() as u64,
+            bytes: table.files.iter().map(|file| file.size).sum(),
+            table_bytes,
+            digests_bytes,
+        })
+    }
+
+    /// Put the pack list of `id`; bytes stored.
+    pub async fn put_pack_list(&self, id: &BackupId, packs: &PackList) -> Result<u64> {
+        self.put_sealed(ObjectKind::PackList, &layout::pack_list_key(id), &packs.to_bytes()).await
+    }
+
+    /// The packs that the backup `id` needs.
+    pub async fn get_pack_list(&self, id: &BackupId) -> Result<PackList> {
+        let plain = self.get_sealed(ObjectKind::PackList, &layout::pack_list_key(id)).await;
+        PackList::parse(&plain.with_context(|| format!("read the pack list of backup {id}"))?)
     }
 
     /// Part `number` of the file table of `id`, without digests.

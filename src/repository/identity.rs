@@ -93,7 +93,7 @@ impl FromStr for WalDigest {
 }
 
 /// The identity of a repository. The secret keys every digest; it survives key rotation.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Format version that the repository was made with.
     pub format: u16,

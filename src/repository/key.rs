@@ -51,6 +51,8 @@ pub enum ObjectKey {
     FileTable(BackupId, u32),
     /// The page digests of such a part.
     PageDigests(BackupId, u32),
+    /// Which packs a backup needs.
+    PackList(BackupId),
     /// A WAL file with this content.
     Wal(WalName, WalDigest),
     /// A backup's manifest: the backup exists if and only if this does.
@@ -90,9 +92,10 @@ impl ObjectKey {
             TABLES => {
                 let (backup, part) = rest.split_once('/')?;
                 let backup = backup.parse().ok()?;
-                match part.split_once('-')? {
-                    ("files", number) => Self::FileTable(backup, hex(number)?),
-                    ("digests", number) => Self::PageDigests(backup, hex(number)?),
+                match part.split_once('-') {
+                    Some(("files", number)) => Self::FileTable(backup, hex(number)?),
+                    Some(("digests", number)) => Self::PageDigests(backup, hex(number)?),
+                    None if part == "packs" => Self::PackList(backup),
                     _ => return None,
                 }
             }
@@ -133,6 +136,7 @@ impl fmt::Display for ObjectKey {
             Self::Pack(name) => write!(f, "{PACKS}/{}/{:08x}", name.backup, name.number),
             Self::FileTable(backup, number) => write!(f, "{TABLES}/{backup}/files-{number:08x}"),
             Self::PageDigests(backup, number) => write!(f, "{TABLES}/{backup}/digests-{number:08x}"),
+            Self::PackList(backup) => write!(f, "{TABLES}/{backup}/packs"),
             Self::Wal(name, digest) => write!(f, "{}/{name}-{digest}", wal_directory(name)),
             Self::Manifest(backup) => write!(f, "{BACKUPS}/{backup}"),
             Self::Tail(TailPieceName { segment, generation, start, end }) => {
@@ -194,6 +198,7 @@ mod tests {
             ObjectKey::Pack(PackName { backup: backup.clone(), number: 17 }),
             ObjectKey::FileTable(backup.clone(), 1),
             ObjectKey::PageDigests(backup.clone(), 2),
+            ObjectKey::PackList(backup.clone()),
             ObjectKey::Manifest(backup.clone()),
             ObjectKey::Tail(TailPieceName { segment, generation, start: 8192, end: 9000 }),
             ObjectKey::Lease("backup-0123456789abcdef".to_owned()),

@@ -34,6 +34,11 @@ pub(super) fn page_digests_key(id: &BackupId, number: u32) -> String {
     ObjectKey::PageDigests(id.clone(), number).to_string()
 }
 
+/// The pack list of a backup.
+pub(super) fn pack_list_key(id: &BackupId) -> String {
+    ObjectKey::PackList(id.clone()).to_string()
+}
+
 /// A piece of a tail.
 pub(super) fn tail_key(piece: &TailPieceName) -> String {
     ObjectKey::Tail(*piece).to_string()

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_id::BackupId;
 use super::identity::{ClusterName, decimal};
+use super::verbatim::Verbatim;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, TimelineId, version_text};
-use crate::seal::VERSION;
+use crate::seal::{KeyId, VERSION};
 
 /// A finished base backup. JSON, sealed; unknown fields are ignored so that later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +38,6 @@ pub struct Manifest {
     /// Whether the cluster has page checksums.
     pub page_checksums: bool,
     /// Taken on a standby.
-    #[serde(default)]
     pub from_standby: bool,
     /// `backup_label`, byte for byte.
     pub backup_label: String,
@@ -47,18 +47,21 @@ pub struct Manifest {
     pub tablespaces: Vec<TablespaceRecord>,
     /// Parts of the file table, in order.
     pub parts: Vec<PartRecord>,
+    /// The packs, summed up by the backup that wrote them; sorted.
+    pub packs: Vec<PacksRecord>,
+    /// Bytes of the pack list as stored.
+    pub pack_list_bytes: u64,
     /// Number of files.
     pub files: u64,
     /// Bytes of all files.
     pub size_bytes: u64,
-    /// Bytes of all extents that the file table points at, as stored.
+    /// Bytes of all frames that the file table points into, as stored.
     pub stored_bytes: u64,
     /// Bytes of objects that this backup added.
     pub new_bytes: u64,
     /// Pages whose checksum failed.
     pub page_errors: Vec<PageError>,
     /// Configuration files that lie outside the data directory: not restored, kept for the operator.
-    #[serde(default)]
     pub outside_files: Vec<OutsideFile>,
 }
 
@@ -66,7 +69,7 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryRecord {
     /// Relative to the data directory.
-    pub path: String,
+    pub path: Verbatim,
     /// Permission bits.
     pub mode: u32,
 }
@@ -77,7 +80,7 @@ pub struct TablespaceRecord {
     /// Its oid, the name of the link in `pg_tblspc`.
     pub oid: u32,
     /// Where it was.
-    pub location: String,
+    pub location: Verbatim,
 }
 
 /// A part of the file table.
@@ -87,13 +90,32 @@ pub struct PartRecord {
     pub files: u64,
     /// Bytes of those files.
     pub bytes: u64,
+    /// Bytes of the part as stored.
+    pub table_bytes: u64,
+    /// Bytes of its page digests as stored.
+    pub digests_bytes: u64,
+}
+
+/// What a backup uses of the packs that one backup wrote; the pack list has each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacksRecord {
+    /// The backup that wrote them.
+    pub backup: BackupId,
+    /// The keys that they are sealed with; none without encryption.
+    pub key_ids: Vec<KeyId>,
+    /// How many packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of the frames in them that are used.
+    pub live_bytes: u64,
 }
 
 /// A page whose checksum failed on every read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageError {
     /// The file.
-    pub path: String,
+    pub path: Verbatim,
     /// The block's number within the relation.
     pub block: u32,
 }
@@ -102,9 +124,9 @@ pub struct PageError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutsideFile {
     /// Where it was.
-    pub path: String,
-    /// Its text.
-    pub text: String,
+    pub path: Verbatim,
+    /// Its content.
+    pub text: Verbatim,
 }
 
 impl Manifest {

@@ -18,27 +18,33 @@ mod listing;
 mod manifest;
 mod namespace;
 mod pack;
+mod pack_list;
 mod siblings;
 mod summary;
 mod tail_segment;
 mod tail_store;
+mod verbatim;
 mod wal_object;
 mod wal_store;
 
 pub use backup_id::BackupId;
 pub use backup_store::{Backups, DamagedBackup};
-pub use file_table::{Extent, FileRecord, FileTable, PackRef, page_digest_seed};
+pub use file_table::{Extent, FileRecord, FileTable, PackRef, first_other_page, page_digest_seed};
 pub use identity::{ClusterName, Identity, WalDigest};
 pub use key::{ObjectKey, ObjectUse};
 pub use lease::{HeldLease, Lease};
 pub use lease_record::{Protection, Purpose, Verdict, WalFrom};
 pub use listing::{Listed, Listing};
-pub use manifest::{DirectoryRecord, Manifest, OutsideFile, PageError, PartRecord, TablespaceRecord};
+pub use manifest::{
+    DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord,
+};
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
+pub use pack_list::{PackList, PackTally, PackUse};
 pub use summary::Summary;
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
 pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};
+pub use verbatim::Verbatim;
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub use wal_store::WalFile;
 pub(crate) use wal_store::conflict;

@@ -1,4 +1,4 @@
-//! Packs: sealed objects whose frames are extents, so that each extent can be read alone.
+//! Packs: sealed objects whose frames hold extents, so that each frame can be read alone.
 
 use super::backup_id::BackupId;
 use crate::error::{Error, Result, ResultExt};
@@ -95,7 +95,7 @@ impl PackWriter {
     }
 }
 
-/// Opens extents of one pack.
+/// Opens frames of one pack.
 #[derive(Debug)]
 pub struct PackReader {
     name: PackName,
@@ -111,7 +111,7 @@ impl PackReader {
         Ok(Self { name, opener })
     }
 
-    /// Append the plaintext of the extent in frame `frame`, stored as exactly `stored`, to `out`.
+    /// Append the plaintext of frame `frame`, stored as exactly `stored`, to `out`.
     pub fn open(
         &self,
         decompressor: &mut Decompressor,
@@ -123,10 +123,10 @@ impl PackReader {
             if rest.is_empty() {
                 Ok(())
             } else {
-                Err(Error::corrupt("the extent is shorter than the manifest says"))
+                Err(Error::corrupt("the frame is shorter than the file table says"))
             }
         });
-        opened.with_context(|| format!("open extent {frame} of {}", self.name.context_name()))
+        opened.with_context(|| format!("open frame {frame} of {}", self.name.context_name()))
     }
 }
 

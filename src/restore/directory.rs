@@ -11,6 +11,7 @@ use super::places::{CONTROL, State, UNFINISHED, state};
 use super::plan::Plan;
 use crate::cluster::durable::{self, Filesystem};
 use crate::error::{Error, Kind, Result};
+use crate::repository::Verbatim;
 
 /// What the owner may do in a directory while it is being filled, whatever it may do there in the end.
 const WHILE_FILLED: u32 = 0o700;
@@ -72,11 +73,11 @@ impl Target {
     fn make_directories(&mut self, plan: &Plan, attempt: &Attempt) -> Result<()> {
         let mut links_made = false;
         for directory in plan.backup.directories.iter().filter(|directory| !directory.path.is_empty()) {
-            if !links_made && directory.path.starts_with("pg_tblspc/") {
+            if !links_made && directory.path.as_bytes().starts_with(b"pg_tblspc/") {
                 self.make_tablespaces(plan, attempt)?;
                 links_made = true;
             }
-            let path = self.path(&directory.path)?;
+            let path = self.path(directory.path.as_path())?;
             make_directory(&path, directory.mode | WHILE_FILLED)?;
             if directory.mode & WHILE_FILLED != WHILE_FILLED {
                 self.late_modes.push((path, directory.mode));
@@ -97,12 +98,12 @@ impl Target {
     }
 
     /// A path of the manifest below the data directory; one that would leave it is refused.
-    pub(super) fn path(&self, relative: &str) -> Result<PathBuf> {
-        let inside = relative.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-        if inside {
-            Ok(self.root.join(relative))
+    pub(super) fn path(&self, relative: impl AsRef<Path>) -> Result<PathBuf> {
+        let relative = Verbatim::from(relative.as_ref());
+        if relative.is_inside() {
+            Ok(self.root.join(relative.as_path()))
         } else {
-            Err(Error::corrupt(format!("\"{relative}\" is no path of a backup")))
+            Err(Error::corrupt(format!("\"{relative}\" is not a path of a backup")))
         }
     }
 
@@ -196,7 +197,7 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
     set_mode(path, mode)
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .map_err(|cause| Error::io("set permissions of", path, &cause))
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::repository::{Extent, FileTable};
+use crate::postgres::PAGE_SIZE;
+use crate::repository::{Extent, FileRecord, FileTable};
 
 /// Stored bytes fetched at a time.
 const LONGEST_RANGE: u64 = 4 << 20;
@@ -18,6 +19,8 @@ pub(super) struct Piece {
     /// Offset in the file, bytes.
     pub(super) position: u64,
     pub(super) extent: Extent,
+    /// Those of its pages.
+    pub(super) digests: Box<[u64]>,
 }
 
 /// A file that is being written.
@@ -36,76 +39,109 @@ pub(super) struct Batch {
     pub(super) pieces: Vec<Piece>,
 }
 
+impl Batch {
+    const fn of(pack: usize, range: Range<u64>) -> Self {
+        Self { pack, range, pieces: Vec::new() }
+    }
+
+    /// Whether the frame at `range` of this pack is the last one here, or follows it and can be fetched together with
+    /// it. `plain` bytes come out of all.
+    fn takes(&self, pack: usize, range: &Range<u64>, plain: u64) -> bool {
+        let begins = |piece: &Piece| u64::from(piece.extent.offset);
+        let is_last = range.end == self.range.end && self.pieces.last().map(begins) == Some(range.start);
+        let follows = range.start == self.range.end
+            && range.end - self.range.start <= LONGEST_RANGE
+            && plain <= LONGEST_PLAIN;
+        self.pack == pack && (is_last || follows)
+    }
+}
+
 /// Cut a part of the file table into batches, in the order in which the backup wrote them.
 pub(super) fn batches(table: &FileTable, destinations: &[Arc<Destination>]) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     let mut plain = 0;
     for (file, destination) in table.files.iter().zip(destinations) {
-        let mut position = 0;
-        for extent in &file.extents {
-            let pack = extent.pack as usize;
-            let (start, end) =
-                (u64::from(extent.offset), u64::from(extent.offset) + u64::from(extent.stored_len));
-            let piece = Piece { file: Arc::clone(destination), position, extent: *extent };
-            position += u64::from(extent.plain_len);
-            plain += u64::from(extent.plain_len);
-            match batches.last_mut() {
-                Some(batch)
-                    if batch.pack == pack
-                        && batch.range.end == start
-                        && end - batch.range.start <= LONGEST_RANGE
-                        && plain <= LONGEST_PLAIN =>
-                {
-                    batch.range.end = end;
-                    batch.pieces.push(piece);
-                }
-                _ => {
-                    plain = u64::from(extent.plain_len);
-                    batches.push(Batch { pack, range: start..end, pieces: vec![piece] });
-                }
+        for piece in pieces(file, destination) {
+            let Extent { pack, offset, stored_len, plain_len, .. } = piece.extent;
+            let (pack, start) = (pack as usize, u64::from(offset));
+            let range = start..start + u64::from(stored_len);
+            plain += u64::from(plain_len);
+            if !batches.last().is_some_and(|batch| batch.takes(pack, &range, plain)) {
+                plain = u64::from(plain_len);
+                batches.push(Batch::of(pack, range.clone()));
+            }
+            if let Some(batch) = batches.last_mut() {
+                batch.range.end = range.end;
+                batch.pieces.push(piece);
             }
         }
     }
     batches
 }
 
+pub(super) fn pieces(file: &FileRecord, destination: &Arc<Destination>) -> impl Iterator<Item = Piece> {
+    let (mut position, mut digests) = (0, file.digests.as_slice());
+    file.extents.iter().map(move |extent| {
+        let pages = (extent.plain_len as usize).div_ceil(PAGE_SIZE).min(digests.len());
+        let (own, rest) = digests.split_at(pages);
+        let piece = Piece { file: Arc::clone(destination), position, extent: *extent, digests: own.into() };
+        position += u64::from(extent.plain_len);
+        digests = rest;
+        piece
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::FileRecord;
 
-    #[test]
-    fn neighbours_are_fetched_together() {
-        let extent = |pack, offset, stored_len| Extent { pack, frame: 0, offset, stored_len, plain_len: 10 };
-        let file = |extents: &[Extent]| FileRecord {
+    fn extent(pack: u32, offset: u32, stored_len: u32) -> Extent {
+        Extent { pack, frame: 0, offset, stored_len, skip: 0, plain_len: 8192 }
+    }
+
+    fn file(extents: &[Extent]) -> FileRecord {
+        FileRecord {
             path: "f".into(),
             mode: 0,
             modified: 0,
             size: 0,
             extents: extents.to_vec(),
-            digests: Vec::new(),
-        };
-        let table = FileTable {
-            packs: Vec::new(),
-            files: vec![
-                file(&[extent(0, 64, 10), extent(0, 74, 10)]),
-                file(&[
-                    extent(0, 84, 10),
-                    extent(1, 94, 10),
-                    extent(1, 105, 5_000_000),
-                    extent(1, 5_000_105, 1),
-                ]),
-            ],
-        };
+            digests: (0..extents.len() as u64).collect(),
+        }
+    }
+
+    fn cut(files: &[&[Extent]]) -> Vec<Batch> {
+        let table =
+            FileTable { packs: Vec::new(), files: files.iter().map(|extents| file(extents)).collect() };
         let destination = Arc::new(Destination { path: "f".into(), mode: 0 });
-        let found = batches(&table, &[Arc::clone(&destination), destination]);
-        let ranges: Vec<_> =
-            found.iter().map(|batch| (batch.pack, batch.range.clone(), batch.pieces.len())).collect();
+        batches(&table, &vec![destination; files.len()])
+    }
+
+    fn shape(batches: &[Batch]) -> Vec<(usize, Range<u64>, usize)> {
+        batches.iter().map(|batch| (batch.pack, batch.range.clone(), batch.pieces.len())).collect()
+    }
+
+    #[test]
+    fn neighbours_are_fetched_together() {
+        let found = cut(&[
+            &[extent(0, 64, 10), extent(0, 74, 10)],
+            &[extent(0, 84, 10), extent(1, 94, 10), extent(1, 105, 5_000_000), extent(1, 5_000_105, 1)],
+        ]);
         assert_eq!(
-            ranges,
+            shape(&found),
             [(0, 64..94, 3), (1, 94..104, 1), (1, 105..5_000_105, 1), (1, 5_000_105..5_000_106, 1)]
         );
-        assert_eq!(found[0].pieces[1].position, 10);
-        assert_eq!(found[0].pieces[2].position, 0);
+        let places: Vec<_> = found[0].pieces.iter().map(|piece| (piece.position, piece.digests[0])).collect();
+        assert_eq!(places, [(0, 0), (8192, 1), (0, 0)]);
+    }
+
+    #[test]
+    fn extents_of_one_frame_are_fetched_once_where_they_are_neighbours() {
+        let part = |pack, offset, skip| Extent { skip, ..extent(pack, offset, 10) };
+        let found = cut(&[
+            &[part(0, 64, 8192), part(0, 64, 0), part(0, 74, 0)],
+            &[part(0, 74, 8192), part(0, 64, 0), part(1, 64, 0), part(1, 64, 0)],
+        ]);
+        assert_eq!(shape(&found), [(0, 64..84, 4), (0, 64..74, 1), (1, 64..74, 2)]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
-use crate::repository::{BackupId, Manifest, Repository};
+use crate::repository::{BackupId, Manifest, Repository, TablespaceRecord};
 use crate::window::{Chooser, Records, WalPath, WalTimes, Wanted, look};
 
 /// What the operator asks for.
@@ -94,9 +94,9 @@ pub async fn plan(
 /// Where each tablespace goes: as asked for, else where it was.
 fn map_tablespaces(backup: &Manifest, wanted: &[(PathBuf, PathBuf)]) -> Result<Vec<(u32, PathBuf)>> {
     for (from, to) in wanted {
-        if !backup.tablespaces.iter().any(|tablespace| Path::new(&tablespace.location) == from) {
-            let known: Vec<&str> =
-                backup.tablespaces.iter().map(|tablespace| tablespace.location.as_str()).collect();
+        if !backup.tablespaces.iter().any(|tablespace| tablespace.location.as_path() == from) {
+            let known: Vec<String> =
+                backup.tablespaces.iter().map(|tablespace| tablespace.location.to_string()).collect();
             return Err(Error::usage(format!("the backup has no tablespace at {}", from.display())).hint(
                 format!("it has: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") }),
             ));
@@ -105,9 +105,10 @@ fn map_tablespaces(backup: &Manifest, wanted: &[(PathBuf, PathBuf)]) -> Result<V
             return Err(Error::usage(format!("{} is not an absolute path", to.display())));
         }
     }
-    let place = |location: &str| {
-        let mapped = wanted.iter().find(|(from, _)| from == Path::new(location)).map(|(_, to)| to.clone());
-        mapped.unwrap_or_else(|| PathBuf::from(location))
+    let place = |location: &Path| {
+        let mapped = wanted.iter().find(|(from, _)| from == location).map(|(_, to)| to.clone());
+        mapped.unwrap_or_else(|| location.to_owned())
     };
-    Ok(backup.tablespaces.iter().map(|tablespace| (tablespace.oid, place(&tablespace.location))).collect())
+    let place = |tablespace: &TablespaceRecord| (tablespace.oid, place(tablespace.location.as_path()));
+    Ok(backup.tablespaces.iter().map(place).collect())
 }

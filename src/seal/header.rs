@@ -1,6 +1,6 @@
 //! The clear header of a sealed object, FORMAT.md "Header".
 
-use super::key::{KeyRing, fill_random, hex};
+use super::key::{KeyId, KeyRing, fill_random};
 use crate::error::{Error, Result};
 
 /// Bytes of a header.
@@ -37,10 +37,12 @@ pub enum ObjectKind {
     Hold = 10,
     /// What `check` and `init` write to test the store.
     Probe = 11,
+    /// The packs of a backup.
+    PackList = 12,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Identity,
         Self::Wal,
         Self::Pack,
@@ -52,6 +54,7 @@ impl ObjectKind {
         Self::Report,
         Self::Hold,
         Self::Probe,
+        Self::PackList,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
@@ -89,7 +92,7 @@ pub struct Header {
     /// How its frames are compressed.
     pub compression: Compression,
     /// The master key that sealed it; zeros when not encrypted.
-    pub key_id: [u8; 8],
+    pub key_id: KeyId,
     /// Makes the data key unique to this object.
     pub salt: [u8; 32],
     /// No frame holds more plaintext bytes than this.
@@ -103,7 +106,7 @@ impl Header {
         fill_random(&mut salt)?;
         let (cipher, key_id) = match keys.sealing() {
             Some(key) => (Cipher::Aes256Gcm, key.id()),
-            None => (Cipher::None, [0; 8]),
+            None => (Cipher::None, KeyId::NONE),
         };
         Ok(Self { kind, cipher, compression: Compression::Zstd, key_id, salt, frame_limit })
     }
@@ -116,7 +119,7 @@ impl Header {
         bytes[10] = self.kind as u8;
         bytes[11] = self.cipher as u8;
         bytes[12] = self.compression as u8;
-        bytes[16..24].copy_from_slice(&self.key_id);
+        bytes[16..24].copy_from_slice(&self.key_id.to_bytes());
         bytes[24..56].copy_from_slice(&self.salt);
         bytes[56..60].copy_from_slice(&self.frame_limit.to_le_bytes());
         let crc = crc32fast::hash(&bytes[..60]);
@@ -143,8 +146,7 @@ impl Header {
         if version == 0 || crc32fast::hash(&bytes[..60]) != crc {
             return Err(Error::corrupt("the object's header is damaged (checksum)"));
         }
-        let header =
-            Self::fields(bytes).ok_or_else(|| Error::corrupt("the object's header makes no sense"))?;
+        let header = Self::fields(bytes).ok_or_else(|| Error::corrupt("the object's header is malformed"))?;
         if header.to_bytes() != *bytes {
             return Err(Error::corrupt("the object's header has unknown fields"));
         }
@@ -159,7 +161,7 @@ impl Header {
             compression: [Compression::None, Compression::Zstd]
                 .into_iter()
                 .find(|c| *c as u8 == bytes[12])?,
-            key_id: *bytes[16..].first_chunk()?,
+            key_id: KeyId::from_bytes(*bytes[16..].first_chunk()?),
             salt: *bytes[24..].first_chunk()?,
             frame_limit: (frame_limit <= LARGEST_FRAME).then_some(frame_limit)?,
         })
@@ -174,7 +176,7 @@ impl Header {
             }
             Cipher::Aes256Gcm => Error::corrupt(format!(
                 "the object is sealed with key {}, at hand: {}",
-                hex(&self.key_id),
+                self.key_id,
                 keys.ids()
             ))
             .hint("is this the key file that the repository was made with?"),

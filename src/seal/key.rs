@@ -4,6 +4,7 @@
 use std::fmt;
 
 use hkdf::Hkdf;
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -14,11 +15,55 @@ const PREFIX: &str = "walproof-key-1";
 /// HKDF info of an object's data key, FORMAT.md "Keys".
 const DATA_KEY_INFO: &[u8] = b"walproof 1 object key";
 
+/// Which master key: named in the clear in every object that it seals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyId([u8; 8]);
+
+impl KeyId {
+    /// Of what is not encrypted.
+    pub const NONE: Self = Self([0; 8]);
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+
+    /// As in headers.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl TryFrom<String> for KeyId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let number = u64::from_str_radix(&text, 16).map(|number| Self(number.to_be_bytes()));
+        number
+            .ok()
+            .filter(|id| id.to_string() == text)
+            .ok_or_else(|| Error::corrupt(format!("\"{text}\" is not the id of a key")))
+    }
+}
+
+impl From<KeyId> for String {
+    fn from(id: KeyId) -> Self {
+        id.to_string()
+    }
+}
+
 /// A 256-bit master key. Data keys are derived from it, one for each object.
 #[derive(Clone)]
 pub struct MasterKey {
     bytes: Zeroizing<[u8; 32]>,
-    id: [u8; 8],
+    id: KeyId,
 }
 
 impl MasterKey {
@@ -34,11 +79,11 @@ impl MasterKey {
         let digest = blake3::derive_key("walproof 1 key id", &bytes[..]);
         let mut id = [0; 8];
         id.copy_from_slice(&digest[..8]);
-        Self { bytes, id }
+        Self { bytes, id: KeyId(id) }
     }
 
-    /// Which key this is: 8 bytes, named in the clear in every object that it seals.
-    pub const fn id(&self) -> [u8; 8] {
+    /// Which key this is.
+    pub const fn id(&self) -> KeyId {
         self.id
     }
 
@@ -93,7 +138,7 @@ impl MasterKey {
 
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MasterKey({})", hex(&self.id))
+        write!(f, "MasterKey({})", self.id)
     }
 }
 
@@ -125,13 +170,18 @@ impl KeyRing {
     }
 
     /// The key with this id.
-    pub(super) fn find(&self, id: [u8; 8]) -> Option<&MasterKey> {
+    pub(super) fn find(&self, id: KeyId) -> Option<&MasterKey> {
         self.keys.iter().find(|key| key.id == id)
+    }
+
+    /// The ids of all keys at hand, the one that seals first.
+    pub fn all(&self) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().map(MasterKey::id)
     }
 
     /// The ids at hand, for messages.
     pub(super) fn ids(&self) -> String {
-        let ids: Vec<String> = self.keys.iter().map(|key| hex(&key.id)).collect();
+        let ids: Vec<String> = self.all().map(|id| id.to_string()).collect();
         if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
     }
 }
@@ -142,12 +192,6 @@ pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
         bytes.zeroize();
         Error::new(crate::error::Kind::Other, format!("read random numbers from the system: {cause}"))
     })
-}
-
-/// Lower-case hex of a few bytes.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]
@@ -161,6 +205,17 @@ mod tests {
         let ring = KeyRing::parse(&format!("# old and new\n\n{}\n", *text)).unwrap();
         assert_eq!(ring.sealing().unwrap().id(), key.id());
         assert!(!format!("{key:?} {ring:?}").contains(&text[15..30]));
+    }
+
+    #[test]
+    fn the_id_of_a_key_has_a_text() {
+        let id = MasterKey::generate().unwrap().id();
+        assert_eq!(KeyId::try_from(id.to_string()).unwrap(), id);
+        for text in
+            ["", "0", "+123456789abcdef", "00112233445566778", "0011223344556677889", "0011223344AABBCC"]
+        {
+            KeyId::try_from(text.to_owned()).unwrap_err();
+        }
     }
 
     #[test]

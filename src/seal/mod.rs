@@ -13,6 +13,6 @@ mod page_filter;
 pub use compression::{Compressor, Decompressor, PageCompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
 pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
-pub use key::{KeyRing, MasterKey, fill_random};
+pub use key::{KeyId, KeyRing, MasterKey, fill_random};
 pub use object::{Context, DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};
 pub use page_filter::PageFilter;

@@ -4,8 +4,12 @@ use crate::support::archived::PATIENCE;
 use crate::support::dump::{amcheck, assert_same_dump, dump_all};
 use crate::support::postgres::{Cluster, StopMode};
 use crate::support::s3::S3Target;
+use crate::support::scratch::{create_dirs_owned, write_owned};
 use crate::support::{Archived, Repo, Walproof, wait_until};
-use std::os::unix::fs::FileExt;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -355,4 +359,111 @@ fn a_backup_whose_session_is_killed_is_void() {
     assert_eq!(archived.backups(), NONE);
     wait_until("the lease is released", PATIENCE, || archived.repo().keys("/leases/").is_empty());
     archived.backup();
+}
+
+/// `path` with a byte behind it that is not UTF-8.
+fn odd(path: &Path) -> PathBuf {
+    OsStr::from_bytes(&[path.as_os_str().as_bytes(), b"\xe9"].concat()).into()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o7777
+}
+
+#[test]
+fn r33_names_that_are_not_utf8_come_back() {
+    let mut archived = Archived::start(Repo::local());
+    let data = archived.cluster.data_dir().to_owned();
+    let named = odd(&data.join("named"));
+    create_dirs_owned(&named);
+    write_owned(&odd(&named.join("file")), b"content", 0o600);
+    let place = odd(&archived.scratch.dir("place"));
+    fs::rename(archived.scratch.join("place"), &place).unwrap();
+    let text = place.to_string_lossy().replace('\u{fffd}', "\\xe9");
+    archived.cluster.psql("create database raw template template0 encoding 'SQL_ASCII' locale 'C'");
+    archived.cluster.psql_in("raw", &format!("create tablespace odd location E'{text}'"));
+    archived.cluster.psql_in("raw", "create table t tablespace odd as select generate_series(1, 1000) n");
+
+    let backup = archived.backup();
+    let shown = archived.walproof.json(["backup-show", backup["id"].as_str().unwrap()]);
+    assert_eq!(shown["tablespaces"][0]["location"], text);
+    archived.archive_all();
+    // The restored one goes where this one was.
+    archived.cluster.stop(StopMode::Fast);
+    fs::remove_dir_all(version_directory(&place)).unwrap();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql_in("raw", "select count(*) from t"), "1000");
+    let named = odd(&restored.data_dir().join("named"));
+    assert_eq!(fs::read(odd(&named.join("file"))).unwrap(), b"content");
+}
+
+#[test]
+fn r33_read_only_files_and_directories_come_back() {
+    let archived = Archived::start(Repo::local());
+    let locked = archived.cluster.data_dir().join("locked");
+    create_dirs_owned(&locked.join("inner"));
+    // Longer than what is fetched at a time, so that it is opened more than once.
+    let long = crate::support::Random::from_seed("r33").bytes(9_000_000);
+    for file in ["long", "inner/long"] {
+        write_owned(&locked.join(file), &long, 0o400);
+    }
+    write_owned(&locked.join("empty"), b"", 0o400);
+    for directory in [locked.join("inner"), locked] {
+        fs::set_permissions(directory, PermissionsExt::from_mode(0o500)).unwrap();
+    }
+    archived.backup();
+    archived.archive_all();
+    let restored = archived.restore_newest("restored");
+    let locked = restored.data_dir().join("locked");
+    assert_eq!([&locked, &locked.join("inner")].map(|path| mode(path)), [0o500; 2]);
+    for (file, content) in [("long", &long[..]), ("inner/long", &long), ("empty", b"")] {
+        assert!(fs::read(locked.join(file)).unwrap() == content, "{file}");
+        assert_eq!(mode(&locked.join(file)), 0o400, "{file}");
+    }
+}
+
+/// The same without a directory: what was in the way alone.
+#[test]
+fn r33_a_read_only_file_longer_than_a_range_comes_back() {
+    let archived = Archived::start(Repo::local());
+    let long = crate::support::Random::from_seed("r33").bytes(9_000_000);
+    write_owned(&archived.cluster.data_dir().join("long"), &long, 0o400);
+    archived.backup();
+    archived.archive_all();
+    let restored = archived.restore("restored", [""; 0]);
+    assert!(fs::read(restored.data_dir().join("long")).unwrap() == long);
+}
+
+#[test]
+fn a_repository_made_anew_during_a_backup_gets_no_manifest() {
+    let archived = Archived::start(Repo::local());
+    let backup = archived.slow_backup("8MB");
+    for key in archived.repo().keys("") {
+        archived.repo().delete(&key);
+    }
+    archived.walproof.run(["init"]).success();
+    backup.wait(PATIENCE).fails_with(4).stderr_contains("another repository is there");
+    assert_eq!(archived.repo().keys("/backups/"), [""; 0]);
+    archived.backup();
+}
+
+#[test]
+fn many_damaged_pages_hold_a_backup_up_no_longer_than_one() {
+    let archived = Archived::start(Repo::local());
+    let cluster = &archived.cluster;
+    cluster.psql("create table t as select n, repeat('x', 1000) from generate_series(1, 3000) n");
+    cluster.psql("vacuum freeze t; checkpoint");
+    let path = cluster.psql("select pg_relation_filepath('t')");
+    let file = fs::File::options().write(true).open(cluster.data_dir().join(&path)).unwrap();
+    let pages = file.metadata().unwrap().len() / 8192;
+    assert!(pages > 400, "{pages}");
+    for page in 0..pages {
+        file.write_all_at(b"cosmic rays", page * 8192 + 5000).unwrap();
+    }
+    let begun = std::time::Instant::now();
+    let told = archived.walproof.run(["backup-push"]);
+    told.fails_with(5).stderr_contains(&format!("the checksums of {pages} pages failed"));
+    // 34 s if each were waited for.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }

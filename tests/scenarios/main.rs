@@ -15,6 +15,7 @@ mod daemon;
 mod daemon_faults;
 mod disaster;
 mod exit_codes;
+mod extents;
 mod handover;
 mod init;
 mod kill;
