@@ -106,6 +106,11 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
+    /// Seal the identity under a new key, and say what still needs older ones
+    ///
+    /// Put the new key first into the key file and keep the older ones behind it. Before you run this, every host that
+    /// uses the repository needs the new key in its key file, and a running daemon or backup has to have read it.
+    KeyRotate,
     /// Print completions for a shell
     Completions {
         /// The shell

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use super::args::{Cli, Command};
 use super::output::{self, complain};
 use super::quick::{self, Unanswered};
-use super::{backup, check, daemon, generate, init, keygen, restore, start, status, wal};
+use super::{backup, check, daemon, generate, init, key_rotate, keygen, restore, start, status, wal};
 use crate::error::{Error, Kind, Result};
 
 /// Parse the process's arguments, run the command, and say how it went.
@@ -134,6 +134,7 @@ fn run(cli: Cli, asked: Option<Unanswered>) -> Result<u8> {
         Command::Status(which) => status::status(&global, which),
         Command::Daemon => daemon::daemon(&global),
         Command::Keygen { to } => keygen::keygen(&global, to.as_deref()),
+        Command::KeyRotate => key_rotate::rotate(&global),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { of, to } => generate::man(of.as_deref(), to.as_deref()),
     }

@@ -11,6 +11,7 @@ mod entry;
 mod findings;
 mod generate;
 mod init;
+mod key_rotate;
 mod keygen;
 mod output;
 mod quick;

@@ -22,6 +22,12 @@ impl BackupId {
         Ok(Self(format!("{}-{:08x}", now.strftime("%Y%m%dT%H%M%SZ"), u32::from_be_bytes(random))))
     }
 
+    /// When the backup began, to the second.
+    pub fn began(&self) -> Option<Timestamp> {
+        let (time, _) = self.0.split_once('Z')?;
+        Timestamp::strptime("%Y%m%dT%H%M%S%z", format!("{time}+0000")).ok()
+    }
+
     /// The text, as in keys.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -77,6 +83,7 @@ mod tests {
         let id = BackupId::generate(Timestamp::UNIX_EPOCH).unwrap();
         assert!(id.as_str().starts_with("19700101T000000Z-"));
         assert_eq!(id.as_str().parse::<BackupId>().unwrap(), id);
+        assert_eq!(id.began(), Some(Timestamp::UNIX_EPOCH));
         for text in [
             "",
             "LATEST",

@@ -19,6 +19,7 @@ mod manifest;
 mod namespace;
 mod pack;
 mod pack_list;
+mod rotation;
 mod siblings;
 mod summary;
 mod tail_segment;
@@ -41,6 +42,7 @@ pub use manifest::{
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use pack_list::{PackList, PackTally, PackUse};
+pub use rotation::{OlderKey, Rotation};
 pub use summary::Summary;
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
 pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};

@@ -26,6 +26,7 @@ mod pitr;
 mod prefetch;
 mod restore;
 mod rig;
+mod rotation;
 mod store_faults;
 mod tail;
 mod tamper;

@@ -1,0 +1,133 @@
+//! Changing the master key.
+
+use crate::support::archived::PATIENCE;
+use crate::support::fabricate::history;
+use crate::support::s3::{Fault, S3Server, Verb};
+use crate::support::site::Site;
+use crate::support::walproof_builder::WalproofBuilder;
+use crate::support::{Archived, Repo, Walproof};
+use serde_json::{Value, json};
+use std::fs;
+
+/// The content of the key file.
+fn keys(walproof: &Walproof) -> String {
+    fs::read_to_string(walproof.scratch().join("key")).unwrap()
+}
+
+fn set_keys(walproof: &Walproof, keys: &str) {
+    walproof.scratch().file("key", keys);
+}
+
+/// Put a new key first; gives it.
+fn add_key(walproof: &Walproof) -> String {
+    let new = walproof.run(["keygen"]).success().stdout();
+    set_keys(walproof, &format!("{new}{}", keys(walproof)));
+    new
+}
+
+/// The id of the key that sealed an object.
+fn key_id(repo: &Repo, key: &str) -> String {
+    format!("{:016x}", u64::from_be_bytes(*repo.read(key)[16..].first_chunk().unwrap()))
+}
+
+#[test]
+fn a_rotation_ends_when_the_window_has_left_the_old_key() {
+    let archived = Archived::start(Repo::local());
+    let (walproof, repo) = (&archived.walproof, archived.repo());
+    let identity = repo.key("/identity");
+    let first = archived.backup();
+    archived.archive_all();
+    let old = key_id(repo, &identity);
+    assert_eq!(walproof.json(["key-rotate"])["older_keys"], json!([]));
+    walproof.run(["key-rotate"]).success().stdout_contains("nothing needs an older key");
+
+    let new_key = add_key(walproof);
+    let rotated = walproof.json(["key-rotate"]);
+    let new = key_id(repo, &identity);
+    assert_ne!(new, old);
+    assert_eq!((&rotated["key_id"], &rotated["identity_key_id_before"]), (&json!(new), &json!(old)));
+    let [needed] = rotated["older_keys"].as_array().unwrap().clone().try_into().unwrap();
+    let newest = archived.cluster.psql("select last_archived_wal from pg_stat_archiver");
+    let expected = json!({
+        "key_id": old, "at_hand": true, "backups": 1, "newest_backup": first["id"], "newest_wal": newest,
+        "needed_until": Value::Null,
+    });
+    assert_eq!(needed, expected);
+    let again = walproof.run(["key-rotate"]);
+    again.success().stdout_contains("already").stdout_contains("168 hours after the next full backup");
+
+    let second = archived.backup();
+    let rotated = walproof.json(["key-rotate"]);
+    assert_eq!(rotated["identity_key_id_before"], Value::Null);
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let until = time(&second["finished_at"]) + jiff::SignedDuration::from_hours(168);
+    assert_eq!(time(&rotated["older_keys"][0]["needed_until"]), until);
+
+    // Then the old key goes, and what is left needs it no more.
+    set_keys(walproof, &new_key);
+    archived.archive_all();
+    let id = |backup: &Value| backup["id"].as_str().unwrap().to_owned();
+    archived.try_restore(&archived.target("new"), ["--backup", &id(&second)]).success();
+    let refused = archived.try_restore(&archived.target("old"), ["--backup", &id(&first)]);
+    refused.fails_with(5).stderr_contains(&format!("sealed with key {old}"));
+    let rotated = walproof.json(["key-rotate"]);
+    assert_eq!(
+        (&rotated["older_keys"][0]["key_id"], &rotated["older_keys"][0]["at_hand"]),
+        (&json!(old), &json!(false))
+    );
+}
+
+#[test]
+fn a_rotation_during_a_backup_does_not_hurt_it() {
+    let archived = Archived::start(Repo::local());
+    add_key(&archived.walproof);
+    let backup = archived.slow_backup("8MB");
+    archived.walproof.run(["key-rotate"]).success();
+    backup.wait(PATIENCE).success();
+    assert_eq!(archived.backups().len(), 1);
+}
+
+#[test]
+fn histories_stay_readable_without_the_old_key() {
+    let site = Site::new(Repo::local());
+    site.archive_text("00000002.history", history(&[(1, 0x50_0000)]));
+    let segment = site.archive_all([5]).remove(0);
+    let new = add_key(&site.walproof);
+    assert_eq!(site.walproof.json(["key-rotate"])["histories_sealed"], 1);
+    assert_eq!(site.walproof.json(["key-rotate"])["histories_sealed"], 0);
+    assert_eq!(site.stored("00000002.history").len(), 1, "no conflict");
+    site.comes_back("00000002.history");
+    site.comes_back(&segment);
+    set_keys(&site.walproof, &new);
+    site.comes_back("00000002.history");
+    site.fetch(&segment).complains_with(205).stderr_contains("sealed with key");
+}
+
+#[test]
+fn a_rotation_that_was_cut_short_is_completed() {
+    let server = S3Server::start();
+    let site = Site::new(Repo::s3(&server));
+    site.archive_text("00000002.history", history(&[(1, 0x50_0000)]));
+    let segment = site.archive_all([5]).remove(0);
+    let old = keys(&site.walproof);
+    let new = add_key(&site.walproof);
+    for (key, identity_is_new) in [("identity", false), ("history", true)] {
+        server.faults().clear().add(Fault::status(403).on(Verb::Put).key(key));
+        site.walproof.run(["key-rotate"]).fails_with(4);
+        server.faults().clear();
+        site.comes_back("00000002.history");
+        site.comes_back(&segment);
+        set_keys(&site.walproof, &old);
+        assert_eq!(site.walproof.run(["wal-list"]).code() != 0, identity_is_new);
+        set_keys(&site.walproof, &format!("{new}{old}"));
+    }
+    site.walproof.run(["key-rotate"]).success();
+    set_keys(&site.walproof, &new);
+    site.comes_back("00000002.history");
+}
+
+#[test]
+fn without_encryption_there_is_no_key_to_rotate() {
+    let site = Site::with(Repo::local(), WalproofBuilder::unencrypted);
+    site.walproof.run(["key-rotate"]).complains_with(2).stderr_contains("not encrypted");
+}
