@@ -6,16 +6,17 @@ use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
-use super::{output, start, wal};
+use super::context::Context;
+use super::{output, start};
 use crate::error::Result;
 use crate::repository::{OlderKey, Rotation};
 use crate::store::Policy;
 
 pub(super) fn rotate(global: &Global) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let namespace = config.namespace(Policy::default())?;
-    let window = config.retention_window;
-    let rotation = start::run_large(async { wal::open(&config, &namespace).await?.rotate(window).await })?;
+    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    context.config.repository.refuse_root()?;
+    let window = context.config.retention_window;
+    let rotation = start::run_large(async { context.repository(None).await?.rotate(window).await })?;
     if global.json { output::json(&document(&rotation)) } else { show(&rotation, window) }?;
     Ok(0)
 }

@@ -52,8 +52,9 @@ pub(super) fn warnings(config: &Config, plan: &Plan, handover: &Handover) -> Res
             places.collect::<String>()
         ));
     } else if let Some(why) = rehearse(config, plan.backup.system_identifier, handover.owner)? {
-        let who =
-            handover.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
+        let who = handover
+            .owner
+            .map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
         found.push(format!(
             "the server will not get WAL: its restore_command fails for {who} without this shell's environment \
              ({why}); the configuration has to name files with the key and the credentials that this user can read"

@@ -24,7 +24,7 @@ pub fn too_low(plan: &Plan) -> Result<Vec<String>> {
 
 /// postgresql.conf: in the data directory, or where it lay outside of it, if it is there on this host.
 fn main_file(plan: &Plan) -> Option<PathBuf> {
-    let outside = plan.backup.outside_files.iter().map(|file| PathBuf::from(&file.path));
+    let outside = plan.backup.outside_files.iter().map(|file| file.path.as_path().to_owned());
     let outside = outside.filter(|path| path.file_name().is_some_and(|name| name == "postgresql.conf"));
     std::iter::once(plan.to.join("postgresql.conf")).chain(outside).find(|path| path.is_file())
 }

@@ -18,7 +18,7 @@ pub(super) const CONTROL: &str = "global/pg_control";
 pub(super) struct Place<'a> {
     pub(super) oid: u32,
     /// Where it was.
-    from: &'a str,
+    from: &'a Path,
     /// Where it goes.
     pub(super) location: &'a Path,
     /// The directory there that is its own.
@@ -44,7 +44,12 @@ impl Plan {
     pub(super) fn places(&self) -> impl Iterator<Item = Place<'_>> {
         self.tablespaces.iter().map(|(oid, location)| Place {
             oid: *oid,
-            from: self.backup.tablespaces.iter().find(|was| was.oid == *oid).map_or("", |was| &was.location),
+            from: self
+                .backup
+                .tablespaces
+                .iter()
+                .find(|was| was.oid == *oid)
+                .map_or(Path::new(""), |was| was.location.as_path()),
             location,
             version: location.join(version_directory(&self.backup)),
         })
@@ -91,7 +96,10 @@ impl Plan {
             for (other, known) in &seen {
                 let nested = here.starts_with(other) || other.starts_with(&here);
                 if here == *other || nested && (place.is_moved() || known.is_moved()) {
-                    return Err(collide(&place, &format!("the tablespace that was at {}", known.from)));
+                    return Err(collide(
+                        &place,
+                        &format!("the tablespace that was at {}", known.from.display()),
+                    ));
                 }
             }
             seen.push((here, place));
@@ -123,14 +131,14 @@ impl Plan {
 
 impl Place<'_> {
     fn is_moved(&self) -> bool {
-        self.location != Path::new(self.from)
+        self.location != self.from
     }
 
     pub(super) fn not_empty(&self) -> Error {
         Error::impossible(format!("{} is not empty", self.version.display())).hint(format!(
             "put the tablespace elsewhere with --tablespace {}=TO; only if nothing uses that directory any more, \
              empty it",
-            self.from.replace('=', "\\=")
+            self.from.to_string_lossy().replace('=', "\\=")
         ))
     }
 }
@@ -138,7 +146,7 @@ impl Place<'_> {
 fn collide(place: &Place<'_>, other: &str) -> Error {
     Error::usage(format!(
         "the tablespace that was at {} would go to {}, which collides with {other}",
-        place.from,
+        place.from.display(),
         place.location.display()
     ))
     .hint("give every tablespace a directory of its own, outside the data directory")
