@@ -9,8 +9,8 @@
 //! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
 //! 4  window                               what can be restored: catalog, branches, recovery window
 //! 3  repository                           the format: the only room that knows a key name or a header byte
-//! 2  seal   store                         bytes <-> sealed bytes          bytes <-> objects
-//! 1  cluster   present                    a live PostgreSQL and its disk; units and counts
+//! 2  seal   store   cluster               bytes <-> sealed bytes   bytes <-> objects   a live PostgreSQL and its disk
+//! 1  disk   present                       durable writes, free space, which file is which; units and counts
 //! 0  postgres  error                      pure vocabulary: no I/O, no async, no configuration
 //! ```
 //!
@@ -66,6 +66,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod error;
 pub mod postgres;
 pub mod present;

@@ -4,9 +4,10 @@
 //! them in the same way. Bytes behind it are never looked at.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 
 use super::ready::PgWal;
+use crate::disk::FileId;
 use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{
     ControlFile, Major, PageHeader, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalScanner,
@@ -91,10 +92,9 @@ impl TailReader {
                 .with_context(|| format!("the tail of {} at byte {offset}", self.segment))?;
         }
         // A file that was recycled has another name now, or another file has this one.
-        let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         let opened = file.metadata().map_err(|cause| failed("examine", &cause))?;
-        let named = std::fs::metadata(&path).map_err(|cause| failed("examine", &cause))?;
-        if same(&opened, &named) {
+        let named = FileId::at(&path).map_err(|cause| failed("examine", &cause))?;
+        if FileId::of(&opened) == named {
             return Ok(bytes);
         }
         Err(Error::corrupt(format!("{} was replaced while it was read", path.display())))

@@ -14,7 +14,8 @@ use super::start;
 use crate::archive::{Request, ask_for_line};
 use crate::cluster::DataDir;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::disk::Space;
+use crate::error::Result;
 use crate::postgres::ControlFile;
 
 /// Less than this share of free space is worth a word.
@@ -91,8 +92,8 @@ fn check_space(config: &Config, found: &mut Findings) {
     let places = [("space for WAL", pg_wal.as_deref()), ("space for backups", config.repository.directory())];
     for (name, path) in places {
         let Some(path) = path.filter(|path| path.exists()) else { continue };
-        match free(path) {
-            Ok((free, total)) => {
+        match Space::at(path) {
+            Ok(Space { free, total }) => {
                 let detail = format!("{} free of {}", size(free), size(total));
                 if free.saturating_mul(100) < total.saturating_mul(LEAST_FREE_PERCENT) {
                     found.warn(name, detail, "a full disk stops the server when WAL cannot be archived");
@@ -103,10 +104,4 @@ fn check_space(config: &Config, found: &mut Findings) {
             Err(error) => found.error(name, Status::Warn, &error),
         }
     }
-}
-
-fn free(path: &Path) -> Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(path)
-        .map_err(|cause| Error::io("examine the file system of", path, &cause.into()))?;
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }

@@ -9,7 +9,7 @@ use clap_mangen::Man;
 
 use super::args::Cli;
 use super::output::line;
-use crate::cluster::durable;
+use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 
 pub(super) fn completions(shell: Shell) -> Result<u8> {

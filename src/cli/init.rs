@@ -9,7 +9,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
 use super::{output, start};
-use crate::cluster::{DataDir, durable, user_name};
+use crate::cluster::{DataDir, user_name};
+use crate::disk::durable;
 use crate::error::{Error, Result, ResultExt};
 use crate::store::Policy;
 

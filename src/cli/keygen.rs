@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
 use super::{output, start};
-use crate::cluster::durable;
+use crate::disk::durable;
 use crate::error::{Error, Result};
 use crate::seal::MasterKey;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, geteuid, test_kill_process};
 
 use super::version::major_of;
+use crate::disk::FileId;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{ControlFile, Major};
 
@@ -98,9 +99,9 @@ impl DataDir {
         if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
             return false;
         }
-        let cwd = fs::metadata(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
-        match (cwd, fs::metadata(&self.path)) {
-            (Ok(cwd), Ok(here)) => (cwd.dev(), cwd.ino()) == (here.dev(), here.ino()),
+        let cwd = FileId::at(Path::new(&format!("/proc/{}/cwd", pid.as_raw_nonzero())));
+        match (cwd, FileId::at(&self.path)) {
+            (Ok(cwd), Ok(here)) => cwd == here,
             _ => true,
         }
     }

@@ -4,7 +4,6 @@
 mod archiver;
 mod conninfo;
 pub mod data_dir;
-pub mod durable;
 mod exclude;
 #[cfg(test)]
 mod fixture;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cluster::durable;
+use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 use crate::seal::fill_random;
 

@@ -9,7 +9,7 @@ use super::attempt::{Attempt, contents, lock, remove_all_but};
 use super::owner;
 use super::places::{CONTROL, State, UNFINISHED, state};
 use super::plan::Plan;
-use crate::cluster::durable::{self, Filesystem};
+use crate::disk::durable::{self, Filesystem};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Verbatim;
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 use super::attempt::LOST_AND_FOUND;
-use crate::cluster::durable;
+use crate::disk::durable;
 use crate::error::{Error, Result};
 
 /// Who root restores for: the owner of the directory `to`, or of the nearest one above it that is not root's; `None`

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::attempt::{Attempt, contents};
 use super::plan::Plan;
 use crate::cluster::DataDir;
+use crate::disk::Space;
 use crate::error::{Error, Result};
 use crate::repository::Manifest;
 
@@ -114,9 +115,7 @@ impl Plan {
         let Some(existing) = self.to.ancestors().find(|path| path.exists()).filter(|_| all_here) else {
             return Ok(());
         };
-        let stat = rustix::fs::statvfs(existing)
-            .map_err(|cause| Error::io("examine the file system of", existing, &cause.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let free = Space::at(existing)?.free;
         if free >= self.backup.size_bytes {
             return Ok(());
         }

@@ -26,7 +26,7 @@ pub use location::{Credentials, Location, S3Location};
 pub use observe::{Observe, Outcome};
 pub use policy::Policy;
 
-use crate::cluster::durable;
+use crate::disk::durable;
 use crate::error::{Error, Kind, Result, ResultExt};
 
 /// No object that is read whole is larger: a WAL file of 1 GiB that could not be compressed, and its frames.
