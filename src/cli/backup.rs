@@ -128,7 +128,7 @@ pub(super) fn entry(manifest: &Manifest) -> Value {
 }
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
-    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
     let backups =
         start::run_large(async { context.repository(which.system_identifier).await?.list_backups().await })?;
     let usable = &backups.usable;
@@ -160,7 +160,7 @@ fn row(manifest: &Manifest) -> Vec<String> {
 }
 
 pub(super) fn show(global: &Global, id: &BackupId, which: Which) -> Result<u8> {
-    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
     let manifest = start::run_large(async {
         context.repository(which.system_identifier).await?.get_manifest(id).await
     })?;

@@ -24,7 +24,7 @@ pub(super) fn backup_fetch(global: &Global, directory: PathBuf, backup: &str) ->
 }
 
 pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
-    let context = Context::of(global, LevelFilter::INFO, Policy::default())?;
+    let context = Context::of(global, LevelFilter::INFO, Policy::interactive())?;
     let (system_identifier, dry_run) = (arguments.which.system_identifier, arguments.dry_run);
     let (standby, archive_off) = (arguments.standby, arguments.archive_mode == Some(ArchiveMode::Off));
     let request = request(arguments)?;
@@ -46,6 +46,8 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         if dry_run {
             return Ok(0);
         }
+        // From here on much is moved, and patience pays.
+        let repository = repository.with_policy(Policy::default());
         let lease = take_lease(&context.config, &repository, &plan).await;
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);

@@ -56,7 +56,7 @@ fn host(config: &Config, why: String) -> Host {
 }
 
 fn ask_repository(config: &Config, which: Which, why: String) -> Result<Snapshot> {
-    let namespace = config.namespace(Policy::within(Duration::from_secs(30)))?;
+    let namespace = config.namespace(Policy::interactive())?;
     let host = host(config, why);
     start::run_large(async {
         let repository = context::open(config, &namespace, which.system_identifier).await?;

@@ -179,7 +179,7 @@ pub(super) fn prefetch(global: &Global, name: &str, system_identifier: u64, spoo
 }
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
-    let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
+    let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
     let catalog = start::run_large(async {
         let repository = context.repository(which.system_identifier).await?;
         let (listing, mut records) = (repository.list().await?, Records::default());

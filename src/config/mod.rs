@@ -5,6 +5,7 @@ mod drill;
 mod plain;
 mod raw;
 mod repository;
+mod rotation;
 mod secret;
 mod units;
 

@@ -45,12 +45,47 @@ fn generic(cause: &object_store::Error, text: &str) -> Failure {
             Error::new(Kind::Denied, "the store redirects us elsewhere").hint(REGION_HINT),
         );
     }
+    if let Some(code) = delete_code(text) {
+        return deletion(code, text);
+    }
     match status(text) {
         // Request timeout, conflict, too many requests: these pass.
         Some(408 | 409 | 429) => Failure::Passing(unreachable(text)),
+        // S3's own "request timeout": too little came of the body in time. Or it came mangled.
+        Some(400) if PASSING.iter().any(|code| element(text, "Code").as_deref() == Some(code)) => {
+            Failure::Passing(unreachable(text))
+        }
+        Some(501) => Failure::Final(denied(text)),
         None => Failure::Passing(unreachable(&with_innermost(cause, text))),
         Some(code) if code >= 500 => Failure::Passing(unreachable(text)),
         Some(_) => Failure::Final(denied(text)),
+    }
+}
+
+/// Codes of S3 that pass although their status is 400.
+const PASSING: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"];
+
+/// The code of one object's failure within the answer to a request that deletes many; the library puts it at the end.
+fn delete_code(text: &str) -> Option<&str> {
+    let (_, code) = text
+        .strip_suffix(')')
+        .filter(|text| text.contains("DeleteObjects request failed for key"))?
+        .rsplit_once("(code: ")?;
+    Some(code)
+}
+
+fn deletion(code: &str, text: &str) -> Failure {
+    match code {
+        "NoSuchKey" | "NoSuchVersion" => {
+            Failure::Final(Error::new(Kind::NotFound, "there is no such object"))
+        }
+        "AccessDenied" | "InvalidRequest" | "ObjectLocked" | "MethodNotAllowed" | "NotImplemented" => {
+            let message = text.split_once("failed for key ").map_or(text, |(_, rest)| rest);
+            Failure::Final(Error::new(Kind::Denied, format!("the store refuses: {message}")).hint(
+                "may these credentials delete here, and does an Object Lock or a retention rule hold the object?",
+            ))
+        }
+        _ => Failure::Passing(unreachable(text)),
     }
 }
 
@@ -125,13 +160,15 @@ fn status(text: &str) -> Option<u16> {
     rest.get(..3)?.parse().ok()
 }
 
+/// The content of an XML element of S3's answer.
+fn element(text: &str, name: &str) -> Option<String> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(value, _)| value.trim().to_owned())
+}
+
 /// The library's message without its address and nesting: the status and S3's own code and message.
 fn answer(text: &str) -> String {
-    let element = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        rest.split_once(&format!("</{name}>")).map(|(value, _)| value.trim().to_owned())
-    };
-    match (status(text), element("Code"), element("Message")) {
+    match (status(text), element(text, "Code"), element(text, "Message")) {
         (Some(status), Some(code), Some(message)) => format!("{status} {code}: {message}"),
         (Some(status), Some(code), None) => format!("{status} {code}"),
         (Some(status), _, _) => format!("the store answered {status}"),
@@ -161,6 +198,13 @@ mod tests {
                 "{code}"
             );
         }
+        for code in ["RequestTimeout", "IncompleteBody"] {
+            let text = format!("status code: 400 Bad Request: <Error><Code>{code}</Code></Error>");
+            assert!(
+                matches!(of(&text), Failure::Passing(error) if error.kind() == Kind::Unreachable),
+                "{code}"
+            );
+        }
         let text = "Server returned non-2xx status code: 400 Bad Request: <Error><Code>AuthorizationHeaderMalformed</Code><Message>region 'x' is wrong</Message></Error>";
         let Failure::Final(error) = of(text) else { panic!("400 passes") };
         assert_eq!(
@@ -168,6 +212,18 @@ mod tests {
             "the store refuses: 400 AuthorizationHeaderMalformed: region 'x' is wrong"
         );
         assert_eq!(error.hint_text(), Some(REGION_HINT));
+    }
+
+    #[test]
+    fn what_may_not_be_deleted_is_told_from_what_could_not_be() {
+        let of_code = |code: &str| {
+            of(&format!("DeleteObjects request failed for key a/b: Access Denied (code: {code})"))
+        };
+        assert!(matches!(of_code("AccessDenied"), Failure::Final(error) if error.kind() == Kind::Denied));
+        assert!(matches!(of_code("NoSuchKey"), Failure::Final(error) if error.kind() == Kind::NotFound));
+        for code in ["InternalError", "SlowDown"] {
+            assert!(matches!(of_code(code), Failure::Passing(error) if error.kind() == Kind::Unreachable));
+        }
     }
 
     #[test]

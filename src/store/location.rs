@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
-use zeroize::Zeroizing;
 
+use super::credentials::{CredentialSource, Provider};
 use super::policy::Policy;
 use crate::error::{Error, Kind, Result};
 
@@ -35,29 +36,12 @@ pub struct S3Location {
     pub endpoint: String,
     /// Whether the endpoint may be plain `http://`.
     pub allow_http: bool,
-    /// Who we are.
-    pub credentials: Credentials,
+    /// Who we are; asked for every request, since they may be rotated.
+    pub credentials: Arc<dyn CredentialSource>,
     /// Ask for server-side encryption with AES256, besides our own.
     pub server_side_encryption: bool,
     /// A PEM bundle of further certificate authorities.
     pub ca: Option<Vec<u8>>,
-}
-
-/// S3 credentials; never shown.
-#[derive(Clone)]
-pub struct Credentials {
-    /// Access key id.
-    pub access_key_id: String,
-    /// Secret access key.
-    pub secret_access_key: Zeroizing<String>,
-    /// Session token of temporary credentials.
-    pub session_token: Option<Zeroizing<String>>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(hidden)")
-    }
 }
 
 impl fmt::Display for Location {
@@ -70,10 +54,51 @@ impl fmt::Display for Location {
     }
 }
 
+/// The library's store; where listings come in pages, that too.
+pub(super) struct Opened {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) pages: Option<Arc<dyn PaginatedListStore>>,
+}
+
+/// The library's store as it deletes many objects in one request. Opened when it is first needed: a client of its own
+/// costs what most commands need not pay.
+pub(super) struct Bulk {
+    location: S3Location,
+    policy: Policy,
+    opened: OnceLock<Arc<AmazonS3>>,
+}
+
+impl Bulk {
+    /// Where the store is one that has such requests.
+    pub(super) fn new(location: &Location, policy: Policy) -> Option<Self> {
+        match location {
+            Location::S3(s3) => Some(Self { location: (**s3).clone(), policy, opened: OnceLock::new() }),
+            Location::File(_) | Location::Memory => None,
+        }
+    }
+
+    pub(super) fn get(&self) -> Result<Arc<AmazonS3>> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(Arc::clone(opened));
+        }
+        let opened = Arc::new(open_s3(&self.location, &self.policy, Deletes::ByTheThousand)?);
+        Ok(Arc::clone(self.opened.get_or_init(|| opened)))
+    }
+}
+
+/// How the library deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deletes {
+    /// Every S3 can.
+    OneByOne,
+    /// DeleteObjects wants a Content-MD5 and is not everywhere.
+    ByTheThousand,
+}
+
 /// Open the library's store. Repetition is ours (`policy.rs`), so the library's is off.
-pub(super) fn open(location: &Location, policy: &Policy) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(location: &Location, policy: &Policy) -> Result<Opened> {
     match location {
-        Location::Memory => Ok(Arc::new(InMemory::new())),
+        Location::Memory => Ok(Opened { objects: Arc::new(InMemory::new()), pages: None }),
         Location::File(path) => {
             let objects = LocalFileSystem::new_with_prefix(path).map_err(|_| {
                 Error::new(
@@ -83,18 +108,22 @@ pub(super) fn open(location: &Location, policy: &Policy) -> Result<Arc<dyn Objec
                 .hint("is its disk mounted?")
             })?;
             // Without this an acknowledged segment can vanish in a power cut.
-            Ok(Arc::new(objects.with_fsync(true)))
+            Ok(Opened { objects: Arc::new(objects.with_fsync(true)), pages: None })
         }
-        Location::S3(s3) => open_s3(s3, policy),
+        Location::S3(s3) => {
+            let objects = Arc::new(open_s3(s3, policy, Deletes::OneByOne)?);
+            Ok(Opened { objects: Arc::clone(&objects) as Arc<dyn ObjectStore>, pages: Some(objects) })
+        }
     }
 }
 
-fn open_s3(s3: &S3Location, policy: &Policy) -> Result<Arc<dyn ObjectStore>> {
+fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS3> {
     let mut client = ClientOptions::new()
         .with_allow_http(s3.allow_http)
         .with_connect_timeout(policy.connect)
         .with_read_timeout(policy.idle)
-        .with_timeout(policy.attempt)
+        // `policy.rs` ends a try; this is for what would slip through.
+        .with_timeout(policy.attempt.max(Policy::default().attempt))
         .with_pool_idle_timeout(std::time::Duration::from_secs(30));
     if let Some(pem) = &s3.ca {
         let certificates = Certificate::from_pem_bundle(pem)
@@ -111,20 +140,14 @@ fn open_s3(s3: &S3Location, policy: &Policy) -> Result<Arc<dyn ObjectStore>> {
         .with_endpoint(&s3.endpoint)
         .with_allow_http(s3.allow_http)
         .with_virtual_hosted_style_request(false)
-        .with_access_key_id(&s3.credentials.access_key_id)
-        .with_secret_access_key(s3.credentials.secret_access_key.as_str())
+        .with_credentials(Arc::new(Provider::new(Arc::clone(&s3.credentials))))
         .with_client_options(client)
         .with_retry(retry)
-        // DeleteObjects wants a Content-MD5 and is not everywhere; single deletes are.
-        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
-    if let Some(token) = &s3.credentials.session_token {
-        builder = builder.with_token(token.as_str());
-    }
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, (deletes == Deletes::OneByOne).to_string());
     if s3.server_side_encryption {
         builder = builder.with_config("aws_server_side_encryption".parse().map_err(|_| sse())?, "AES256");
     }
-    let objects = builder.build().map_err(|cause| Error::usage(format!("repository: {cause}")))?;
-    Ok(Arc::new(objects))
+    builder.build().map_err(|cause| Error::usage(format!("repository: {cause}")))
 }
 
 fn sse() -> Error {

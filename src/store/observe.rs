@@ -77,7 +77,7 @@ mod tests {
             region: "r".to_owned(),
             endpoint: format!("http://127.0.0.1:{port}"),
             allow_http: true,
-            credentials,
+            credentials: Arc::new(Arc::new(credentials)),
             server_side_encryption: false,
             ca: None,
         };

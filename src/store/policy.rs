@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, classify};
 use super::observe::Outcome;
+use super::waiting::{Waiting, Words};
 use crate::error::{Error, Kind, Result};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -21,8 +22,10 @@ pub struct Policy {
     pub idle: Duration,
     /// One try of one request.
     pub attempt: Duration,
-    /// One request with all its tries.
+    /// One request with all its tries; of a listing, one page.
     pub total: Duration,
+    /// What is said meanwhile.
+    pub(super) words: Words,
 }
 
 impl Policy {
@@ -33,11 +36,47 @@ impl Policy {
             idle: Duration::from_mins(1).min(total / 3),
             attempt: total * 2 / 3,
             total,
+            words: Words::Nothing,
         }
     }
 
-    /// Call `request` until it succeeds, fails for good, or the time is over. `told` hears how each try ended.
-    pub(super) async fn run<T, F, R>(&self, request: R, told: impl Fn(Outcome, Duration)) -> Result<T>
+    /// For a person who waits: small requests, given up after a minute, and what is waited for is said.
+    pub fn interactive() -> Self {
+        Self {
+            idle: Duration::from_secs(20),
+            attempt: Duration::from_secs(30),
+            words: Words::Everything,
+            ..Self::within(Duration::from_mins(1))
+        }
+    }
+
+    /// Call `request` until it succeeds, fails for good, or the time is over. `what` says what is done, `told` hears how
+    /// each try ended.
+    pub(super) async fn run<T, F, R>(
+        &self,
+        request: R,
+        what: impl Fn() -> String,
+        told: impl Fn(Outcome, Duration),
+    ) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+        R: Fn() -> F,
+    {
+        let waiting = Waiting::new(self.words);
+        let tries = self.tries(request, told, &waiting);
+        tokio::select! {
+            biased;
+            done = tries => done,
+            () = waiting.speak(what) => Err(Error::new(Kind::Other, "the store was not waited for")),
+        }
+    }
+
+    async fn tries<T, F, R>(
+        &self,
+        request: R,
+        told: impl Fn(Outcome, Duration),
+        waiting: &Waiting,
+    ) -> Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
         R: Fn() -> F,
@@ -66,6 +105,7 @@ impl Policy {
                 Failure::Final(error) => return Err(error),
                 Failure::Passing(error) => error,
             };
+            waiting.failed(&error);
             let wait = with_jitter(pause);
             if Instant::now() + wait >= end {
                 return Err(gave_up(error, tries, self.total));
@@ -85,6 +125,7 @@ impl Default for Policy {
             idle: Duration::from_mins(1),
             attempt: Duration::from_mins(5),
             total: Duration::from_mins(10),
+            words: Words::Failures,
         }
     }
 }

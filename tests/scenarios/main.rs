@@ -27,6 +27,7 @@ mod prefetch;
 mod restore;
 mod rig;
 mod rotation;
+mod store;
 mod store_faults;
 mod tail;
 mod tamper;

@@ -354,3 +354,44 @@ fn a_server_that_is_not_there_is_unreachable() {
     site.walproof.push(&waiting).success();
     site.comes_back(&archived);
 }
+
+#[test]
+fn what_is_waited_for_is_said_within_seconds() {
+    let mut server = S3Server::start();
+    let site = site_on(&server);
+    archived_and_waiting(&site);
+    let target = site.out.join("restored");
+    let commands: [&[&str]; 5] = [
+        &["wal-list"],
+        &["backup-list"],
+        &["status"],
+        &["restore", "--to", target.to_str().unwrap()],
+        &["restore", "--dry-run", "--to", target.to_str().unwrap()],
+    ];
+    let soon = Duration::from_secs(8);
+    server.faults().add(Fault::hang());
+    let mut silent = site.walproof.spawn(["wal-list"]);
+    silent.wait_for_stderr("no answer yet", soon);
+    server.stop();
+    for command in commands {
+        let mut running = site.walproof.spawn(command.iter());
+        running.wait_for_stderr("waiting for the store", soon);
+        assert!(running.stderr().contains("refused"), "{}", running.stderr());
+        assert_eq!(running.stderr().matches("waiting for the store").count(), 1);
+    }
+    let mut quiet = site.walproof.spawn(["wal-list", "-q"]);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!((quiet.ended(), quiet.stderr().as_str()), (None, ""));
+}
+
+#[test]
+fn r1_what_s3_calls_400_and_means_to_pass_is_waited_out() {
+    let server = S3Server::start();
+    let site = site_on(&server);
+    for (number, code) in ["RequestTimeout", "IncompleteBody"].into_iter().enumerate() {
+        let name = site.data.add_wal(&site.data.wal(number as u64 + 1).random(7));
+        server.faults().clear().forget().add(Fault::answer(400, code).on(Verb::Put).times(2));
+        site.walproof.push(&name).success();
+        assert_eq!(server.faults().struck(), 2);
+    }
+}

@@ -1,0 +1,78 @@
+//! The directories of a repository on a local disk: made before the files in them, and durable whoever made them.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::disk::durable;
+use crate::error::{Error, Kind, Result};
+
+/// The root directory, and what is known of the directories below it.
+#[derive(Debug, Clone)]
+pub(super) struct LocalRoot {
+    root: Arc<Path>,
+    /// Directories that this process has seen made durable, up to the root. One that is merely there may be left by a
+    /// call whose sync failed.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl LocalRoot {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.into(), durable: Arc::default() }
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Make the directory for `key` and all above it, durably.
+    pub(super) async fn make_parent(&self, key: &str) -> Result<()> {
+        let Some(parent) = self.path_of(key).parent().map(Path::to_owned) else { return Ok(()) };
+        if self.is_durable(&parent) {
+            return Ok(());
+        }
+        let this = self.clone();
+        blocking(move || this.make_durable(&parent)).await
+    }
+
+    /// Make the object `key`, which is there, durable: its bytes and its name (R1).
+    pub(super) async fn sync(&self, key: &str) -> Result<()> {
+        let (this, path) = (self.clone(), self.path_of(key));
+        let work = move || {
+            let file = File::open(&path).map_err(|cause| Error::io("open", &path, &cause))?;
+            file.sync_all().map_err(|cause| Error::io("sync", &path, &cause))?;
+            let Some(parent) = path.parent() else { return Ok(()) };
+            durable::sync_dir(parent)?;
+            this.make_durable(parent)
+        };
+        // The disk does not do what an acknowledgement needs: for the caller that is a store that fails.
+        blocking(work).await.map_err(|error| error.as_kind(Kind::Unreachable))
+    }
+
+    fn is_durable(&self, directory: &Path) -> bool {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(directory)
+    }
+
+    fn make_durable(&self, directory: &Path) -> Result<()> {
+        durable::create_dir_all(directory, 0o700)?;
+        for directory in directory.ancestors() {
+            if self.is_durable(directory) {
+                break;
+            }
+            durable::sync_dir(directory)?;
+            if directory == &*self.root {
+                break;
+            }
+        }
+        let below = directory.ancestors().take_while(|directory| directory.starts_with(&self.root));
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.extend(below.map(Path::to_owned));
+        Ok(())
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|cause| Error::new(Kind::Other, format!("wait for the disk: {cause}")))?
+}
