@@ -143,6 +143,12 @@ impl Error {
         if self.kind == Kind::NotFound { self.as_kind(Kind::Unreachable) } else { self }
     }
 
+    /// The same error where "not found" is the store's plain answer to an operator who asked for what is not there.
+    #[must_use]
+    pub fn absence_is_impossible(self) -> Self {
+        if self.kind == Kind::NotFound { self.as_kind(Kind::Impossible) } else { self }
+    }
+
     /// What the caller may do about it.
     pub const fn kind(&self) -> Kind {
         self.kind

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Destination, Request};
+use crate::disk::FileId;
 use crate::error::Error;
 
 /// A daemon that says nothing for so long is as good as none. It says that it works every second.
@@ -26,9 +27,20 @@ pub enum Asked {
     DoItYourself(String),
 }
 
-/// Ask the daemon behind `socket` for the file at `path`, for no longer than `patience`.
-pub fn ask(socket: &Path, path: &Path, patience: Duration) -> Asked {
-    match converse(socket, path, patience) {
+/// What a push is about.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Of the cluster that it belongs to.
+    pub system_identifier: u64,
+    /// Where it has to go.
+    pub destination: Destination,
+}
+
+/// Ask the daemon behind `socket`, for no longer than `patience`.
+pub fn ask(socket: &Path, ask: Ask<'_>, patience: Duration) -> Asked {
+    match converse(socket, ask, patience) {
         Ok(Answer::Stored) => Asked::Stored,
         Ok(Answer::Refused(error)) => Asked::Refused(error),
         Ok(Answer::Working) => Asked::DoItYourself("the daemon is not done yet".to_owned()),
@@ -36,27 +48,30 @@ pub fn ask(socket: &Path, path: &Path, patience: Duration) -> Asked {
     }
 }
 
-fn converse(socket: &Path, path: &Path, patience: Duration) -> Result<Answer, String> {
+fn converse(socket: &Path, ask: Ask<'_>, patience: Duration) -> Result<Answer, String> {
     let end = Instant::now() + patience;
     let text = |what: &str| {
         let what = what.to_owned();
         move |cause: std::io::Error| format!("{what}: {cause}")
     };
-    let metadata = std::fs::metadata(path).map_err(text("examine the file"))?;
-    let path = std::path::absolute(path).map_err(text("find the file"))?;
-    let request = Request::Push { file: (metadata.dev(), metadata.ino()), path };
+    let metadata = std::fs::metadata(ask.path).map_err(text("examine the file"))?;
+    let path = std::path::absolute(ask.path).map_err(text("find the file"))?;
+    let request = Request::Push {
+        file: FileId::of(&metadata),
+        system_identifier: ask.system_identifier,
+        destination: ask.destination,
+        path,
+    };
     let line = request.to_line().ok_or_else(|| "the path holds a line break".to_owned())?;
-    let stream = connect(socket, metadata.uid())?;
-    stream.set_read_timeout(Some(SILENCE)).map_err(text("set a deadline"))?;
-    stream.set_write_timeout(Some(SILENCE)).map_err(text("set a deadline"))?;
-    (&stream).write_all(line.as_bytes()).map_err(text("write to the daemon"))?;
-    let mut answers = BufReader::with_capacity(512, (&stream).take(LONGEST));
+    let conversation = Conversation { stream: connect(socket, metadata.uid())?, end };
+    (&conversation.stream).write_all(line.as_bytes()).map_err(text("write to the daemon"))?;
+    let mut answers = BufReader::with_capacity(512, conversation.take(LONGEST));
     let mut line = String::new();
     loop {
         line.clear();
         answers.read_line(&mut line).map_err(text("read from the daemon"))?;
         match Answer::parse(&line) {
-            Some(Answer::Working) if Instant::now() < end => {}
+            Some(Answer::Working) => {}
             Some(answer) => return Ok(answer),
             None if line.is_empty() => return Err("the daemon hung up".to_owned()),
             None => return Err("the daemon speaks another version".to_owned()),
@@ -64,16 +79,44 @@ fn converse(socket: &Path, path: &Path, patience: Duration) -> Result<Answer, St
     }
 }
 
+/// What the daemon says until `end`: neither silence nor a trickle holds anybody up for longer.
+struct Conversation {
+    stream: UnixStream,
+    end: Instant,
+}
+
+impl Read for Conversation {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the daemon is not done yet"));
+        }
+        self.stream.set_read_timeout(Some(SILENCE.min(left)))?;
+        self.stream.read(buffer)
+    }
+}
+
 /// Connect, and see that whoever listens may be believed: this very user, root, or `owner`, whose file it is.
 fn connect(socket: &Path, owner: u32) -> Result<UnixStream, String> {
-    let stream = UnixStream::connect(socket).map_err(|cause| format!("no daemon: {cause}"))?;
+    let stream = connected(socket).map_err(|cause| format!("no daemon: {cause}"))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)
         .map_err(|cause| format!("ask who the daemon is: {cause}"))?;
     let is_owner = peer.uid.as_raw() == owner;
     if is_owner || peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         return Ok(stream);
     }
-    Err(format!("the daemon runs as user {}, who is not believed", peer.uid.as_raw()))
+    Err(format!("the daemon runs as user {}, whose word does not count", peer.uid.as_raw()))
+}
+
+/// A connection whose calls, the first one included, end in time: while a daemon that hangs has its queue full,
+/// connecting waits like writing does.
+fn connected(socket: &Path) -> rustix::io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(SILENCE))?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(SILENCE))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(UnixStream::from(stream))
 }
 
 /// Send a request that is answered with one line, and give that line.
@@ -81,13 +124,12 @@ pub fn ask_for_line(socket: &Path, request: &Request, patience: Duration) -> Res
     let line = request.to_line().ok_or_else(|| "the request holds a line break".to_owned())?;
     // What is asked for here is shown, not believed in.
     let owner = std::fs::metadata(socket).map_err(|cause| format!("no daemon: {cause}"))?.uid();
-    let stream = connect(socket, owner)?;
+    let end = Instant::now() + patience;
+    let conversation = Conversation { stream: connect(socket, owner)?, end };
     let failed = |cause: std::io::Error| format!("ask the daemon: {cause}");
-    stream.set_read_timeout(Some(patience)).map_err(failed)?;
-    stream.set_write_timeout(Some(patience)).map_err(failed)?;
-    (&stream).write_all(line.as_bytes()).map_err(failed)?;
+    (&conversation.stream).write_all(line.as_bytes()).map_err(failed)?;
     let mut answer = String::new();
-    BufReader::new((&stream).take(LONGEST)).read_line(&mut answer).map_err(failed)?;
+    BufReader::new(conversation.take(LONGEST)).read_line(&mut answer).map_err(failed)?;
     if answer.ends_with('\n') {
         return Ok(answer.trim_end().to_owned());
     }

@@ -12,11 +12,11 @@ mod spool;
 mod tail_reader;
 mod wal_end;
 
-pub use ask::{Asked, ask, ask_for_line};
+pub use ask::{Ask, Asked, ask, ask_for_line};
 pub use fetch::{FetchRequest, Fetched, fetch};
 pub use pin::Pins;
 pub use prefetch::prefetch;
-pub use protocol::{Answer, Request, is_final};
+pub use protocol::{Answer, Destination, Request, is_final};
 pub use push::{Pushed, push, push_into};
 pub use ready::{PgWal, parse_ready};
 pub use spool::Spool;

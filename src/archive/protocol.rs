@@ -1,20 +1,55 @@
 //! What `wal-push` and the daemon say to each other: one line each way, over a Unix socket. A daemon or a client of
 //! another version is not understood, and then `wal-push` does the work itself.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
 
-use crate::error::{Error, Kind};
+use crate::disk::FileId;
+use crate::error::{Error, Kind, Result};
 
 /// The first word of every request.
 const GREETING: &str = "walproof/1";
+
+/// Which repository is meant, in a form that tells two apart and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination(String);
+
+impl Destination {
+    /// Of the place with this description.
+    pub fn of(description: &str) -> Self {
+        Self(blake3::hash(description.as_bytes()).to_hex()[..32].to_owned())
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Destination {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::corrupt(format!("\"{text}\" is not a destination")))
+    }
+}
 
 /// What a client asks of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Is this file durable in the repository? If not, push it, and say when it is.
     Push {
-        /// Device and inode of the file as the client sees it: two mount namespaces may differ.
-        file: (u64, u64),
+        /// The file as the client sees it: two mount namespaces may differ.
+        file: FileId,
+        /// Of the client's cluster.
+        system_identifier: u64,
+        /// The repository that the client's configuration means.
+        destination: Destination,
         /// Its absolute path.
         path: PathBuf,
     },
@@ -28,9 +63,9 @@ impl Request {
     /// As one line; `None` for a path that no line can hold.
     pub fn to_line(&self) -> Option<String> {
         Some(match self {
-            Self::Push { file: (device, inode), path } => {
+            Self::Push { file: FileId { device, inode }, system_identifier, destination, path } => {
                 let path = path.to_str().filter(|path| !path.contains(['\n', '\r']))?;
-                format!("{GREETING} push {device} {inode} {path}\n")
+                format!("{GREETING} push {device} {inode} {system_identifier} {destination} {path}\n")
             }
             Self::Status => format!("{GREETING} status\n"),
             Self::BackupEnded(true) => format!("{GREETING} backup-done\n"),
@@ -46,11 +81,12 @@ impl Request {
             None if rest == "backup-done" => Some(Self::BackupEnded(true)),
             None if rest == "backup-failed" => Some(Self::BackupEnded(false)),
             Some(("push", rest)) => {
-                let (device, rest) = rest.split_once(' ')?;
-                let (inode, path) = rest.split_once(' ')?;
-                let path = Path::new(path);
-                let file = (device.parse().ok()?, inode.parse().ok()?);
-                path.is_absolute().then(|| Self::Push { file, path: path.to_owned() })
+                let mut words = rest.splitn(5, ' ');
+                let file = FileId { device: words.next()?.parse().ok()?, inode: words.next()?.parse().ok()? };
+                let system_identifier = words.next()?.parse().ok()?;
+                let destination = words.next()?.parse().ok()?;
+                let path = PathBuf::from(words.next()?);
+                path.is_absolute().then_some(Self::Push { file, system_identifier, destination, path })
             }
             _ => None,
         }
@@ -131,9 +167,15 @@ fn kind(wanted: &str) -> Option<Kind> {
 mod tests {
     use super::*;
 
+    fn push(path: &str) -> Request {
+        let file = FileId { device: 7, inode: u64::MAX };
+        let destination = Destination::of("s3://bucket main");
+        Request::Push { file, system_identifier: 42, destination, path: path.into() }
+    }
+
     #[test]
     fn requests_and_answers_round_trip() {
-        let push = Request::Push { file: (7, u64::MAX), path: "/a b/pg_wal/x".into() };
+        let push = push("/a b/pg_wal/x");
         for request in [push, Request::Status, Request::BackupEnded(true), Request::BackupEnded(false)] {
             assert_eq!(Request::parse(&request.to_line().unwrap()), Some(request));
         }
@@ -149,12 +191,13 @@ mod tests {
 
     #[test]
     fn what_another_version_says_is_not_understood() {
-        for line in ["", "\n", "walproof/2 status\n", "walproof/1 push 1 x /a\n", "walproof/1 push 1 2 a\n"] {
+        for line in ["", "\n", "walproof/2 status\n", "walproof/1 push 1 x /a\n", "walproof/1 push 1 2 /a\n"]
+        {
             assert_eq!(Request::parse(line), None, "{line:?}");
         }
         for line in ["", "stored", "stored 1\n", "ok\n", "refused other\tx\t\n", "refused conflict\n"] {
             assert_eq!(Answer::parse(line), None, "{line:?}");
         }
-        assert_eq!(Request::Push { file: (1, 1), path: "/a\nb".into() }.to_line(), None);
+        assert_eq!(push("/a\nb").to_line(), None);
     }
 }

@@ -56,8 +56,8 @@ pub async fn push_into(
     let namespace = repository.namespace();
     let seal = seal(namespace, control, name, path, 1);
     let ask = async {
-        repository.check_still_there().await?;
-        namespace.wal_versions(control.system_identifier, &name).await
+        let stored = namespace.wal_versions(control.system_identifier, &name);
+        tokio::try_join!(repository.check_still_there(), stored).map(|((), stored)| stored)
     };
     let (sealed, stored) = if careful {
         let stored = ask.await.map_err(Error::absence_proves_nothing)?;
@@ -84,7 +84,9 @@ async fn put(
         last_time: sealed.summary.times.map(|(_, last)| last),
     };
     refuse_conflict(&name, digest, stored)?;
-    if stored.iter().any(|file| file.digest == digest) {
+    if let Some(file) = stored.iter().find(|file| file.digest == digest) {
+        // There is not durable: the put that left it may have failed at its last sync (R1).
+        repository.make_wal_durable(file).await?;
         return Ok(pushed);
     }
     // The commit point.

@@ -22,6 +22,12 @@ impl Spool {
     /// when the directory is not ours alone: then recovery goes without.
     pub fn open(base: &Path, data_dir: &Path, identity: &str) -> Option<Self> {
         let user = rustix::process::geteuid().as_raw();
+        // Where all may write and nothing keeps them from renaming what is another's, no directory stays ours.
+        let shared = std::fs::metadata(base).ok()?.mode();
+        if shared & 0o002 != 0 && shared & 0o1000 == 0 {
+            tracing::warn!(path = %base.display(), "all users may write there and it is not sticky; no prefetch, and no pin of the tail");
+            return None;
+        }
         let parent = base.join(format!("walproof-spool-{user}"));
         let text = format!("{identity}\n{}", data_dir.display());
         let directory = parent.join(&blake3::hash(text.as_bytes()).to_hex()[..16]);

@@ -38,6 +38,8 @@ pub enum Event {
     Obstructed(Obstacle),
     /// Nothing stands in the way any more.
     Unobstructed,
+    /// Whether `wal-push` is configured for another repository than we are.
+    Misdirected(bool),
     /// A connection to the server was made, and the server is the configured one.
     Connected(ServerFacts),
     /// The server answered.

@@ -75,6 +75,8 @@ pub struct Ledger {
     pub system_identifier: Option<u64>,
     /// What stands in the way of beginning.
     pub obstacle: Option<Obstacle>,
+    /// `wal-push` means another repository.
+    pub misdirected: bool,
     /// What the server is like, as of the last connection.
     pub facts: ServerFacts,
     /// Why the server could not be asked the last time.
@@ -124,6 +126,7 @@ impl Ledger {
         Self {
             system_identifier: None,
             obstacle: None,
+            misdirected: false,
             facts: ServerFacts::default(),
             server_error: None,
             ready: (0, None),
@@ -154,6 +157,7 @@ impl Ledger {
         match event {
             Event::ClusterFound { system_identifier } => self.system_identifier = Some(system_identifier),
             Event::Obstructed(obstacle) => self.obstacle = Some(obstacle),
+            Event::Misdirected(misdirected) => self.misdirected = misdirected,
             Event::Unobstructed => self.obstacle = None,
             Event::Connected(facts) => self.facts = facts,
             Event::Sampled(sample) => return self.sampled(sample),

@@ -57,6 +57,11 @@ impl Pusher {
         Self { queue, wake, progress, repository, control, pg_wal, setup, ledger }
     }
 
+    /// Of the cluster whose files it pushes.
+    pub const fn system_identifier(&self) -> u64 {
+        self.control.system_identifier
+    }
+
     /// The `pg_wal` whose files it pushes.
     pub fn directory(&self) -> &Path {
         self.pg_wal.path()

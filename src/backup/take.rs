@@ -40,8 +40,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let session = Session::connect(&request.conninfo, "walproof backup-push").await?;
     let info = session.info().await?;
     session.must_run_in(&info, &data_dir, &control).await?;
-    let repository =
-        namespace.open(control.system_identifier).await.map_err(Error::absence_proves_nothing)?;
+    let repository = namespace.open(control.system_identifier).await.map_err(Error::absence_is_impossible)?;
     // Until the backup has a start of its own, this is older.
     let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
     let lease = Lease::take(&repository, Purpose::Backup, Protection { backups: Vec::new(), wal }).await?;

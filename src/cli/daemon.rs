@@ -70,6 +70,7 @@ fn setup(config: &Config) -> Result<Setup> {
             archive_timeout: archive.timeout,
         },
         repository: config.repository.url.clone(),
+        destination: config.destination(),
         promises: promises(config),
         socket: archive.socket.clone(),
         listen: config.metrics_listen,

@@ -8,7 +8,6 @@ use clap::error::ErrorKind;
 
 use super::args::{Cli, Command};
 use super::output::{self, complain};
-use super::quick::{self, Unanswered};
 use super::{backup, check, daemon, generate, init, key_rotate, keygen, restore, start, status, wal};
 use crate::error::{Error, Kind, Result};
 
@@ -25,18 +24,13 @@ pub fn main() -> ExitCode {
         usual_hook(info);
         std::process::exit(i32::from(code));
     }));
-    let asked = match quick::push(&arguments) {
-        Some(Ok(result)) => return ExitCode::from(finish(result.map(|()| 0), exit, json)),
-        Some(Err(asked)) => Some(asked),
-        None => None,
-    };
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             return ExitCode::from(unparsed(&error, exit, json));
         }
     };
-    ExitCode::from(finish(run(cli, asked), exit, json))
+    ExitCode::from(finish(run(cli), exit, json))
 }
 
 /// Say how it went: on stderr, and with `--json` as the one document on stdout where there is none yet.
@@ -115,12 +109,12 @@ impl Exit {
     }
 }
 
-fn run(cli: Cli, asked: Option<Unanswered>) -> Result<u8> {
+fn run(cli: Cli) -> Result<u8> {
     let global = cli.global;
     match cli.command {
         Command::Init => init::init(&global),
         Command::Check => check::check(&global),
-        Command::WalPush { path } => wal::push(&global, &path, asked),
+        Command::WalPush { path } => wal::push(&global, &path),
         Command::WalFetch(arguments) => wal::fetch(&global, &arguments),
         Command::WalPrefetch { name, system_identifier, spool } => {
             wal::prefetch(&global, &name, system_identifier, spool)

@@ -14,7 +14,6 @@ mod init;
 mod key_rotate;
 mod keygen;
 mod output;
-mod quick;
 mod restore;
 mod restore_words;
 mod server_view;

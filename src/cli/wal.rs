@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::{Global, WalFetch, Which};
 use super::context::Context;
-use super::quick::Unanswered;
 use super::{output, start};
-use crate::archive::{self, Asked, FetchRequest, Fetched, Pins, Pushed, Spool};
+use crate::archive::{self, Ask, Asked, FetchRequest, Fetched, Pins, Pushed, Spool};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -22,26 +21,27 @@ use crate::window::{Catalog, Records};
 
 /// R5: whatever happens, the answer comes within `archive.timeout`. The daemon, if there is one, is asked first: mostly
 /// it has shipped the file already. What it cannot do within half of the time is done here.
-pub(super) fn push(global: &Global, path: &Path, asked: Option<Unanswered>) -> Result<u8> {
-    let begin = asked.as_ref().map_or_else(Instant::now, |asked| asked.begin);
+pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
+    let begin = Instant::now();
     let config = Config::load(&global.config)?;
-    let why = match asked {
-        Some(asked) => asked.why,
-        None => match archive::ask(&config.archive.socket, path, config.archive.timeout / 2) {
-            Asked::Stored => {
-                if global.json {
-                    output::json(&json!({ "name": file_name(path), "by_daemon": true }))?;
-                }
-                return Ok(0);
+    let context = || format!("archive {}", path.display());
+    let control = live_control(&config).with_context(context)?;
+    let (system_identifier, destination) = (control.system_identifier, config.destination());
+    let ask = Ask { path, system_identifier, destination };
+    let why = match archive::ask(&config.archive.socket, ask, config.archive.timeout / 2) {
+        Asked::Stored => {
+            if global.json {
+                output::json(&json!({ "name": file_name(path), "by_daemon": true }))?;
             }
-            Asked::Refused(error) => return Err(error.context(format!("archive {}", path.display()))),
-            Asked::DoItYourself(why) => why,
-        },
+            return Ok(0);
+        }
+        Asked::Refused(error) => return Err(error).with_context(context),
+        Asked::DoItYourself(why) => why,
     };
     start::log(global, config.log_json, LevelFilter::WARN);
     tracing::debug!(why, "push without the daemon");
-    let limit = config.archive.timeout.saturating_sub(begin.elapsed());
-    let pushed = push_within(&config, path, limit).with_context(|| format!("archive {}", path.display()))?;
+    let end = begin + config.archive.timeout;
+    let pushed = push_until(&config, &control, path, end).with_context(context)?;
     tracing::info!(name = %pushed.name, stored = pushed.stored_len, already_there = pushed.already_there, "archived");
     if global.json {
         output::json(&json!({
@@ -55,13 +55,14 @@ pub(super) fn push(global: &Global, path: &Path, asked: Option<Unanswered>) -> R
     Ok(0)
 }
 
-fn push_within(config: &Config, path: &Path, limit: Duration) -> Result<Pushed> {
+fn push_until(config: &Config, control: &ControlFile, path: &Path, end: Instant) -> Result<Pushed> {
     config.repository.refuse_root()?;
-    let control = live_control(config)?;
-    let namespace = config.namespace(Policy::within(limit))?;
+    let left = || end.saturating_duration_since(Instant::now());
+    // A command for the key takes its time out of the whole.
+    let namespace = config.namespace(Policy::within(left()))?;
     start::run_small(async {
-        let push = archive::push(&namespace, &control, path);
-        tokio::time::timeout(limit, push).await.unwrap_or_else(|_| {
+        let push = archive::push(&namespace, control, path);
+        tokio::time::timeout(left(), push).await.unwrap_or_else(|_| {
             let allowed = humantime::format_duration(config.archive.timeout);
             Err(Error::new(Kind::Unreachable, format!("not done within {allowed} (archive.timeout)"))
                 .hint("is the store slow, or the network down? PostgreSQL will try again"))
@@ -89,7 +90,10 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         Some(given) => given,
         None => control_for_fetching(&config, data_dir)?.system_identifier,
     };
-    let namespace = config.namespace(Policy::within(config.archive.timeout * 3))?;
+    // R6: recovery has nobody who asks again; a standby asks again, and a promotion waits for this call.
+    let timeout = config.archive.timeout;
+    let policy = if arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) };
+    let namespace = config.namespace(policy)?;
     // R16: `restore` leaves its restore_command behind. Should the cluster become a standby one day, a tail would take
     // the place of a longer segment that the standby has already.
     let tail = arguments.tail && !data_dir.join("standby.signal").exists();

@@ -2,7 +2,6 @@
 
 mod credentials;
 mod drill;
-mod plain;
 mod raw;
 mod repository;
 mod rotation;
@@ -14,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use drill::{DrillConfig, DrillQuery, DrillTarget};
-pub use plain::plain_socket;
 pub use repository::RepositoryConfig;
 
+use crate::archive::Destination;
 use crate::error::{Error, Result, ResultExt};
 use crate::repository::{ClusterName, Namespace};
 use crate::seal::KeyRing;
@@ -142,9 +141,14 @@ impl Config {
         })
     }
 
+    /// The repository that is meant, as `wal-push` and the daemon tell it each other.
+    pub fn destination(&self) -> Destination {
+        Destination::of(&format!("{} {}", self.cluster, self.repository.description()))
+    }
+
     /// The keys, from the file, the command, or systemd's credentials.
     pub fn keys(&self) -> Result<KeyRing> {
-        self.encryption.keys()
+        self.encryption.keys(secret::COMMAND_PATIENCE)
     }
 
     /// Whether objects are encrypted.
@@ -154,7 +158,7 @@ impl Config {
 
     /// Open the cluster's place in the store with these deadlines.
     pub fn namespace(&self, policy: Policy) -> Result<Namespace> {
-        let keys = self.keys()?;
+        let keys = self.encryption.keys(secret::COMMAND_PATIENCE.min(policy.patience))?;
         let store = Store::open(&self.repository.location()?, policy)?;
         Ok(Namespace::new(store, self.repository.prefix.clone(), self.cluster.clone(), keys, self.level))
     }

@@ -88,12 +88,12 @@ impl Encryption {
         Ok(())
     }
 
-    pub(super) fn keys(&self) -> Result<KeyRing> {
+    pub(super) fn keys(&self, patience: Duration) -> Result<KeyRing> {
         if !self.is_on() {
             return Ok(KeyRing::unencrypted());
         }
         if let Some(command) = &self.key_command {
-            return KeyRing::parse(&secret::output_of(command)?).context("encryption.key_command");
+            return KeyRing::parse(&secret::output_of(command, patience)?).context("encryption.key_command");
         }
         let file = self.key_file.clone().or_else(|| secret::credential("key"));
         let file = file.ok_or_else(|| Error::usage("[encryption] needs key_file or key_command"))?;

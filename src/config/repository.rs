@@ -153,6 +153,14 @@ fn region_and_endpoint(region: Option<&str>, endpoint: Option<&str>) -> Result<(
 }
 
 impl RepositoryConfig {
+    /// What tells this place from any other, without secrets.
+    pub(super) fn description(&self) -> String {
+        match &self.place {
+            Place::File(path) => format!("file {}", path.display()),
+            Place::S3(s3) => format!("s3 {} {} {}", s3.endpoint, s3.bucket, self.prefix),
+        }
+    }
+
     /// The local directory, for a `file://` repository.
     pub fn directory(&self) -> Option<&Path> {
         match &self.place {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
-use super::snapshot::Desk;
+use super::snapshot::{Desk, Place};
 use super::socket::Socket;
 use super::{http, ping, watchdog};
+use crate::archive::Destination;
 use crate::archiver::{self, Archiver, Outage};
 use crate::error::{Error, Kind, Result};
 use crate::status::Promises;
@@ -27,6 +28,8 @@ pub struct Setup {
     pub archiver: archiver::Setup,
     /// `repository.url`.
     pub repository: String,
+    /// The repository that the configuration means.
+    pub destination: Destination,
     /// What was promised.
     pub promises: Promises,
     /// Where `wal-push` asks.
@@ -43,7 +46,8 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     let listener = http::bind(setup.listen).await?;
     let cluster = setup.archiver.namespace.cluster().to_string();
     let (archiver, work) = Archiver::new(setup.archiver);
-    let desk = Arc::new(Desk::new(Arc::clone(&archiver), cluster, setup.repository, setup.promises));
+    let place = Place { cluster, repository: setup.repository, destination: setup.destination };
+    let desk = Arc::new(Desk::new(Arc::clone(&archiver), place, setup.promises));
     tracing::info!(listen = %setup.listen, socket = %setup.socket.display(), "daemon started");
 
     let mut tasks = JoinSet::new();

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::restorable;
-use crate::archiver::{self, Archiver, Attempt, Ledger, Now, Obstacle, Stage};
+use crate::archive::Destination;
+use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
 use crate::error::{Error, Kind};
 use crate::postgres::{PgTime, WalName};
 use crate::status::{
@@ -16,19 +17,38 @@ use crate::status::{
 pub(super) struct Desk {
     archiver: Arc<Archiver>,
     since: PgTime,
-    cluster: String,
-    repository: String,
+    place: Place,
     promises: Promises,
 }
 
+/// What is archived, and where to.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// `cluster.name`.
+    pub(super) cluster: String,
+    /// `repository.url`.
+    pub(super) repository: String,
+    /// The same for `wal-push`.
+    pub(super) destination: Destination,
+}
+
 impl Desk {
-    pub(super) fn new(
-        archiver: Arc<Archiver>,
-        cluster: String,
-        repository: String,
-        promises: Promises,
-    ) -> Self {
-        Self { archiver, since: PgTime::now(), cluster, repository, promises }
+    pub(super) fn new(archiver: Arc<Archiver>, place: Place, promises: Promises) -> Self {
+        Self { archiver, since: PgTime::now(), place, promises }
+    }
+
+    /// Whether a client's configuration means this repository; that it means another one is a problem until it no
+    /// longer does.
+    pub(super) fn is_ours(&self, destination: &Destination) -> bool {
+        let ours = *destination == self.place.destination;
+        if self.archiver.ledger().read(|ledger| ledger.misdirected) == ours {
+            self.archiver.ledger().apply(Event::Misdirected(!ours), Now::read());
+            if !ours {
+                let error = misdirected();
+                tracing::error!(%error, hint = error.hint_text(), "wal-push archives by itself");
+            }
+        }
+        ours
     }
 
     /// What archives.
@@ -49,13 +69,15 @@ impl Desk {
     fn of(&self, ledger: &Ledger, now: Now) -> Snapshot {
         let snapshot = Snapshot {
             taken_at: now.time,
-            cluster: self.cluster.clone(),
+            cluster: self.place.cluster.clone(),
             promises: self.promises,
             teller: Teller {
                 daemon: Daemon::Runs,
                 daemon_since: Some(self.since),
                 daemon_error: None,
-                obstacle: ledger.obstacle.as_ref().map(obstacle),
+                obstacle: ledger.obstacle.as_ref().map(obstacle).or_else(|| {
+                    ledger.misdirected.then(|| Trouble::new(Code::ConfigurationChanged, &misdirected()))
+                }),
             },
             server: server(ledger),
             wal: wal(ledger),
@@ -63,7 +85,7 @@ impl Desk {
             backups: backups(ledger),
             window: window(ledger),
             store: Store {
-                repository: self.repository.clone(),
+                repository: self.place.repository.clone(),
                 repository_bytes: ledger.bytes.map(restorable::bytes),
                 store_up: ledger.store_up,
                 survey_error: ledger.survey_error.as_ref().map(Trouble::of_repository),
@@ -73,6 +95,11 @@ impl Desk {
         };
         snapshot.judged()
     }
+}
+
+fn misdirected() -> Error {
+    Error::usage("archive_command is configured for another repository than this daemon")
+        .hint("was the configuration changed? restart the daemon")
 }
 
 fn obstacle(obstacle: &Obstacle) -> Trouble {

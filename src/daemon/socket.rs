@@ -1,7 +1,7 @@
 //! The Unix socket: `wal-push` asks here whether a file is durable. Whoever holds its lock is the one daemon.
 
 use std::fs::{File, Permissions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::snapshot::Desk;
 use crate::archive::{Answer, Request, is_final};
 use crate::archiver::{Archiver, Event, Fate, FileMark, Now, Pusher};
+use crate::disk::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::WalName;
 
@@ -102,7 +103,13 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
     let mut reader = BufReader::new(read.take(LONGEST_REQUEST));
     timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
     match Request::parse(&line) {
-        Some(Request::Push { file, path }) => answer_push(&mut write, desk.archiver(), file, &path).await,
+        Some(Request::Push { destination, .. }) if !desk.is_ours(&destination) => {
+            let why = "the daemon serves another repository than the configuration names; restart it";
+            say(&mut write, &Answer::Declined(why.into())).await
+        }
+        Some(Request::Push { file, system_identifier, path, .. }) => {
+            answer_push(&mut write, desk.archiver(), system_identifier, file, &path).await
+        }
         Some(Request::Status) => {
             let snapshot = desk.fresh_snapshot().await;
             let text = serde_json::to_string(&snapshot).unwrap_or_default();
@@ -124,10 +131,11 @@ async fn say(write: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std::
 async fn answer_push(
     write: &mut (impl AsyncWriteExt + Unpin),
     archiver: &Archiver,
-    file: (u64, u64),
+    system_identifier: u64,
+    file: FileId,
     path: &Path,
 ) -> std::io::Result<()> {
-    let (pusher, name, mark) = match ours(archiver, file, path) {
+    let (pusher, name, mark) = match ours(archiver, system_identifier, file, path) {
         Ok(found) => found,
         Err(why) => return say(write, &Answer::Declined(why.to_owned())).await,
     };
@@ -152,19 +160,27 @@ async fn answer_push(
 /// The file that a client asks for, if it is one of this daemon's cluster, seen as the client sees it.
 fn ours(
     archiver: &Archiver,
-    file: (u64, u64),
+    system_identifier: u64,
+    file: FileId,
     path: &Path,
 ) -> Result<(Arc<Pusher>, WalName, FileMark), &'static str> {
     let pusher = archiver.pusher().ok_or("the daemon has not reached the repository yet")?;
+    if pusher.system_identifier() != system_identifier {
+        return Err("the daemon has not seen yet that the cluster was made anew");
+    }
     let name: WalName =
-        path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("that is no WAL file")?;
-    let same = |a: &Path, b: &Path| match (std::fs::metadata(a), std::fs::metadata(b)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("that is not a WAL file")?;
+    let same = |a: &Path, b: &Path| match (FileId::at(a), FileId::at(b)) {
+        (Ok(a), Ok(b)) => a == b,
         _ => false,
     };
     if !path.parent().is_some_and(|parent| same(parent, pusher.directory())) {
         return Err("the file is not in this daemon's pg_wal");
     }
     let mark = pusher.mark(&name).ok_or("the file is not there")?;
-    if (mark.device, mark.inode) == file { Ok((pusher, name, mark)) } else { Err("that is another file") }
+    if (FileId { device: mark.device, inode: mark.inode }) == file {
+        Ok((pusher, name, mark))
+    } else {
+        Err("that is another file")
+    }
 }

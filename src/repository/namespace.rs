@@ -207,19 +207,27 @@ impl Repository {
     }
 
     /// See that the repository is still where it was opened. A disk that was unmounted leaves an empty directory behind,
-    /// in which new objects would be lost when it comes back; a remote store cannot become another one.
+    /// in which new objects would be lost when it comes back; a prefix of a bucket can be emptied, and a new repository
+    /// be made there, in which nobody could open what this one's secret names.
     pub async fn check_still_there(&self) -> Result<()> {
-        if self.store().is_remote() {
-            return Ok(());
-        }
+        let Some(other) = self.replaced_by().await? else { return Ok(()) };
+        Err(Error::new(
+            Kind::Unreachable,
+            format!(
+                "another repository is there, made at {}, than the one that was opened, made at {}",
+                other.identity.created_at, self.identity.created_at
+            ),
+        )
+        .hint("was it emptied and made anew, or is another disk mounted there?"))
+    }
+
+    /// The repository that is now where this one was opened, if it is another one. Sealed again under another key it is
+    /// the same. Kind `Unreachable` when there is none at all.
+    pub async fn replaced_by(&self) -> Result<Option<Self>> {
         let now = self.namespace.open(self.identity.system_identifier).await;
         let now = now.map_err(Error::absence_proves_nothing)?;
         // The identity itself: `key-rotate` seals the same one anew.
-        if now.identity == self.identity {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Unreachable, "another repository is there than the one that was opened")
-            .hint("was it made anew, or is another disk mounted? restart the daemon if that was meant"))
+        Ok(Some(now).filter(|now| now.identity != self.identity))
     }
 
     /// Its name in every object's authentication.

@@ -52,6 +52,11 @@ impl Repository {
         self.store().put(&self.key(&layout::wal_key(name, digest)), sealed.parts).await
     }
 
+    /// Make sure that a file that a listing has just shown is as durable as one that was put.
+    pub async fn make_wal_durable(&self, file: &WalFile) -> Result<()> {
+        self.store().make_durable(&self.key(&layout::wal_key(&file.name, file.digest))).await
+    }
+
     /// The WAL files in the directory that `name` belongs to.
     pub async fn list_wal_beside(&self, name: &WalName) -> Result<Vec<WalFile>> {
         let objects = self.store().list(&self.key(&layout::wal_directory(name))).await?;

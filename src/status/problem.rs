@@ -48,6 +48,8 @@ macro_rules! codes {
 codes! {
     /// The data directory cannot be read.
     DataDirectory = "data_directory",
+    /// archive_command is configured for another repository than the daemon.
+    ConfigurationChanged = "configuration_changed",
     /// The daemon of this host cannot be asked.
     DaemonDown = "daemon_down",
     /// The server cannot be asked.

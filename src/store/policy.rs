@@ -13,6 +13,9 @@ use crate::error::{Error, Kind, Result};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Silence of a store, for those in a hurry.
+const BRIEF: Duration = Duration::from_secs(3);
+
 /// How long requests may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -24,6 +27,8 @@ pub struct Policy {
     pub attempt: Duration,
     /// One request with all its tries; of a listing, one page.
     pub total: Duration,
+    /// After this no further try begins; one that goes on may still end well.
+    pub patience: Duration,
     /// What is said meanwhile.
     pub(super) words: Words,
 }
@@ -36,8 +41,16 @@ impl Policy {
             idle: Duration::from_mins(1).min(total / 3),
             attempt: total * 2 / 3,
             total,
+            patience: total,
             words: Words::Nothing,
         }
+    }
+
+    /// For a server that asks again by itself and must not be kept: a store that says nothing is given up within
+    /// seconds, one that delivers may take `total`.
+    pub fn brief(total: Duration) -> Self {
+        let brief = BRIEF.min(total);
+        Self { connect: brief, idle: brief, attempt: total, total, patience: brief, words: Words::Nothing }
     }
 
     /// For a person who waits: small requests, given up after a minute, and what is waited for is said.
@@ -82,6 +95,7 @@ impl Policy {
         R: Fn() -> F,
     {
         let end = Instant::now() + self.total;
+        let last = Instant::now() + self.patience.min(self.total);
         let mut pause = FIRST_PAUSE;
         for tries in 1_u32.. {
             let begin = Instant::now();
@@ -107,8 +121,8 @@ impl Policy {
             };
             waiting.failed(&error);
             let wait = with_jitter(pause);
-            if Instant::now() + wait >= end {
-                return Err(gave_up(error, tries, self.total));
+            if Instant::now() + wait >= last {
+                return Err(gave_up(error, tries, self.patience.min(self.total)));
             }
             tracing::debug!(%error, tries, "will try again");
             sleep(wait).await;
@@ -125,6 +139,7 @@ impl Default for Policy {
             idle: Duration::from_mins(1),
             attempt: Duration::from_mins(5),
             total: Duration::from_mins(10),
+            patience: Duration::from_mins(10),
             words: Words::Failures,
         }
     }
