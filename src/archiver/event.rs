@@ -34,6 +34,8 @@ pub enum Event {
         /// Of its `pg_control`.
         system_identifier: u64,
     },
+    /// The cluster or its repository is another one than so far.
+    BeganAnew,
     /// This stands in the way of beginning.
     Obstructed(Obstacle),
     /// Nothing stands in the way any more.

@@ -156,6 +156,7 @@ impl Ledger {
     pub fn apply(&mut self, event: Event, now: Now) -> Option<Wanted> {
         match event {
             Event::ClusterFound { system_identifier } => self.system_identifier = Some(system_identifier),
+            Event::BeganAnew => self.begin_anew(now),
             Event::Obstructed(obstacle) => self.obstacle = Some(obstacle),
             Event::Misdirected(misdirected) => self.misdirected = misdirected,
             Event::Unobstructed => self.obstacle = None,
@@ -260,6 +261,13 @@ impl Ledger {
     fn remember(&mut self, attempt: Attempt) {
         self.recent.truncate(RECENT - 1);
         self.recent.push_front(attempt);
+    }
+
+    /// Nothing that was known of the old one holds.
+    fn begin_anew(&mut self, now: Now) {
+        let (facts, counts) = (std::mem::take(&mut self.facts), std::mem::take(&mut self.counts));
+        let (store_up, misdirected) = (self.store_up, self.misdirected);
+        *self = Self { facts, counts, store_up, misdirected, ..Self::new(now) };
     }
 
     fn tail_stored(&mut self, segment: SegmentName, len: u32, last_time: Option<PgTime>) {

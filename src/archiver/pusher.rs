@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Pusher {
     pub(super) pg_wal: PgWal,
     setup: Arc<Setup>,
     ledger: LedgerHandle,
+    /// The cluster or the repository is another one by now: what is still under way says nothing about it.
+    retired: AtomicBool,
 }
 
 /// What is known of one file.
@@ -54,7 +57,17 @@ impl Pusher {
         ledger: LedgerHandle,
     ) -> Self {
         let (queue, wake, progress) = (Mutex::default(), Notify::new(), watch::Sender::new(0));
-        Self { queue, wake, progress, repository, control, pg_wal, setup, ledger }
+        Self {
+            queue,
+            wake,
+            progress,
+            repository,
+            control,
+            pg_wal,
+            setup,
+            ledger,
+            retired: AtomicBool::new(false),
+        }
     }
 
     /// Of the cluster whose files it pushes.
@@ -65,6 +78,11 @@ impl Pusher {
     /// The `pg_wal` whose files it pushes.
     pub fn directory(&self) -> &Path {
         self.pg_wal.path()
+    }
+
+    /// From now on nothing that is under way counts.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -157,6 +175,9 @@ impl Pusher {
         // What was pushed is the file that was there before, if that is still there: segments that are ready do not
         // change, and a file that took its name has another mark.
         let mark = mark.filter(|mark| self.mark(&name).as_ref() == Some(mark));
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
         match result {
             Ok(pushed) => {
                 self.queue().stored(name, mark);

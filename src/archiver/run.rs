@@ -1,8 +1,8 @@
 //! One archiver stands for one repository: it finds the cluster and the repository, however long that takes, and
 //! archives until it is dropped.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -21,6 +21,10 @@ use crate::repository::{Namespace, Repository};
 
 /// Between two tries to find the data directory or the repository.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks whether the cluster is still the same.
+const LOOK: Duration = Duration::from_secs(5);
+/// Between two questions whether the repository is; every push asks, too.
+const ASK: Duration = Duration::from_secs(30);
 /// What is flushed when the archiver is told to stop is shipped, if that takes no longer.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Whoever shows what is known asks the server for a fresh flush LSN for so long.
@@ -32,7 +36,7 @@ pub struct Archiver {
     setup: Arc<Setup>,
     ledger: LedgerHandle,
     server: ServerHandle,
-    pusher: OnceLock<Arc<Pusher>>,
+    pusher: Mutex<Option<Arc<Pusher>>>,
 }
 
 impl Archiver {
@@ -40,7 +44,7 @@ impl Archiver {
     pub fn new(setup: Setup) -> (Arc<Self>, impl Future<Output = Error>) {
         let (server, asks) = ServerHandle::new();
         let ledger = LedgerHandle::new(Now::read());
-        let archiver = Arc::new(Self { setup: Arc::new(setup), ledger, server, pusher: OnceLock::new() });
+        let archiver = Arc::new(Self { setup: Arc::new(setup), ledger, server, pusher: Mutex::default() });
         let work = Arc::clone(&archiver).run(asks);
         (archiver, work)
     }
@@ -58,30 +62,70 @@ impl Archiver {
 
     /// What pushes files, once cluster and repository are found.
     pub fn pusher(&self) -> Option<Arc<Pusher>> {
-        self.pusher.get().map(Arc::clone)
+        self.pusher.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ship what is flushed now, before the end.
     pub async fn finish(&self) {
-        let Some(pusher) = self.pusher.get().filter(|_| !self.setup.tail_interval.is_zero()) else { return };
-        let last = tail::run_once(self.ledger.clone(), self.server.clone(), pusher);
+        let Some(pusher) = self.pusher().filter(|_| !self.setup.tail_interval.is_zero()) else { return };
+        let last = tail::run_once(self.ledger.clone(), self.server.clone(), &pusher);
         let _ = timeout(GOODBYE, last).await;
     }
 
     async fn run(self: Arc<Self>, asks: Asks) -> Error {
+        let mut sampler = JoinSet::new();
+        sampler.spawn(sampler::run(Arc::clone(&self.setup), self.ledger.clone(), asks));
+        loop {
+            let what = tokio::select! {
+                what = self.archive() => what,
+                ended = sampler.join_next() => return task_ended(ended.as_ref()),
+            };
+            match what {
+                Ok(what) => tracing::warn!("{what}: begin anew with it"),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Archive until the cluster or its repository is another one: which.
+    async fn archive(&self) -> Result<&'static str> {
+        let pusher = self.find().await;
+        *self.pusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&pusher));
         let mut tasks = JoinSet::new();
-        tasks.spawn(sampler::run(Arc::clone(&self.setup), self.ledger.clone(), asks));
-        let pusher = tokio::select! {
-            pusher = self.find() => pusher,
-            ended = tasks.join_next() => return task_ended(ended.as_ref()),
-        };
         let ledger = || self.ledger.clone();
         tasks.spawn(Arc::clone(&pusher).run());
         tasks.spawn(watch::run(ledger(), Arc::clone(&pusher)));
         let interval = self.setup.tail_interval;
         tasks.spawn(tail::run(interval, ledger(), self.server.clone(), Arc::clone(&pusher)));
-        tasks.spawn(survey::run(ledger(), pusher));
-        task_ended(tasks.join_next().await.as_ref())
+        tasks.spawn(survey::run(ledger(), Arc::clone(&pusher)));
+        let what = tokio::select! {
+            ended = tasks.join_next() => return Err(task_ended(ended.as_ref())),
+            what = self.replaced(&pusher) => what,
+        };
+        pusher.retire();
+        *self.pusher.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        tasks.shutdown().await;
+        self.ledger.apply(Event::BeganAnew, Now::read());
+        Ok(what)
+    }
+
+    /// Wait until the cluster at this path or the repository at that place is another one than we archive from and to.
+    async fn replaced(&self, pusher: &Pusher) -> &'static str {
+        let mut asked = Instant::now();
+        loop {
+            sleep(LOOK).await;
+            let ours = pusher.system_identifier();
+            if find_cluster(&self.setup.data_dir).is_ok_and(|(_, found)| found.system_identifier != ours) {
+                return "the cluster was made anew";
+            }
+            if asked.elapsed() >= ASK {
+                asked = Instant::now();
+                // What cannot be read, those see who want to store something there.
+                if let Ok(Some(_)) = pusher.repository.replaced_by().await {
+                    return "the repository was made anew";
+                }
+            }
+        }
     }
 
     /// Find the cluster and its repository, however long that takes.
@@ -97,8 +141,7 @@ impl Archiver {
         let repository = self.until_found(Stage::Repository, find).await;
         let pg_wal = PgWal::of(&data_dir);
         let setup = Arc::clone(&self.setup);
-        let pusher = Arc::new(Pusher::new(repository, control, pg_wal, setup, self.ledger.clone()));
-        Arc::clone(self.pusher.get_or_init(|| pusher))
+        Arc::new(Pusher::new(repository, control, pg_wal, setup, self.ledger.clone()))
     }
 
     /// Try until it works; what stands in the way is shown meanwhile, and logged when it changes.

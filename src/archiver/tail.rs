@@ -1,5 +1,6 @@
 //! Shipping the tail: every `tail_interval` the newly flushed bytes of the unfinished segment.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,21 @@ use super::pusher::Pusher;
 use super::sampler::ServerHandle;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{Lsn, SegmentName, TimelineId};
+use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::{Repository, TailGeneration, TailPieceName};
 use crate::store::Policy;
 
 /// A piece that has grown to this many bytes is followed by a new one; until then each upload replaces it. Bounds both
 /// what is sent again and how many objects a tail has.
 const PIECE: u32 = 256 << 10;
-/// A tail has at most so many pieces, whatever the segment size.
+/// No piece is longer: its upload has to fit its deadline, and memory.
+const LONGEST_PIECE: u32 = 8 << 20;
+/// A tail has about so many pieces, unless that would make them too long.
 const MOST_PIECES: u64 = 64;
 /// The server has to answer within this; else the next tick tries again.
 const FRESH: Duration = Duration::from_secs(2);
+/// Between two looks whether a remote repository is still the one that was opened.
+const LOOK: Duration = Duration::from_secs(30);
 /// One upload; when it fails the next one carries more.
 const UPLOAD: Duration = Duration::from_secs(20);
 
@@ -49,6 +54,8 @@ struct Shipper {
     pusher: Arc<Pusher>,
     repository: Repository,
     growing: Option<Growing>,
+    /// When the repository was last seen to be the one that was opened.
+    seen_at: Option<Instant>,
 }
 
 /// The tail that grows.
@@ -60,12 +67,14 @@ struct Growing {
     /// Pieces of earlier generations, to be deleted once this one is there.
     older: Vec<TailPieceName>,
     piece: u32,
+    /// Later pieces that are there already while the first is not yet.
+    ahead: BTreeSet<TailPieceName>,
 }
 
 impl Shipper {
     fn new(ledger: LedgerHandle, server: ServerHandle, pusher: &Arc<Pusher>) -> Self {
         let repository = pusher.repository.with_policy(Policy::within(UPLOAD));
-        Self { ledger, server, pusher: Arc::clone(pusher), repository, growing: None }
+        Self { ledger, server, pusher: Arc::clone(pusher), repository, growing: None, seen_at: None }
     }
 
     async fn tick(&mut self) {
@@ -107,24 +116,40 @@ impl Shipper {
             }
             self.growing = Some(self.begin(segment).await?);
         }
+        if self.growing.as_ref().is_none_or(|growing| growing.end() >= end) {
+            return Ok(());
+        }
+        self.check_still_there().await?;
         let Some(growing) = &mut self.growing else { return Ok(()) };
-        let Some((name, slice)) = growing.next(end)? else { return Ok(()) };
-        let stored_from = growing.last.map_or(0, |(last, _)| last.start);
-        let bytes = slice.bytes.get(usize::try_from(name.start - stored_from).unwrap_or(usize::MAX)..);
-        let bytes = bytes.unwrap_or_default();
-        self.repository.check_still_there().await?;
-        // The commit point of the tail.
-        self.repository.put_tail_piece(&name, bytes).await?;
-        let stored = Event::TailStored { segment, len: name.end, end: flushed, last_time: slice.last_time };
-        self.ledger.apply(stored, Now::read());
-        let replaced = growing.last.replace((name, blake3::hash(bytes)));
-        let mut covered: Vec<TailPieceName> = std::mem::take(&mut growing.older);
-        covered.extend(replaced.map(|(last, _)| last).filter(|last| last.start == name.start));
-        for piece in &covered {
-            // What is left over is deleted with the rest when the segment is stored.
-            if let Err(error) = self.repository.delete_tail_piece(piece).await {
-                tracing::debug!(%error, "a piece of the tail is left over");
-            }
+        let stored = |name: &TailPieceName, last_time| {
+            let end = segment.position(name.end.into(), size);
+            self.ledger.apply(Event::TailStored { segment, len: name.end, end, last_time }, Now::read());
+        };
+        if growing.last.is_none() {
+            let (name, last_time) = growing.put_beginning(&self.repository, end).await?;
+            stored(&name, last_time);
+            drop_covered(&self.repository, std::mem::take(&mut growing.older)).await;
+        }
+        while let Some((name, slice)) = growing.next(end)? {
+            let from = growing.last.map_or(0, |(last, _)| last.start);
+            let bytes = slice.bytes.get(usize::try_from(name.start - from).unwrap_or(usize::MAX)..);
+            let bytes = bytes.unwrap_or_default();
+            // The commit point of the tail.
+            self.repository.put_tail_piece(&name, bytes).await?;
+            stored(&name, slice.last_time);
+            let before = growing.last.replace((name, blake3::hash(bytes))).map(|(last, _)| last);
+            let covered = before.into_iter().filter(|last| last.start == name.start);
+            drop_covered(&self.repository, covered.collect()).await;
+        }
+        Ok(())
+    }
+
+    /// On a local disk every time: it may be unmounted under us. A remote place changes hands more slowly.
+    async fn check_still_there(&mut self) -> Result<()> {
+        let remote = self.repository.store().is_remote();
+        if !remote || self.seen_at.is_none_or(|seen| seen.elapsed() >= LOOK) {
+            self.repository.check_still_there().await?;
+            self.seen_at = Some(Instant::now());
         }
         Ok(())
     }
@@ -140,33 +165,76 @@ impl Shipper {
             generation: TailGeneration::after(newest)?,
             last: None,
             older: pieces.iter().map(|piece| piece.name).collect(),
-            piece: u32::try_from(piece).unwrap_or(PIECE),
+            piece: u32::try_from(piece).unwrap_or(PIECE).min(LONGEST_PIECE),
+            ahead: BTreeSet::new(),
         })
     }
 }
 
 impl Growing {
-    /// The piece to put so that everything before `end` is stored, and the bytes from the last piece's start on; `None`
-    /// when that is so already. Corrupt if what was stored is no longer what the file holds.
-    fn next(&mut self, end: u32) -> Result<Option<(TailPieceName, TailSlice)>> {
-        let segment = self.reader.segment();
-        let generation = self.generation;
-        let Some((last, hash)) = self.last else {
-            let slice = self.reader.read(0, end)?;
-            return Ok(Some((TailPieceName { segment, generation, start: 0, end }, slice)));
-        };
-        if end <= last.end {
-            return Ok(None);
+    /// Up to where it is stored.
+    fn end(&self) -> u32 {
+        self.last.map_or(0, |(last, _)| last.end)
+    }
+
+    const fn name(&self, start: u32, end: u32) -> TailPieceName {
+        let longest = start.saturating_add(LONGEST_PIECE);
+        let end = if end < longest { end } else { longest };
+        TailPieceName { segment: self.reader.segment(), generation: self.generation, start, end }
+    }
+
+    /// Store all before `end`, in pieces. The first one goes last: until it is there, this generation is not whole, and
+    /// the one before it counts. The last piece, and the latest time before its end.
+    async fn put_beginning(
+        &mut self,
+        repository: &Repository,
+        end: u32,
+    ) -> Result<(TailPieceName, Option<PgTime>)> {
+        let first = self.name(0, end);
+        let beginning = self.reader.read(0, first.end)?;
+        let mut last = (first, blake3::hash(&beginning.bytes));
+        let mut last_time = beginning.last_time;
+        while last.0.end < end {
+            let name = self.name(last.0.end, end);
+            let slice = self.reader.read(name.start, name.end)?;
+            if !self.ahead.contains(&name) {
+                repository.put_tail_piece(&name, &slice.bytes).await?;
+                self.ahead.insert(name);
+            }
+            last = (name, blake3::hash(&slice.bytes));
+            last_time = slice.last_time;
         }
-        let slice = self.reader.read(last.start, end).context("read the tail")?;
+        // The commit point of a new tail.
+        repository.put_tail_piece(&first, &beginning.bytes).await?;
+        self.last = Some(last);
+        Ok((last.0, last_time))
+    }
+
+    /// The next piece of what is flushed before `end` and not stored, and the bytes from the last piece's start on;
+    /// `None` when all is. Corrupt if what was stored is no longer what the file holds.
+    fn next(&mut self, end: u32) -> Result<Option<(TailPieceName, TailSlice)>> {
+        let Some((last, hash)) = self.last.filter(|(last, _)| last.end < end) else { return Ok(None) };
+        let start = if last.end - last.start < self.piece { last.start } else { last.end };
+        let name = self.name(start, end);
+        let slice = self.reader.read(last.start, name.end).context("read the tail")?;
         let stored = usize::try_from(last.end - last.start).unwrap_or(usize::MAX);
         if slice.bytes.get(..stored).map(blake3::hash) != Some(hash) {
+            let segment = self.reader.segment();
             return Err(Error::corrupt(format!(
                 "WAL of {segment} that was flushed and stored has changed on disk"
             ))
             .hint("did the host crash with fsync off, or does its disk lie about what it wrote?"));
         }
-        let start = if last.end - last.start < self.piece { last.start } else { last.end };
-        Ok(Some((TailPieceName { segment, generation, start, end }, slice)))
+        Ok(Some((name, slice)))
+    }
+}
+
+/// Delete pieces that others cover.
+async fn drop_covered(repository: &Repository, pieces: Vec<TailPieceName>) {
+    for piece in &pieces {
+        // What is left over is deleted with the rest when the segment is stored.
+        if let Err(error) = repository.delete_tail_piece(piece).await {
+            tracing::debug!(%error, "a piece of the tail is left over");
+        }
     }
 }
