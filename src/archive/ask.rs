@@ -63,7 +63,7 @@ fn converse(socket: &Path, ask: Ask<'_>, patience: Duration) -> Result<Answer, S
         path,
     };
     let line = request.to_line().ok_or_else(|| "the path holds a line break".to_owned())?;
-    let conversation = Conversation { stream: connect(socket, metadata.uid())?, end };
+    let conversation = Conversation { stream: connect(socket, metadata.uid(), patience)?, end };
     (&conversation.stream).write_all(line.as_bytes()).map_err(text("write to the daemon"))?;
     let mut answers = BufReader::with_capacity(512, conversation.take(LONGEST));
     let mut line = String::new();
@@ -97,8 +97,8 @@ impl Read for Conversation {
 }
 
 /// Connect, and see that whoever listens may be believed: this very user, root, or `owner`, whose file it is.
-fn connect(socket: &Path, owner: u32) -> Result<UnixStream, String> {
-    let stream = connected(socket).map_err(|cause| format!("no daemon: {cause}"))?;
+fn connect(socket: &Path, owner: u32, patience: Duration) -> Result<UnixStream, String> {
+    let stream = connected(socket, patience.min(SILENCE)).map_err(|cause| format!("no daemon: {cause}"))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)
         .map_err(|cause| format!("ask who the daemon is: {cause}"))?;
     let is_owner = peer.uid.as_raw() == owner;
@@ -110,11 +110,11 @@ fn connect(socket: &Path, owner: u32) -> Result<UnixStream, String> {
 
 /// A connection whose calls, the first one included, end in time: while a daemon that hangs has its queue full,
 /// connecting waits like writing does.
-fn connected(socket: &Path) -> rustix::io::Result<UnixStream> {
+fn connected(socket: &Path, patience: Duration) -> rustix::io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(SILENCE))?;
-    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(SILENCE))?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(patience))?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Recv, Some(patience))?;
     rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
     Ok(UnixStream::from(stream))
 }
@@ -125,7 +125,7 @@ pub fn ask_for_line(socket: &Path, request: &Request, patience: Duration) -> Res
     // What is asked for here is shown, not believed in.
     let owner = std::fs::metadata(socket).map_err(|cause| format!("no daemon: {cause}"))?.uid();
     let end = Instant::now() + patience;
-    let conversation = Conversation { stream: connect(socket, owner)?, end };
+    let conversation = Conversation { stream: connect(socket, owner, patience)?, end };
     let failed = |cause: std::io::Error| format!("ask the daemon: {cause}");
     (&conversation.stream).write_all(line.as_bytes()).map_err(failed)?;
     let mut answer = String::new();

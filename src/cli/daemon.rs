@@ -37,6 +37,11 @@ pub(super) fn daemon(global: &Global) -> Result<u8> {
     let config = start::configure(global, LevelFilter::INFO)?;
     config.repository.refuse_root()?;
     let setup = setup(&config)?;
+    if let Some(follower) = config.key_follower()? {
+        let ring = setup.archiver.namespace.keys().clone();
+        // It sleeps most of the time, and ends with the process.
+        std::thread::spawn(move || follower.follow(&ring));
+    }
     start::run_large(async {
         let shutdown = shutdown()?;
         daemon::run(setup, shutdown).await

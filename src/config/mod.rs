@@ -2,6 +2,7 @@
 
 mod credentials;
 mod drill;
+mod keys;
 mod raw;
 mod repository;
 mod rotation;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use drill::{DrillConfig, DrillQuery, DrillTarget};
+pub use keys::KeyFollower;
 pub use repository::RepositoryConfig;
 
 use crate::archive::Destination;
@@ -149,6 +151,11 @@ impl Config {
     /// The keys, from the file, the command, or systemd's credentials.
     pub fn keys(&self) -> Result<KeyRing> {
         self.encryption.keys(secret::COMMAND_PATIENCE)
+    }
+
+    /// What keeps a ring of these keys up to date; `None` where there are no keys.
+    pub fn key_follower(&self) -> Result<Option<KeyFollower>> {
+        KeyFollower::of(&self.encryption)
     }
 
     /// Whether objects are encrypted.

@@ -88,6 +88,14 @@ impl Encryption {
         Ok(())
     }
 
+    /// The file that holds the keys, unless a command prints them.
+    pub(super) fn key_file(&self) -> Option<PathBuf> {
+        if self.key_command.is_some() {
+            return None;
+        }
+        self.key_file.clone().or_else(|| secret::credential("key"))
+    }
+
     pub(super) fn keys(&self, patience: Duration) -> Result<KeyRing> {
         if !self.is_on() {
             return Ok(KeyRing::unencrypted());
@@ -95,7 +103,7 @@ impl Encryption {
         if let Some(command) = &self.key_command {
             return KeyRing::parse(&secret::output_of(command, patience)?).context("encryption.key_command");
         }
-        let file = self.key_file.clone().or_else(|| secret::credential("key"));
+        let file = self.key_file();
         let file = file.ok_or_else(|| Error::usage("[encryption] needs key_file or key_command"))?;
         KeyRing::parse(&secret::read(&file)?).with_context(|| format!("key file {}", file.display()))
     }

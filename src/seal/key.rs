@@ -2,6 +2,7 @@
 //! an error or a log (R24).
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
@@ -143,15 +144,24 @@ impl fmt::Debug for MasterKey {
 }
 
 /// The keys at hand. The first one seals, all of them open; none at all means `mode = "none"`.
+/// A ring can be replaced while it is in use: clones are one ring.
 #[derive(Debug, Clone, Default)]
 pub struct KeyRing {
     keys: Vec<MasterKey>,
+    /// What has replaced it. Never taken away again, so that a key can be lent while a newer ring comes.
+    newer: Arc<OnceLock<Self>>,
+}
+
+impl PartialEq for KeyRing {
+    fn eq(&self, other: &Self) -> bool {
+        self.all().eq(other.all())
+    }
 }
 
 impl KeyRing {
     /// No encryption: objects are framed and checked against accidents, but anyone can read and forge them.
-    pub const fn unencrypted() -> Self {
-        Self { keys: Vec::new() }
+    pub fn unencrypted() -> Self {
+        Self::default()
     }
 
     /// Parse a key file: one key a line, the first one seals; empty lines and `#` comments are skipped.
@@ -161,22 +171,39 @@ impl KeyRing {
         if keys.is_empty() {
             return Err(Error::usage("the key is empty").hint("make one with `walproof keygen`"));
         }
-        Ok(Self { keys })
+        Ok(Self { keys, newer: Arc::default() })
+    }
+
+    /// From now on this ring and all its clones are `other`.
+    pub fn replace(&self, other: &Self) {
+        if self != other {
+            // Fails only when somebody else has just done so.
+            let _ =
+                self.newest().newer.set(Self { keys: other.newest().keys.clone(), newer: Arc::default() });
+        }
+    }
+
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(newer) = newest.newer.get() {
+            newest = newer;
+        }
+        newest
     }
 
     /// The key that seals, or `None` when encryption is off.
     pub fn sealing(&self) -> Option<&MasterKey> {
-        self.keys.first()
+        self.newest().keys.first()
     }
 
     /// The key with this id.
     pub(super) fn find(&self, id: KeyId) -> Option<&MasterKey> {
-        self.keys.iter().find(|key| key.id == id)
+        self.newest().keys.iter().find(|key| key.id == id)
     }
 
     /// The ids of all keys at hand, the one that seals first.
     pub fn all(&self) -> impl Iterator<Item = KeyId> {
-        self.keys.iter().map(MasterKey::id)
+        self.newest().keys.iter().map(MasterKey::id)
     }
 
     /// The ids at hand, for messages.
@@ -216,6 +243,21 @@ mod tests {
         {
             KeyId::try_from(text.to_owned()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_ring_is_replaced_in_all_its_clones() {
+        let ring = || KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
+        let (old, new, newest) = (ring(), ring(), ring());
+        let clone = old.clone();
+        let lent = old.sealing().unwrap();
+        let id = lent.id();
+        clone.replace(&new);
+        assert_eq!(lent.id(), id);
+        assert_eq!(old, new);
+        old.replace(&newest);
+        assert_eq!((&clone, clone.sealing().unwrap().id()), (&newest, newest.sealing().unwrap().id()));
+        assert!(clone.find(id).is_none());
     }
 
     #[test]

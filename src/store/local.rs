@@ -46,8 +46,7 @@ impl LocalRoot {
             durable::sync_dir(parent)?;
             this.make_durable(parent)
         };
-        // The disk does not do what an acknowledgement needs: for the caller that is a store that fails.
-        blocking(work).await.map_err(|error| error.as_kind(Kind::Unreachable))
+        blocking(work).await
     }
 
     fn is_durable(&self, directory: &Path) -> bool {
@@ -74,5 +73,7 @@ impl LocalRoot {
 
 async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|cause| Error::new(Kind::Other, format!("wait for the disk: {cause}")))?
+    let done = done.map_err(|cause| Error::new(Kind::Other, format!("wait for the disk: {cause}")))?;
+    // The disk does not do what a put needs: for the caller that is a store that fails.
+    done.map_err(|error| error.as_kind(Kind::Unreachable))
 }

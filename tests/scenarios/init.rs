@@ -1,7 +1,9 @@
 //! Making a repository, once.
 
 use crate::support::fabricate::SYSTEM_IDENTIFIER;
+use crate::support::postgres::Cluster;
 use crate::support::process;
+use crate::support::s3::S3Server;
 use crate::support::site::Site;
 use crate::support::walproof_builder::WalproofBuilder;
 use crate::support::{Repo, Walproof};
@@ -70,4 +72,26 @@ fn clusters_share_a_place_but_nothing_else() {
     other.push(&name).success();
     assert_eq!(site.stored(&name).len(), 2);
     site.comes_back(&name);
+}
+
+#[test]
+fn without_a_repository_every_command_of_an_operator_says_so_alike() {
+    let cluster = Cluster::builder().segment_size_mb(1).start();
+    let server = S3Server::start();
+    for repo in [Repo::local(), Repo::s3(&server)] {
+        let walproof = Walproof::for_cluster(&cluster, repo);
+        let target = walproof.scratch().join("restored");
+        let commands: [&[&str]; 6] = [
+            &["wal-list"],
+            &["backup-list"],
+            &["backup-show", "20260101T000000Z-1a2b3c4d"],
+            &["backup-push"],
+            &["restore", "--to", target.to_str().unwrap()],
+            &["status"],
+        ];
+        for command in commands {
+            let output = walproof.run(command.iter());
+            output.fails_with(8).stderr_contains("there is no repository").stderr_contains("walproof init");
+        }
+    }
 }

@@ -20,6 +20,7 @@ mod handover;
 mod init;
 mod kill;
 mod lease;
+mod made_anew;
 mod monitoring;
 mod operator;
 mod pitr;

@@ -395,3 +395,29 @@ fn r1_what_s3_calls_400_and_means_to_pass_is_waited_out() {
         assert_eq!(server.faults().struck(), 2);
     }
 }
+
+#[test]
+fn r6_a_standby_is_not_held_up_by_a_store_that_hangs() {
+    let server = S3Server::start();
+    let site = Site::new(Repo::s3(&server));
+    let name = site.archive_all([1]).remove(0);
+    let target = site.fetched(&name);
+    let fetch = || site.walproof.run(["wal-fetch", "--standby", &name, target.to_str().unwrap()]);
+    let few_seconds = Duration::from_secs(8);
+    for fault in [
+        Fault::hang(),
+        Fault::hang().on(Verb::List),
+        Fault::hang().on(Verb::Get).key(&name),
+        Fault::status(503),
+        Fault::reset(),
+    ] {
+        println!("{fault:?}");
+        server.faults().clear().add(fault);
+        let (output, took) = timed(fetch);
+        output.complains_with(4);
+        assert!(took < few_seconds, "{took:?}");
+    }
+    // One that delivers, slowly, is waited for.
+    server.faults().clear().add(Fault::delay(Duration::from_secs(2)));
+    fetch().success();
+}

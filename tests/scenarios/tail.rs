@@ -410,3 +410,52 @@ fn a_tail_of_the_second_timeline_is_its_own() {
     wait_open(&first);
     assert_eq!(rows(&first), "1 2 3");
 }
+
+#[test]
+fn a_long_tail_goes_out_in_bounded_pieces_and_the_first_one_last() {
+    const MOST: usize = 8 << 20;
+    let server = S3Server::start();
+    let mut cluster = Cluster::builder().segment_size_mb(64).create();
+    let toml = "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"";
+    let walproof = Walproof::builder(Repo::s3(&server)).cluster(&cluster).toml(toml).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof).start();
+    let megabytes = |count: u32| {
+        cluster.psql(&format!(
+            "select pg_logical_emit_message(true, 'x', repeat(md5(n::text), 32768)) from generate_series(1, {count}) n"
+        ));
+    };
+    // Starts a segment, so that all fits into it.
+    cluster.switch_wal();
+    megabytes(20);
+    server.faults().forget();
+    let daemon = crate::support::Daemon::start_whole(&walproof);
+    daemon.wait_all_stored();
+    let pieces = || -> Vec<(usize, usize)> {
+        let puts = server.faults().requests().into_iter().filter(|request| request.verb == Verb::Put);
+        let piece = |key: String| {
+            let mut numbers = key.rsplit('-').map(|text| usize::from_str_radix(text, 16));
+            let end = numbers.next()?.ok()?;
+            Some((numbers.next()?.ok()?, end))
+        };
+        puts.filter(|put| put.key.contains("/tail/")).filter_map(|put| piece(put.key)).collect()
+    };
+    let first = pieces();
+    assert!(first.len() > 2 && first.iter().all(|(start, end)| end - start <= MOST), "{first:?}");
+    let begun = first.iter().position(|(start, _)| *start == 0).unwrap();
+    assert!(begun >= 2, "the first piece makes the tail whole: {first:?}");
+    megabytes(10);
+    daemon.wait_all_stored();
+    assert!(pieces().iter().all(|(start, end)| end - start <= MOST), "{:?}", pieces());
+
+    let flushed: Lsn = cluster.psql("select pg_current_wal_flush_lsn()").parse().unwrap();
+    let tail = walproof.json(["wal-list"])["tail_lsn"].as_str().unwrap().parse::<Lsn>().unwrap();
+    assert!(tail >= flushed, "{tail} is before {flushed}");
+    let size = SegmentSize::new(64 * MIB).unwrap();
+    let segment = SegmentName::containing(TimelineId::new(1).unwrap(), flushed, size);
+    let target = walproof.scratch().join("fetched");
+    walproof.run(["wal-fetch", "--tail", &segment.to_string(), target.to_str().unwrap()]).success();
+    let there = fs::read(cluster.pg_wal().join(segment.to_string())).unwrap();
+    let len = usize::try_from(flushed.offset_from(segment.start(size))).unwrap();
+    assert!(fs::read(target).unwrap()[..len] == there[..len]);
+}

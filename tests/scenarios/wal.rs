@@ -404,3 +404,80 @@ fn a_fetch_answers_quickly() {
     site.fetch_absent("000000010000000000000005");
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
+
+/// A put whose last sync failed leaves an object that is there and not durable. Here a directory that cannot be synced
+/// stands for a sync that fails.
+#[test]
+fn r1_what_is_there_already_is_synced_before_it_is_acknowledged() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new(Repo::local());
+    let name = site.archive(&site.data.wal(5).random(1));
+    let key = site.stored(&name).remove(0);
+    let root = site.repo().dir().unwrap().to_owned();
+    let directories: Vec<_> = root.join(key).ancestors().skip(2).map(std::path::Path::to_owned).collect();
+    for directory in directories.iter().take_while(|directory| directory.starts_with(&root)) {
+        let set = |mode| fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o300);
+        println!("{}", directory.display());
+        site.walproof.push(&name).complains_with(4).stderr_contains("sync");
+        let other = site.data.add_wal(&site.data.wal(6).random(2));
+        site.walproof.push(&other).fails_with(4);
+        set(0o700);
+    }
+    site.walproof.push(&name).success();
+}
+
+#[test]
+fn r5_a_daemon_whose_queue_is_full_holds_nobody_up() {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    };
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::with(Repo::local(), |builder| builder.toml("[archive]\ntimeout = \"6s\""));
+    let socket =
+        || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+    let path = site.walproof.socket();
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let hangs = socket();
+    bind(&hangs, &address).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    listen(&hangs, 0).unwrap();
+    let mut queued = Vec::new();
+    loop {
+        let client = socket();
+        if connect(&client, &address).is_err() {
+            break;
+        }
+        queued.push(client);
+    }
+    let begin = std::time::Instant::now();
+    let name = site.data.add_wal(&site.data.wal(1).random(1));
+    let pushed = site.walproof.json(["wal-push", &format!("pg_wal/{name}")]);
+    assert_eq!(pushed["by_daemon"], false);
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn r5_a_key_command_holds_nobody_up() {
+    let site = Site::with(Repo::local(), |builder| builder.toml("[archive]\ntimeout = \"3s\""));
+    let key = site.walproof.scratch().join("key");
+    let name = site.data.add_wal(&site.data.wal(1).random(1));
+    let commanded = |command: &str| {
+        let line = format!("key_command = \"{command}\"");
+        site.edit_config(|text| {
+            let other = |line: &&str| !line.starts_with("key_file") && !line.starts_with("key_command");
+            text.lines()
+                .filter(other)
+                .collect::<Vec<_>>()
+                .join("\n")
+                .replace("[encryption]", &format!("[encryption]\n{line}"))
+        });
+        let begin = std::time::Instant::now();
+        let output = site.walproof.push(&name);
+        assert!(begin.elapsed() < Duration::from_secs(6), "{command}: {:?}", begin.elapsed());
+        output
+    };
+    commanded("sleep 60").complains_with(2).stderr_contains("does not end within");
+    commanded("yes").complains_with(2).stderr_contains("more than 64 KiB");
+    commanded(&format!("sleep 60 & cat {}", key.display())).success();
+}
