@@ -128,7 +128,15 @@ impl Store {
     /// A local disk and memory know no pages. They answer or fail at once; the deadline is for a disk that hangs.
     async fn local_page(&self, scope: Scope<'_>, after: Option<&str>) -> Result<Vec<Object>> {
         let (directory, prefix) = (parse(scope.directory())?, scope.key_prefix());
-        let list = || async { self.objects.list(Some(&directory)).try_collect::<Vec<_>>().await };
+        // The library looks at no file before an offset; what cannot be a key is filtered below.
+        let offset = after.and_then(|after| parse(after).ok());
+        let list = || async {
+            let objects = match &offset {
+                Some(offset) => self.objects.list_with_offset(Some(&directory), offset),
+                None => self.objects.list(Some(&directory)),
+            };
+            objects.try_collect::<Vec<_>>().await
+        };
         let listed = self.run("list", || self.doing("list", scope.directory()), list).await?;
         let mut objects = listed.into_iter().map(object).collect::<Result<Vec<_>>>()?;
         objects.retain(|object| {
