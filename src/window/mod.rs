@@ -8,6 +8,7 @@ mod branch;
 mod catalog;
 mod choice;
 mod locate;
+mod look;
 mod records;
 mod recovery;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use branch::{Branch, Cut, Reach, Span, WalPath};
 pub use catalog::{Catalog, Gap, Run, Usage};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;
+pub use look::look;
 pub use records::Records;
 pub use recovery::{Instants, RecoveryWindow};
-pub use times::{WalTimes, look};
+pub use times::WalTimes;

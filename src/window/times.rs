@@ -7,11 +7,10 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Catalog;
-use super::records::{Records, is_damage};
-use super::recovery::RecoveryWindow;
+use super::records::is_damage;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName, WalScanner, WalSummary};
-use crate::repository::{Listing, Repository, Summary, TailGeneration, UnfinishedScan, WalDigest, WalFile};
+use crate::repository::{Repository, Summary, TailGeneration, UnfinishedScan, WalDigest, WalFile};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 16;
@@ -87,7 +86,7 @@ impl WalTimes {
     }
 
     /// Forget what the catalog no longer names.
-    fn prune(&mut self, catalog: &Catalog) {
+    pub(super) fn prune(&mut self, catalog: &Catalog) {
         let there = |segment: &SegmentName, digest: &WalDigest| {
             catalog.versions(&WalName::Segment(*segment)).any(|file| file.digest == *digest)
         };
@@ -128,23 +127,5 @@ fn damage<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(error) if !is_damage(&error) => Err(error),
         result => Ok(result),
-    }
-}
-
-/// The recovery window that `listing` shows. `records` and `times` are kept from one look to the next.
-pub async fn look(
-    repository: &Repository,
-    listing: &Listing,
-    records: &mut Records,
-    times: &mut WalTimes,
-) -> Result<(Arc<Catalog>, RecoveryWindow)> {
-    records.read(repository, listing).await?;
-    let catalog = Arc::new(Catalog::of(listing, records, repository.identity().segment_size()?));
-    times.prune(&catalog);
-    loop {
-        match RecoveryWindow::of(&catalog, times) {
-            Ok(window) => return Ok((catalog, window)),
-            Err(needs) => times.learn(repository, &catalog, needs).await?,
-        }
     }
 }
