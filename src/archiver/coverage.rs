@@ -168,7 +168,9 @@ mod tests {
 
     fn coverage(files: &[(u32, u64)], timeline: u32, history: &str) -> Coverage {
         let mut catalog = Catalog::empty(SegmentSize::new(1 << 20).unwrap());
-        files.iter().for_each(|(timeline, number)| catalog.add(file(*timeline, *number)));
+        for (timeline, number) in files {
+            catalog.add(file(*timeline, *number));
+        }
         let history = History::parse(TimelineId::new(timeline).unwrap(), history.as_bytes()).unwrap();
         Coverage::new(catalog, history, Lsn::new(3 * MIB))
     }

@@ -267,7 +267,7 @@ impl Ledger {
     fn begin_anew(&mut self, now: Now) {
         let (facts, counts) = (std::mem::take(&mut self.facts), std::mem::take(&mut self.counts));
         let (store_up, misdirected) = (self.store_up, self.misdirected);
-        *self = Self { facts, counts, store_up, misdirected, ..Self::new(now) };
+        *self = Self { misdirected, facts, store_up, counts, ..Self::new(now) };
     }
 
     fn tail_stored(&mut self, segment: SegmentName, len: u32, last_time: Option<PgTime>) {

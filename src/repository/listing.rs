@@ -111,7 +111,7 @@ impl Repository {
         for object in objects {
             match self.relative(&object.key).and_then(|key| key.parse().ok()) {
                 Some(key) => {
-                    listing.objects.push(Listed { key, size: object.size, modified: object.modified })
+                    listing.objects.push(Listed { key, size: object.size, modified: object.modified });
                 }
                 None => listing.foreign.push(object),
             }

@@ -161,10 +161,11 @@ impl Branch {
                         None => spans.push((Span::of(&piece, start), kept.len() - 1..kept.len())),
                     }
                 }
-                Err(error) => match spans.last_mut().filter(|_| joins) {
-                    Some((span, _)) => span.cut = Cut::Unusable(piece.segment, error),
-                    None => {}
-                },
+                Err(error) => {
+                    if let Some((span, _)) = spans.last_mut().filter(|_| joins) {
+                        span.cut = Cut::Unusable(piece.segment, error);
+                    }
+                }
             }
         }
         let (reaches, stranded) = reaches(catalog, &history, &spans);
@@ -340,13 +341,12 @@ fn need(piece: &Piece) -> Option<Need> {
 /// The last time in a piece and the end of its last whole record, if they were read.
 fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
     let of_summary = |summary: &Summary| (summary.times.map(|(_, last)| last), summary.end);
-    match piece.digest {
-        Some(digest) => times.summaries.get(&(piece.segment, digest))?.as_ref().ok().map(of_summary),
-        None => {
-            let mut tails = times.tails.iter().filter(|((segment, ..), _)| *segment == piece.segment);
-            let scan = tails.find_map(|(_, scan)| scan.as_ref().ok())?;
-            Some((scan.summary.last_time, scan.summary.end))
-        }
+    if let Some(digest) = piece.digest {
+        times.summaries.get(&(piece.segment, digest))?.as_ref().ok().map(of_summary)
+    } else {
+        let mut tails = times.tails.iter().filter(|((segment, ..), _)| *segment == piece.segment);
+        let scan = tails.find_map(|(_, scan)| scan.as_ref().ok())?;
+        Some((scan.summary.last_time, scan.summary.end))
     }
 }
 

@@ -75,7 +75,11 @@ impl Catalog {
             catalog.usage.add(listed.key.purpose(), listed.size);
             match &listed.key {
                 ObjectKey::Tail(name) => {
-                    pieces.push(TailPiece { name: *name, stored_len: listed.size, modified: listed.modified })
+                    pieces.push(TailPiece {
+                        name: *name,
+                        stored_len: listed.size,
+                        modified: listed.modified,
+                    });
                 }
                 _ => listed.wal_file().into_iter().for_each(|file| catalog.add(file)),
             }

@@ -368,7 +368,7 @@ fn candidates(catalog: &Catalog, branch: &Branch, wanted: Option<&BackupId>) -> 
 }
 
 fn nothing_restorable(branch: &Branch) -> Error {
-    let cut = branch.spans.iter().find_map(|span| unreadable(span));
+    let cut = branch.spans.iter().find_map(unreadable);
     cut.unwrap_or_else(|| {
         Error::impossible(format!("no backup can be restored along timeline {}", branch.timeline())).hint(
             "`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines",

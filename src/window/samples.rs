@@ -18,7 +18,9 @@ pub(crate) fn file(name: &str, digest: u8) -> WalFile {
 /// A catalog of WAL files.
 pub(crate) fn catalog(segment_size: u32, names: &[&str]) -> Catalog {
     let mut catalog = Catalog::empty(SegmentSize::new(segment_size).unwrap());
-    names.iter().for_each(|name| catalog.add(file(name, 1)));
+    for name in names {
+        catalog.add(file(name, 1));
+    }
     catalog
 }
 

@@ -122,7 +122,6 @@ pub(super) async fn scan_until(
 }
 
 /// An error that an object is to blame for is an answer; any other is not.
-#[expect(clippy::unnecessary_wraps, reason = "the outer error is what the caller returns")]
 fn damage<T>(result: Result<T>) -> Result<Result<T>> {
     match result {
         Err(error) if !is_damage(&error) => Err(error),
