@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::postgres::{History, Lsn, PgTime, SegmentName, WalName};
+use crate::postgres::{History, Lsn, SegmentName, WalName};
 use crate::repository::{Manifest, WalFile};
-use crate::window::Catalog;
+use crate::window::{Branch, Catalog, Cut};
 
 /// What is stored, along one timeline's lineage.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Coverage {
     base: Lsn,
     /// Whole segments without a gap from `base` on.
     archived: Lsn,
+    /// Recovery stops here: what follows is damaged, or stored with two contents.
+    limit: Lsn,
     /// Bytes of unfinished segments, or of finished ones on their way.
     tails: BTreeMap<SegmentName, u32>,
     /// Segments that are nowhere.
@@ -30,6 +32,7 @@ impl Coverage {
             history,
             base: oldest_here,
             archived: oldest_here,
+            limit: Lsn::new(u64::MAX),
             tails: BTreeMap::new(),
             holes: BTreeSet::new(),
         };
@@ -59,15 +62,31 @@ impl Coverage {
 
     fn advance(&mut self) {
         let (_, end) = self.catalog.stored_from(&self.history, self.archived);
-        self.archived = self.archived.max(end);
+        self.archived = self.archived.max(end).min(self.limit);
+    }
+
+    /// What a restore along `branch` stops at, stops the claim as well.
+    pub(super) fn limit_to(&mut self, branch: &Branch) {
+        let size = self.catalog.segment_size;
+        let cuts = branch.spans.iter().filter(|span| span.end > self.base || span.begin >= self.base);
+        let unusable = cuts.filter_map(|span| match &span.cut {
+            Cut::Unusable(segment, _) => Some(segment.start(size).max(span.begin)),
+            Cut::End | Cut::Missing(_) => None,
+        });
+        self.limit = unusable.filter(|at| *at >= self.base).min().unwrap_or(self.limit);
+        self.archived = self.archived.min(self.limit);
     }
 
     /// A segment was stored.
     pub(super) fn add(&mut self, file: WalFile) {
-        if let WalName::Segment(segment) = file.name {
-            self.holes.remove(&segment);
-        }
+        let name = file.name;
         self.catalog.add(file);
+        if let WalName::Segment(segment) = name {
+            self.holes.remove(&segment);
+            if self.catalog.is_doubled(&segment) {
+                self.limit = self.limit.min(segment.start(self.catalog.segment_size));
+            }
+        }
         self.advance();
     }
 
@@ -86,6 +105,9 @@ impl Coverage {
     pub fn stored(&self) -> Lsn {
         let size = self.catalog.segment_size;
         let mut stored = self.archived;
+        if stored >= self.limit {
+            return self.limit;
+        }
         loop {
             let timeline = self.timeline_at(stored);
             let segment = SegmentName::containing(timeline, stored, size);
@@ -127,20 +149,6 @@ impl Coverage {
     /// What is listed.
     pub const fn catalog(&self) -> &Catalog {
         &self.catalog
-    }
-
-    /// Where the prefix begins.
-    pub(super) const fn base(&self) -> Lsn {
-        self.base
-    }
-
-    /// When the oldest backup ended from which WAL reaches to now without a gap.
-    pub fn window_start(&self) -> Option<PgTime> {
-        let reaches = |backup: &&std::sync::Arc<Manifest>| {
-            let (_, end) = self.catalog.stored_from(&self.history, backup.start_lsn);
-            end >= self.archived && end >= backup.stop_lsn
-        };
-        self.backups().find(reaches).map(|backup| backup.finished_at)
     }
 }
 

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
+use super::stored::StoredEnd;
 use crate::archive::Pushed;
 use crate::cluster::{ServerInfo, WalStatus};
 use crate::error::Error;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName, version_text};
+use crate::repository::TailGeneration;
 use crate::store::Outcome;
-use crate::window::Usage;
+use crate::window::{RecoveryWindow, Usage};
 
 /// An instant on both clocks: the one that only goes forward, and the one that people read.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,8 @@ pub enum Event {
     Sampled(Sample),
     /// The server did not answer, or is another one.
     ServerFailed(Error),
+    /// The server that answers is not the one that runs in the data directory (R10).
+    WrongServer(Error),
     /// The disk of a server that does not answer was read.
     DiskRead {
         /// Where its WAL ends, if that can be told.
@@ -84,6 +88,8 @@ pub enum Event {
     TailStored {
         /// Of which segment.
         segment: SegmentName,
+        /// Which tail of it.
+        generation: TailGeneration,
         /// The first so many bytes of it are stored.
         len: u32,
         /// WAL up to here.
@@ -179,6 +185,10 @@ pub struct LeftBehind {
 #[derive(Debug)]
 pub struct Survey {
     pub(super) coverage: Coverage,
+    /// What can be restored.
+    pub(super) window: RecoveryWindow,
+    /// Up to where WAL of the server's timeline is stored.
+    pub(super) stored_end: StoredEnd,
     /// Flushed WAL that is not stored may be this old, as far as anybody knows.
     pub(super) unknown: Duration,
     /// The latest commit that is stored.

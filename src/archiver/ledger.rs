@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::coverage::Coverage;
 use super::event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Survey};
 use super::rpo::FlushHistory;
+use super::stored::StoredEnd;
 use crate::archive::Pushed;
 use crate::error::Error;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
 use crate::present::Counts;
-use crate::repository::WalFile;
+use crate::repository::{TailGeneration, WalFile};
 use crate::store::Outcome;
-use crate::window::Usage;
+use crate::window::{RecoveryWindow, Usage};
 
 /// Files that are remembered for the status page.
 const RECENT: usize = 20;
@@ -97,8 +98,10 @@ pub struct Ledger {
     pub survey_error: Option<Error>,
     /// When a backup last failed on this host.
     pub backup_failed_at: Option<PgTime>,
-    /// When the oldest backup ended from which WAL reaches to now without a gap.
-    pub window_start: Option<PgTime>,
+    /// The server that answers is not the one that runs in the data directory.
+    pub wrong_server: bool,
+    /// What can be restored, as of the last survey.
+    pub window: Option<RecoveryWindow>,
     /// The latest commit that is stored.
     pub last_time: Option<PgTime>,
     /// What is stored.
@@ -116,7 +119,11 @@ pub struct Ledger {
     /// What was stored since the survey that is under way began to list.
     stored_since: Vec<WalFile>,
     /// Tails that were shipped, of segments that are not stored yet.
-    shipped: BTreeMap<SegmentName, u32>,
+    shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
+    /// Up to where WAL of the server's timeline is stored.
+    stored_end: Option<StoredEnd>,
+    /// Somebody else's tail of this segment is newer than ours.
+    second_writer: Option<SegmentName>,
     flushes: FlushHistory,
 }
 
@@ -137,7 +144,8 @@ impl Ledger {
             tail_error: None,
             survey_error: None,
             backup_failed_at: None,
-            window_start: None,
+            wrong_server: false,
+            window: None,
             last_time: None,
             bytes: None,
             store_up: None,
@@ -148,6 +156,8 @@ impl Ledger {
             coverage: None,
             stored_since: Vec::new(),
             shipped: BTreeMap::new(),
+            stored_end: None,
+            second_writer: None,
             flushes: FlushHistory::new(now.instant, Duration::ZERO),
         }
     }
@@ -162,14 +172,19 @@ impl Ledger {
             Event::Unobstructed => self.obstacle = None,
             Event::Connected(facts) => self.facts = facts,
             Event::Sampled(sample) => return self.sampled(sample),
-            Event::ServerFailed(error) => return self.server_failed(error, now),
+            Event::ServerFailed(error) => return self.server_failed(error, false, now),
+            Event::WrongServer(error) => return self.server_failed(error, true, now),
             Event::DiskRead { left, took } => return self.disk_read(left, took, now),
             Event::ReadyListed { count, oldest } => self.ready = (count, oldest),
-            Event::Pushed { file, took } => self.pushed(&file, took, now),
+            Event::Pushed { file, took } => {
+                self.pushed(&file, took, now);
+                // From now on a restore follows it.
+                return matches!(file.name, WalName::History(_)).then_some(Wanted::Survey);
+            }
             Event::PushFailed { name, error, took } => self.push_failed(name, error, took, now),
             Event::FileGone(name) => drop(self.failing.remove(&name)),
-            Event::TailStored { segment, len, end, last_time } => {
-                self.tail_stored(segment, len, last_time);
+            Event::TailStored { segment, generation, len, end, last_time } => {
+                self.tail_stored(segment, (generation, len), last_time, now);
                 self.tail = Some(StoredTail { segment, end, at: now.time });
             }
             Event::TailCurrent => self.tail_error = None,
@@ -193,6 +208,7 @@ impl Ledger {
     /// The repository has to be surveyed when the server writes another timeline than before, or began to write.
     fn sampled(&mut self, sample: Sample) -> Option<Wanted> {
         self.server_error = None;
+        self.wrong_server = false;
         self.left_behind = None;
         self.next_look = None;
         if !sample.status.in_recovery {
@@ -204,7 +220,8 @@ impl Ledger {
         changed.then_some(Wanted::Survey)
     }
 
-    fn server_failed(&mut self, error: Error, now: Now) -> Option<Wanted> {
+    fn server_failed(&mut self, error: Error, wrong_server: bool, now: Now) -> Option<Wanted> {
+        self.wrong_server = wrong_server;
         self.server_error = Some(error);
         self.next_look.is_none_or(|at| now.instant >= at).then_some(Wanted::DiskRead)
     }
@@ -219,8 +236,11 @@ impl Ledger {
     fn pushed(&mut self, pushed: &Pushed, took: Duration, now: Now) {
         self.failing.remove(&pushed.name);
         self.last_push = Some(now.time);
-        if let WalName::Segment(_) = pushed.name {
+        if let WalName::Segment(segment) = pushed.name {
             self.last_time = self.last_time.max(pushed.last_time);
+            if let Some(stored_end) = &mut self.stored_end {
+                stored_end.add_segment(segment, now.instant);
+            }
         }
         let file = WalFile {
             name: pushed.name,
@@ -270,10 +290,19 @@ impl Ledger {
         *self = Self { misdirected, facts, store_up, counts, ..Self::new(now) };
     }
 
-    fn tail_stored(&mut self, segment: SegmentName, len: u32, last_time: Option<PgTime>) {
+    fn tail_stored(
+        &mut self,
+        segment: SegmentName,
+        (generation, len): (TailGeneration, u32),
+        last_time: Option<PgTime>,
+        now: Now,
+    ) {
         self.counts.tail_uploads += 1;
         self.last_time = self.last_time.max(last_time);
-        self.shipped.insert(segment, len);
+        self.shipped.insert(segment, (generation, len));
+        if let Some(stored_end) = &mut self.stored_end {
+            stored_end.add_tail(segment, (generation, len), now.instant);
+        }
         if let Some(coverage) = &mut self.coverage {
             coverage.add_tail(segment, len);
             self.shipped.retain(|segment, _| !coverage.has(segment));
@@ -296,10 +325,16 @@ impl Ledger {
         for file in self.stored_since.drain(..) {
             coverage.add(file);
         }
-        for (segment, len) in &self.shipped {
+        for (segment, (_, len)) in &self.shipped {
             coverage.add_tail(*segment, *len);
         }
-        self.window_start = coverage.window_start();
+        let newer = |(segment, (ours, _)): (&SegmentName, &(TailGeneration, u32))| {
+            let theirs = survey.stored_end.tail(segment)?;
+            (theirs > *ours && !coverage.has(segment)).then_some(*segment)
+        };
+        self.second_writer = self.shipped.iter().find_map(newer);
+        self.stored_end = Some(survey.stored_end);
+        self.window = Some(survey.window);
         self.last_push = self.last_push.max(coverage.catalog().last_push());
         self.last_time = self.last_time.max(survey.last_time);
         self.bytes = Some(survey.bytes);
@@ -355,6 +390,27 @@ impl Ledger {
         sampled.map(|sample| sample.status.flushed).max(self.left_behind.map(|left| left.end))
     }
 
+    /// R29: what is stored of the server's timeline goes farther than the server has ever flushed on it. It is another
+    /// life's: (stored, flushed).
+    pub fn divergence(&self) -> Option<(Lsn, Lsn)> {
+        let sample = self.sample.filter(|_| self.role() == Role::Primary)?;
+        let flushed = sample.status.flushed;
+        let stored = self.stored_end.as_ref()?.beyond(sample.status.timeline?, flushed, sample.asked_at)?;
+        Some((stored, flushed))
+    }
+
+    /// The segment of which another writer's tail is newer than ours.
+    pub fn second_writer(&self) -> Option<SegmentName> {
+        self.second_writer
+    }
+
+    /// R28: the timeline that a default restore follows, where it is not the one that the server writes.
+    pub fn led_astray(&self) -> Option<TimelineId> {
+        let ours = self.coverage.as_ref()?.history();
+        let default = self.window.as_ref()?.default_branch().ok()?.timeline();
+        (self.role() == Role::Primary && default != ours.timeline).then_some(default)
+    }
+
     /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
     pub fn rpo(&self, now: Instant) -> Option<f64> {
         let coverage = self.coverage.as_ref()?;
@@ -362,6 +418,14 @@ impl Ledger {
         let sample = self.sample.filter(|sample| !sample.status.in_recovery);
         if sample.is_some_and(|sample| sample.status.timeline != Some(coverage.history().timeline)) {
             // Promoted: what is stored of the timeline before says nothing of this one.
+            return None;
+        }
+        if self.divergence().is_some() || self.second_writer.is_some() || self.led_astray().is_some() {
+            // What is stored is not, or not all, what this server wrote.
+            return None;
+        }
+        if self.wrong_server {
+            // What our own server has flushed, nobody says.
             return None;
         }
         if self.is_standby() {

@@ -30,7 +30,7 @@ impl Log {
     pub(super) fn tell(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Sampled(_) => self.server.succeeded(now),
-            Event::ServerFailed(error) => self.server.failed(now, error),
+            Event::ServerFailed(error) | Event::WrongServer(error) => self.server.failed(now, error),
             Event::Pushed { file, took } => {
                 self.store.succeeded(Task::Push, now);
                 tracing::debug!(name = %file.name, already_there = file.already_there, ?took, "archived");

@@ -17,6 +17,7 @@ mod rpo;
 mod run;
 mod sampler;
 mod setup;
+mod stored;
 mod survey;
 mod tail;
 mod watch;

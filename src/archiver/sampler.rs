@@ -12,8 +12,8 @@ use super::handle::LedgerHandle;
 use super::ledger::{Ledger, Wanted};
 use super::left_behind::left_behind;
 use super::setup::Setup;
-use crate::cluster::{ServerInfo, Session, WalStatus};
-use crate::error::{Error, Result};
+use crate::cluster::{DataDir, Session, WalStatus};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::PgTime;
 
 /// Longest and shortest time between two samples.
@@ -53,7 +53,8 @@ pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks)
     let pause = (setup.tail_interval / 5).clamp(FASTEST, SLOWEST);
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connection = Connection { setup, ledger, session: None, tried_at: None, heartbeat_at: None };
+    let mut connection =
+        Connection { setup, ledger, session: None, tried_at: None, heartbeat_at: None, is_wrong: false };
     loop {
         let mut waiting = Vec::new();
         tokio::select! {
@@ -80,6 +81,8 @@ struct Connection {
     session: Option<Session>,
     tried_at: Option<Instant>,
     heartbeat_at: Option<Instant>,
+    /// Whether the server that answered is not, or not yet known to be, the one in the data directory.
+    is_wrong: bool,
 }
 
 impl Connection {
@@ -112,30 +115,25 @@ impl Connection {
         within(session.wal_status()).await.map(Some)
     }
 
-    async fn connect(&self) -> Result<Session> {
+    async fn connect(&mut self) -> Result<Session> {
         let session = Session::connect(&self.setup.conninfo, "walproof daemon").await?;
         let info = session.info().await?;
-        self.check(&info)?;
+        // R10: a virtual IP address leads a standby to its primary.
+        let data_dir = DataDir::open(&self.setup.data_dir)?;
+        let control = data_dir.control()?;
+        self.is_wrong = true;
+        session.must_run_in(&info, &data_dir, &control).await?;
+        self.is_wrong = false;
         self.ledger.apply(Event::Connected(ServerFacts::from(&info)), Now::read());
         Ok(session)
-    }
-
-    /// The server is the configured one.
-    fn check(&self, info: &ServerInfo) -> Result<()> {
-        match self.ledger.read(|ledger| ledger.system_identifier) {
-            Some(ours) if ours != info.system_identifier => Err(Error::server(format!(
-                "the server has system identifier {}, the data directory {ours}",
-                info.system_identifier
-            ))
-            .hint("do cluster.data_dir and cluster.conninfo belong to the same cluster?")),
-            _ => Ok(()),
-        }
     }
 
     /// The server cannot be asked; if it does not run, what is on its disk counts as flushed.
     fn failed(&mut self, error: Error) {
         self.session = None;
-        if self.ledger.apply(Event::ServerFailed(error), Now::read()) != Some(Wanted::DiskRead) {
+        let wrong = std::mem::take(&mut self.is_wrong) && error.kind() == Kind::Server;
+        let event = if wrong { Event::WrongServer(error) } else { Event::ServerFailed(error) };
+        if self.ledger.apply(event, Now::read()) != Some(Wanted::DiskRead) {
             return;
         }
         let begin = Instant::now();

@@ -8,50 +8,47 @@ use super::coverage::Coverage;
 use super::event::{Event, Now, Survey};
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
-use crate::error::{Kind, Result};
+use super::stored::StoredEnd;
+use crate::cluster::DataDir;
+use crate::error::Result;
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{BackupId, Repository};
-use crate::window::{Catalog, Records};
+use crate::repository::{Listing, ObjectKey, Repository};
+use crate::window::{Branch, Catalog, Records, WalTimes, look};
 
-/// Between two looks at everything.
-const WHOLE: Duration = Duration::from_mins(15);
-/// Between two looks whether there is a new backup: one listing.
-const BACKUPS: Duration = Duration::from_mins(1);
+/// Between two listings of everything; other looks list what is new.
+const WHOLE: Duration = Duration::from_hours(24);
+/// Between two looks.
+const NEXT: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Newest segments that are asked for the time of their last commit.
-const SUMMARIES: usize = 4;
+/// What is kept from one look to the next (R34).
+#[derive(Default)]
+struct Looks {
+    listing: Listing,
+    records: Records,
+    times: WalTimes,
+    /// When everything was listed, and of which timeline the server was then.
+    whole: Option<(Instant, TimelineId)>,
+}
 
 /// Survey for ever.
 pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {
-    let mut last: Option<(Instant, Vec<BackupId>)> = None;
+    let mut looks = Looks::default();
     loop {
-        let pause = match survey(&ledger, &pusher).await {
-            Ok(backups) => {
-                last = Some((Instant::now(), backups));
-                BACKUPS
-            }
+        let pause = match survey(&ledger, &pusher, &mut looks).await {
+            Ok(()) => NEXT,
             Err(error) => {
                 ledger.apply(Event::SurveyFailed(error), Now::read());
                 AGAIN
             }
         };
-        // Woken: the server writes another timeline, or has become a primary.
-        while tokio::time::timeout(pause, ledger.survey_wanted()).await.is_err() {
-            let is_due = last.as_ref().is_none_or(|(at, _)| at.elapsed() >= WHOLE);
-            if is_due || pause == AGAIN {
-                break;
-            }
-            let ids = pusher.repository.list_backup_ids().await;
-            if !matches!((&ids, &last), (Ok(ids), Some((_, known))) if ids == known) {
-                break;
-            }
-        }
+        // Woken: the server writes another timeline, or has become a primary; or a backup was made.
+        let _ = tokio::time::timeout(pause, ledger.survey_wanted()).await;
     }
 }
 
-/// One look. The ids of the backups that there are, sorted.
-async fn survey(ledger: &LedgerHandle, pusher: &Pusher) -> Result<Vec<BackupId>> {
+/// One look.
+async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Result<()> {
     let repository = &pusher.repository;
     ledger.apply(Event::SurveyBegan, Now::read());
     // The end first, then pg_wal, then the repository: WAL goes that way, and what has moved on in between is met
@@ -59,40 +56,57 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher) -> Result<Vec<BackupId>>
     let (sample, end) = ledger.read(|ledger| (ledger.sample(), ledger.end_of_wal()));
     let files = pusher.pg_wal.files()?;
     let ready = pusher.pg_wal.ready()?;
-    // Tails of earlier lives are not counted: what this daemon ships, it knows.
-    let (listing, mut records) = (repository.list().await?, Records::default());
-    records.read(repository, &listing).await?;
-    let catalog = Catalog::of(&listing, &records, repository.identity().segment_size()?);
-    let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or(pusher.control.timeline);
+    // A standby follows its primary to another timeline.
+    let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or_else(|| timeline_here(pusher));
+    list(repository, looks, timeline).await?;
+    let listed_at = Instant::now();
+    let (catalog, window) = look(repository, &looks.listing, &mut looks.records, &mut looks.times).await?;
     let history = history(pusher, timeline, &catalog)?;
     let size = catalog.segment_size;
     let standby = sample.is_some_and(|sample| sample.status.in_recovery);
-    let missing = match end.filter(|_| !standby) {
-        Some(end) => missing(&files, &history, end, &catalog),
-        None => Vec::new(),
-    };
-    if !missing.is_empty() {
-        tracing::info!(files = missing.len(), first = %missing[0], "files in pg_wal are not in the repository yet");
+    let end = end.filter(|_| !standby);
+    let missing = end.map(|end| missing(&files, &history, end, &catalog)).unwrap_or_default();
+    if let Some(first) = missing.first() {
+        tracing::info!(files = missing.len(), %first, "files in pg_wal are not in the repository yet");
     }
     let oldest_here = oldest_here(&ready, &missing, end, size);
-    let mut coverage = Coverage::new(catalog, history, oldest_here);
-    let holes = end.filter(|_| !standby).map(|end| holes(&coverage, &files, end, size)).unwrap_or_default();
+    let stored_end = StoredEnd::of(&looks.listing, timeline, size, listed_at);
+    sweep_tails(repository, &looks.listing, &catalog).await;
+    // Tails of earlier lives are not counted: what this daemon ships, it knows.
+    let mut coverage = Coverage::new(Arc::unwrap_or_clone(catalog), history, oldest_here);
+    let branch = window.branch(timeline);
+    if let Some(branch) = branch {
+        coverage.limit_to(branch);
+    }
+    let holes = end.map(|end| holes(&coverage, &files, end, size)).unwrap_or_default();
     if let Some(first) = holes.first() {
         tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
     coverage.set_holes(holes);
-    let usable = coverage.catalog().backups.iter().map(|backup| &backup.id);
-    let damaged = coverage.catalog().damaged.iter().map(|backup| &backup.id);
-    let mut backups: Vec<BackupId> = usable.chain(damaged).cloned().collect();
-    backups.sort_unstable();
-    let last_time = last_time(repository, &coverage).await?;
+    let last_time = branch.and_then(Branch::last_commit);
     let unknown = unknown_age(pusher, last_time);
     let bytes = coverage.catalog().usage;
-    sweep_tails(repository, &coverage).await;
-    let survey = Box::new(Survey { coverage, unknown, last_time, bytes });
-    ledger.apply(Event::Surveyed(survey), Now::read());
+    let survey = Survey { coverage, window, stored_end, unknown, last_time, bytes };
+    ledger.apply(Event::Surveyed(Box::new(survey)), Now::read());
     pusher.add(missing);
-    Ok(backups)
+    Ok(())
+}
+
+/// Everything at the start, once a day, and when the server writes another timeline; else what is new.
+async fn list(repository: &Repository, looks: &mut Looks, timeline: TimelineId) -> Result<()> {
+    let is_due = |(at, of): (Instant, TimelineId)| at.elapsed() >= WHOLE || of != timeline;
+    if looks.whole.is_none_or(is_due) {
+        looks.listing = repository.list().await?;
+        looks.whole = Some((Instant::now(), timeline));
+        return Ok(());
+    }
+    repository.list_news(&mut looks.listing, timeline).await
+}
+
+/// What the data directory says; at the start it was `pusher.control`'s.
+fn timeline_here(pusher: &Pusher) -> TimelineId {
+    let control = pusher.pg_wal.path().parent().and_then(|path| DataDir::open(path).ok()?.control().ok());
+    control.map_or(pusher.control.timeline, |control| control.timeline)
 }
 
 /// The history of `timeline`: the server's own copy first, for the repository may not have it yet.
@@ -153,21 +167,6 @@ fn holes(coverage: &Coverage, files: &[WalName], end: Lsn, size: SegmentSize) ->
     holes
 }
 
-/// The latest commit in the newest stored segments.
-async fn last_time(repository: &Repository, coverage: &Coverage) -> Result<Option<PgTime>> {
-    let (segments, _) = coverage.catalog().stored_from(coverage.history(), coverage.base());
-    for segment in segments.iter().rev().take(SUMMARIES) {
-        let name = WalName::Segment(*segment);
-        let Some(file) = coverage.catalog().versions(&name).next() else { continue };
-        match repository.wal_summary(file).await {
-            Ok(summary) if summary.times.is_some() => return Ok(summary.times.map(|(_, last)| last)),
-            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(None)
-}
-
 /// How old flushed WAL may be that is not stored: whatever is not stored came after the last commit that is. Where none
 /// is, it may be as old as the cluster.
 fn unknown_age(pusher: &Pusher, last_time: Option<PgTime>) -> Duration {
@@ -181,10 +180,12 @@ fn unknown_age(pusher: &Pusher, last_time: Option<PgTime>) -> Duration {
 }
 
 /// Delete what is left of tails whose segments are stored. One that stays costs space only.
-async fn sweep_tails(repository: &Repository, coverage: &Coverage) {
-    let Ok(pieces) = repository.list_tail_pieces(None).await else { return };
-    for piece in pieces.iter().filter(|piece| coverage.has(&piece.name.segment)) {
-        if let Err(error) = repository.delete_tail_piece(&piece.name).await {
+async fn sweep_tails(repository: &Repository, listing: &Listing, catalog: &Catalog) {
+    for listed in &listing.objects {
+        if let ObjectKey::Tail(piece) = &listed.key
+            && catalog.has(&piece.segment)
+            && let Err(error) = repository.delete_tail_piece(piece).await
+        {
             tracing::debug!(%error, "a piece of an old tail is left over");
         }
     }

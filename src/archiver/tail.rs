@@ -110,7 +110,9 @@ impl Shipper {
         let segment = SegmentName::containing(timeline, flushed, size);
         let end = u32::try_from(flushed.offset_from(segment.start(size)))
             .map_err(|_| Error::corrupt("the segment is too long"))?;
-        if self.growing.as_ref().is_none_or(|growing| growing.reader.segment() != segment) {
+        // After a crash the server may have recovered to less than what its disk had seemed to hold.
+        let is_same = |growing: &Growing| growing.reader.segment() == segment && growing.end() <= end;
+        if !self.growing.as_ref().is_some_and(is_same) {
             if end == 0 {
                 return Ok(());
             }
@@ -123,7 +125,8 @@ impl Shipper {
         let Some(growing) = &mut self.growing else { return Ok(()) };
         let stored = |name: &TailPieceName, last_time| {
             let end = segment.position(name.end.into(), size);
-            self.ledger.apply(Event::TailStored { segment, len: name.end, end, last_time }, Now::read());
+            let (generation, len) = (name.generation, name.end);
+            self.ledger.apply(Event::TailStored { segment, generation, len, end, last_time }, Now::read());
         };
         if growing.last.is_none() {
             let (name, last_time) = growing.put_beginning(&self.repository, end).await?;

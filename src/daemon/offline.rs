@@ -57,7 +57,7 @@ pub async fn repository_snapshot(
             ..Wal::default()
         },
         estimates: Estimates::default(),
-        backups: restorable::backups(&catalog),
+        backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
         store: Store {
             repository: repository.store().to_string(),

@@ -6,11 +6,16 @@ use crate::repository::Manifest;
 use crate::status::{BackupLine, Backups, BranchLine, Code, RepositoryBytes, Trouble, Window};
 use crate::window::{Branch, Catalog, Cut, RecoveryWindow, Usage};
 
-/// The backups of the repository.
-pub(super) fn backups(catalog: &Catalog) -> Backups {
+/// The backups of the repository that count.
+pub(super) fn backups(catalog: &Catalog, counts: impl Fn(&Manifest) -> bool) -> Backups {
     let damaged = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
     Backups {
-        finished: catalog.backups.iter().map(|backup| backup_line(backup)).collect(),
+        finished: catalog
+            .backups
+            .iter()
+            .filter(|backup| counts(backup))
+            .map(|backup| backup_line(backup))
+            .collect(),
         damaged_backups: damaged.collect(),
         backup_failed_at: None,
     }

@@ -11,6 +11,7 @@ use crate::status::{
     Backups, Code, Daemon, Estimates, Failing, Promises, PushLine, Role, Server, Snapshot, Store, TailLine,
     Teller, Trouble, Wal, Window,
 };
+use crate::window::Branch;
 
 /// Whoever asks what is known asks here.
 #[derive(Debug)]
@@ -122,7 +123,9 @@ fn server(ledger: &Ledger) -> Server {
         role,
         archive_mode: ledger.facts.archive_mode.clone(),
         calls_us: ledger.facts.calls_us,
-        server_error: ledger.server_error.as_ref().map(|error| Trouble::new(Code::ServerDown, error)),
+        server_error: ledger.server_error.as_ref().map(|error| {
+            Trouble::new(if ledger.wrong_server { Code::WrongServer } else { Code::ServerDown }, error)
+        }),
     }
 }
 
@@ -171,12 +174,42 @@ fn push_line(attempt: &Attempt) -> PushLine {
     }
 }
 
+/// Those that lead to what the server writes.
 fn backups(ledger: &Ledger) -> Backups {
-    let known = ledger.coverage().map(|coverage| restorable::backups(coverage.catalog()));
+    let known = ledger.coverage().map(|coverage| {
+        restorable::backups(coverage.catalog(), |backup| Branch::leads_here(coverage.history(), backup))
+    });
     Backups { backup_failed_at: ledger.backup_failed_at, ..known.unwrap_or_default() }
 }
 
+/// As of the last survey, and what was stored since.
 fn window(ledger: &Ledger) -> Window {
-    let end = |start| ledger.last_time.unwrap_or(start).max(start);
-    Window { window: ledger.window_start.map(|start| (start, end(start))), ..Window::default() }
+    let Some(known) = &ledger.window else { return Window::default() };
+    let ours = ledger.coverage().and_then(|coverage| known.branch(coverage.history().timeline));
+    let mut window = restorable::window(known, ours.or_else(|| known.last_writer()));
+    if let (Some((_, end)), Some(_)) = (&mut window.window, ours) {
+        *end = ledger.last_time.unwrap_or(*end).max(*end);
+    }
+    if let Some((stored, flushed)) = ledger.divergence() {
+        window.window_faults.push(Trouble {
+            code: Code::Diverged,
+            text: format!("WAL is stored up to {stored}, and this server has flushed up to {flushed} only: what is stored was written by another life of this cluster"),
+            hint: Some("was the data directory put back to an older copy? restore into a new directory instead, or give this copy a repository of its own".to_owned()),
+        });
+    }
+    if let Some(segment) = ledger.second_writer() {
+        window.window_faults.push(Trouble {
+            code: Code::SecondWriter,
+            text: format!("another server stores the tail of {segment}, and a restore would take that one"),
+            hint: Some("do two servers archive to this repository? is a copy or a standby running with archiving on?".to_owned()),
+        });
+    }
+    if let Some(timeline) = ledger.led_astray() {
+        window.window_faults.push(Trouble {
+            code: Code::ForeignTimeline,
+            text: format!("a restore would follow timeline {timeline}, which this server does not write"),
+            hint: Some("was a restored copy or a standby started with archiving on? take a backup here; restore with --target-timeline until then".to_owned()),
+        });
+    }
+    window
 }

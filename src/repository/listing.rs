@@ -94,11 +94,11 @@ impl Repository {
 
     /// `known` with what has changed behind the newest segment of `timeline`: newer WAL, of higher timelines too, and
     /// everything that is watched. One request while fewer than a thousand objects are new or watched.
-    pub async fn list_news(&self, mut known: Listing, timeline: TimelineId) -> Result<Listing> {
+    pub async fn list_news(&self, known: &mut Listing, timeline: TimelineId) -> Result<()> {
         let after = known.newest_segment(timeline).unwrap_or_else(|| IDENTITY.to_owned());
         let news = self.list_behind(&after).await?;
         known.replace_behind(&after, news);
-        Ok(known)
+        Ok(())
     }
 
     async fn list_behind(&self, after: &str) -> Result<Listing> {

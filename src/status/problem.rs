@@ -82,6 +82,10 @@ codes! {
     HistoryUnreadable = "history_unreadable",
     /// A timeline that is not this server's could be restored in its place.
     ForeignTimeline = "foreign_timeline",
+    /// More is stored than the server has flushed.
+    Diverged = "diverged",
+    /// Another server stores newer tails.
+    SecondWriter = "second_writer",
     /// Segments are missing.
     WalGap = "wal_gap",
     /// Stored WAL cannot be read.

@@ -119,6 +119,8 @@ fn of_rpo(snapshot: &Snapshot, found: &mut Found) {
         ),
         // Without a daemon nobody has asked the server.
         None if snapshot.teller.daemon_since.is_none() => {}
+        // Why is said already.
+        None if !snapshot.window.window_faults.is_empty() => {}
         None if snapshot.server.role == Role::Primary || snapshot.wal.stored.is_none() => found.add(
             Severity::Critical,
             Code::RpoUnknown,

@@ -11,6 +11,7 @@
 mod support;
 
 mod backup;
+mod claims;
 mod daemon;
 mod daemon_faults;
 mod disaster;

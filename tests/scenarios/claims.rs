@@ -1,0 +1,156 @@
+//! R28: what the daemon claims is what a default restore gives. Each of these once was "RPO 0" and a loss.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::archived::{Archived, PATIENCE, wait_open};
+use crate::support::postgres::{Cluster, StopMode};
+use crate::support::{Daemon, Repo, Scratch, Walproof};
+
+const TAIL: &str = "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"\n";
+/// Two looks at the repository, a minute apart.
+const TWO_LOOKS: Duration = Duration::from_secs(130);
+
+fn archived() -> Archived {
+    let mut cluster = Cluster::builder().segment_size_mb(1).create();
+    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(TAIL).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof).start();
+    Archived { cluster, walproof, scratch: Scratch::new() }
+}
+
+fn has(status: &Value, code: &str) -> bool {
+    status["problems"].as_array().unwrap().iter().any(|problem| problem["code"] == code)
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn r29_a_data_directory_put_back_to_an_older_copy_is_seen() {
+    let mut archived = archived();
+    archived.backup();
+    let data_dir = archived.cluster.data_dir().to_owned();
+    let older = archived.scratch.join("older");
+    archived.cluster.stop(StopMode::Fast);
+    copy(&data_dir, &older);
+    archived.cluster.start();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("create table t as select generate_series(1, 1000) as n");
+    archived.archive_all();
+    archived.archive_all();
+    daemon.wait_all_stored();
+    archived.cluster.stop(StopMode::Fast);
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    copy(&older, &data_dir);
+    archived.cluster.start();
+    let status =
+        daemon.wait("it sees that more is stored than was flushed", |status| has(status, "diverged"));
+    assert!(status["rpo_seconds"].is_null(), "{status:#}");
+    assert_eq!(daemon.get("/healthz").0, 503);
+    assert_eq!(daemon.metric("walproof_problems{code=\"diverged\",severity=\"critical\"}"), Some(1.0));
+    daemon.kill9();
+    // The same for a daemon that knows nothing from before.
+    let daemon = Daemon::start(&archived.walproof);
+    daemon.wait("a new daemon sees it", |status| has(status, "diverged") && status["rpo_seconds"].is_null());
+}
+
+#[test]
+fn r31_a_rehearsal_that_archives_a_higher_timeline_is_seen() {
+    let archived = archived();
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    let to = archived.target("rehearsal");
+    archived.try_restore(&to, [""; 0]).success();
+    // Its settings are the primary's: it archives.
+    let mut rehearsal = Cluster::attach(&to);
+    rehearsal.start();
+    wait_open(&rehearsal);
+    rehearsal.psql("insert into t values (2)");
+    crate::support::archived::archive_all(&rehearsal);
+    rehearsal.stop(StopMode::Fast);
+    archived.cluster.psql("insert into t values (3)");
+    let status = daemon
+        .wait_within(TWO_LOOKS, "it sees the foreign timeline", |status| has(status, "foreign_timeline"));
+    assert_eq!(status["branches"].as_array().unwrap().len(), 2, "{status:#}");
+    assert_eq!(daemon.get("/healthz").0, 503);
+}
+
+#[test]
+fn r10_a_standby_whose_conninfo_leads_to_the_primary_stores_no_tail() {
+    let primary = archived();
+    let mut standby = Cluster::standby_of(&primary.cluster);
+    standby.start();
+    let walproof = Walproof::builder(primary.repo().clone())
+        .cluster(&standby)
+        .conninfo(&primary.cluster.conninfo())
+        .key_of(&primary.walproof)
+        .toml(TAIL)
+        .build();
+    let daemon = Daemon::start(&walproof);
+    primary.cluster.psql("create table t as select 1 as n");
+    let status = daemon.wait("it sees whom it asks", |status| has(status, "wrong_server"));
+    assert!(status["rpo_seconds"].is_null(), "{status:#}");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(primary.repo().keys("/tail/"), [""; 0]);
+}
+
+#[test]
+fn r29_two_contents_under_one_name_end_the_claim() {
+    let archived = archived();
+    archived.backup();
+    archived.archive_all();
+    let name = archived.cluster.switch_wal();
+    archived.cluster.wait_archived(&name, PATIENCE);
+    archived.archive_all();
+    // The same name with other bytes, as a second writer that lost the race makes it: neither saw the other.
+    let key = archived.repo().key(&format!("/{name}-"));
+    let aside = archived.repo().read(&key);
+    archived.repo().delete(&key);
+    let path = archived.cluster.pg_wal().join(&name);
+    let plain = std::fs::read(&path).unwrap();
+    let mut other = plain.clone();
+    // In the first record.
+    other[44] ^= 1;
+    std::fs::write(&path, other).unwrap();
+    archived.walproof.push(&name).success();
+    std::fs::write(&path, plain).unwrap();
+    archived.repo().write(&key, &aside);
+    assert_eq!(archived.repo().keys(&format!("/{name}-")).len(), 2);
+
+    let daemon = Daemon::start(&archived.walproof);
+    let status = daemon.wait("it sees the two", |status| has(status, "conflict"));
+    assert_ne!(status["rpo_seconds"], 0.0, "what follows cannot be restored: {status:#}");
+    assert_eq!(daemon.get("/healthz").0, 503);
+    // A backup needs none of it.
+    archived.backup();
+    daemon.wait("a backup behind them closes it", |status| status["rpo_seconds"] == 0.0);
+}
+
+#[test]
+fn r29_a_standby_that_follows_its_primary_to_another_timeline_raises_no_alarm() {
+    let mut old = archived();
+    old.backup();
+    let mut first = Cluster::standby_of(&old.cluster);
+    first.set("archive_command", &old.walproof.archive_command());
+    let walproof =
+        Walproof::builder(old.repo().clone()).cluster(&first).key_of(&old.walproof).toml(TAIL).build();
+    first.start();
+    let daemon = Daemon::start_whole(&walproof);
+    daemon.wait("it sees the standby", |status| status["role"] == "standby" && status["timeline"] == 1);
+    old.archive_all();
+    old.cluster.stop(StopMode::Fast);
+    first.promote();
+    wait_open(&first);
+    first.psql("create table t as select 1 as n");
+    let status = daemon.wait("it follows", |status| status["timeline"] == 2 && status["rpo_seconds"] == 0.0);
+    for code in ["diverged", "foreign_timeline", "wal_gap", "second_writer"] {
+        assert!(!has(&status, code), "{status:#}");
+    }
+}
