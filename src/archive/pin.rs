@@ -45,7 +45,7 @@ impl Pin {
             let segment_size = SegmentSize::new(u32::from_le_bytes(*size)).ok()?;
             Some(Self { generation, segment_size, bytes: bytes.to_vec() })
         };
-        fields().ok_or_else(|| Error::corrupt("it makes no sense"))
+        fields().ok_or_else(|| Error::corrupt("it is malformed"))
     }
 }
 

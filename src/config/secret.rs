@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>> {
     };
     let metadata = std::fs::metadata(path).map_err(usage)?;
     if metadata.is_dir() {
-        return Err(Error::usage(format!("{} is a directory, no file with a secret", path.display())));
+        return Err(Error::usage(format!("{} is a directory, not a file with a secret", path.display())));
     }
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     let from_systemd =
@@ -53,7 +53,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>> {
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(usage)?);
     let text =
-        std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{} is no text", path.display())))?;
+        std::str::from_utf8(&bytes).map_err(|_| Error::usage(format!("{} is not text", path.display())))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
