@@ -158,6 +158,7 @@ fn the_readme_installs_what_is_there() {
 #[test]
 fn rules_ask_for_metrics_of_the_contract() {
     let known = BTreeSet::from([
+        "walproof_problems",
         "walproof_rpo_seconds",
         "walproof_rpo_objective_seconds",
         "walproof_cluster_info",
