@@ -10,6 +10,8 @@ const FIRST_GLIBC_WITH_RELR: (u32, u32) = (2, 36);
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    // Runbooks are compiled in: a new one is seen.
+    println!("cargo:rerun-if-changed=config/monitoring/runbooks");
     let of = |name: &str| std::env::var(name).unwrap_or_default();
     let is_native_glibc = of("HOST") == of("TARGET") && of("CARGO_CFG_TARGET_ENV") == "gnu";
     if is_native_glibc && glibc_version().is_some_and(|version| version >= FIRST_GLIBC_WITH_RELR) {

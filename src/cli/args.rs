@@ -98,6 +98,11 @@ pub(super) enum Command {
     },
     /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
     Status(Which),
+    /// Say what a problem means and what to do about it (the runbook), or list all that there are
+    Explain {
+        /// Its code, as `walproof status` shows it, such as wal_gap
+        code: Option<String>,
+    },
     /// Archive continuously, serve metrics, health and the status page
     Daemon,
     /// Print a new key, or write it into a new file

@@ -8,7 +8,9 @@ use clap::error::ErrorKind;
 
 use super::args::{Cli, Command};
 use super::output::{self, complain};
-use super::{backup, check, daemon, generate, init, key_rotate, keygen, restore, start, status, wal};
+use super::{
+    backup, check, daemon, explain, generate, init, key_rotate, keygen, restore, start, status, wal,
+};
 use crate::error::{Error, Kind, Result};
 
 /// Parse the process's arguments, run the command, and say how it went.
@@ -126,6 +128,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
         Command::Status(which) => status::status(&global, which),
+        Command::Explain { code } => explain::explain(&global, code.as_deref()),
         Command::Daemon => daemon::daemon(&global),
         Command::Keygen { to } => keygen::keygen(&global, to.as_deref()),
         Command::KeyRotate => key_rotate::rotate(&global),

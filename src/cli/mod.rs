@@ -8,6 +8,7 @@ mod check_server;
 mod context;
 mod daemon;
 mod entry;
+mod explain;
 mod findings;
 mod generate;
 mod init;

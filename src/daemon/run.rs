@@ -3,23 +3,16 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
 
 use super::snapshot::{Desk, Place};
 use super::socket::Socket;
 use super::{http, ping, watchdog};
 use crate::archive::Destination;
-use crate::archiver::{self, Archiver, Outage};
+use crate::archiver::{self, Archiver};
 use crate::error::{Error, Kind, Result};
 use crate::status::Promises;
-
-/// Between two pings of `notify.heartbeat_url`.
-const PING: Duration = Duration::from_secs(30);
-/// While there is nothing to ping for, look again after this long.
-const UNWELL: Duration = Duration::from_secs(2);
 
 /// What the daemon is to do, from the configuration.
 #[derive(Debug)]
@@ -45,8 +38,9 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     let socket = Socket::claim(&setup.socket)?;
     let listener = http::bind(setup.listen).await?;
     let cluster = setup.archiver.namespace.cluster().to_string();
+    let pg_wal = setup.archiver.data_dir.join("pg_wal");
     let (archiver, work) = Archiver::new(setup.archiver);
-    let place = Place { cluster, repository: setup.repository, destination: setup.destination };
+    let place = Place { cluster, repository: setup.repository, destination: setup.destination, pg_wal };
     let desk = Arc::new(Desk::new(Arc::clone(&archiver), place, setup.promises));
     tracing::info!(listen = %setup.listen, socket = %setup.socket.display(), "daemon started");
 
@@ -54,7 +48,7 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tasks.spawn(http::serve(listener, Arc::clone(&desk)));
     tasks.spawn(watchdog::run(Arc::clone(&desk)));
     if let Some(url) = setup.heartbeat_url {
-        tasks.spawn(ping_while_well(Arc::clone(&desk), url));
+        tasks.spawn(ping::run(Arc::clone(&desk), url));
     }
     tokio::select! {
         () = socket.serve(desk) => {}
@@ -72,27 +66,4 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
 
 fn task_ended(ended: Option<&Result<(), JoinError>>) -> Error {
     Error::new(Kind::Other, format!("a task of the daemon ended: {ended:?}"))
-}
-
-/// Tell somebody else that all is well, while it is.
-async fn ping_while_well(desk: Arc<Desk>, url: url::Url) {
-    let client = loop {
-        match ping::client() {
-            Ok(client) => break client,
-            Err(error) => tracing::error!(%error, "cannot ping notify.heartbeat_url"),
-        }
-        sleep(PING).await;
-    };
-    let mut outage = Outage::new("notify.heartbeat_url cannot be pinged");
-    loop {
-        if !desk.fresh_snapshot().await.is_healthy() {
-            sleep(UNWELL).await;
-            continue;
-        }
-        match ping::ping(&client, &url).await {
-            Ok(()) => outage.succeeded(Instant::now()),
-            Err(error) => outage.failed(Instant::now(), &error),
-        }
-        sleep(PING).await;
-    }
 }

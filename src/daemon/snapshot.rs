@@ -1,10 +1,12 @@
 //! What the archiver's ledger knows, as a snapshot.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::restorable;
 use crate::archive::Destination;
 use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
+use crate::disk::Space;
 use crate::error::{Error, Kind};
 use crate::postgres::{PgTime, WalName};
 use crate::status::{
@@ -31,6 +33,8 @@ pub(super) struct Place {
     pub(super) repository: String,
     /// The same for `wal-push`.
     pub(super) destination: Destination,
+    /// Where the server writes WAL.
+    pub(super) pg_wal: PathBuf,
 }
 
 impl Desk {
@@ -81,7 +85,7 @@ impl Desk {
                 }),
             },
             server: server(ledger),
-            wal: wal(ledger),
+            wal: Wal { disk_free: Space::at(&self.place.pg_wal).ok().map(|space| space.free), ..wal(ledger) },
             estimates: Estimates { rpo_seconds: ledger.rpo(now.instant), rto_estimate_seconds: None },
             backups: backups(ledger),
             window: window(ledger),
@@ -134,6 +138,7 @@ fn wal(ledger: &Ledger) -> Wal {
     let archived = coverage.map(archiver::Coverage::archived);
     let beyond = |tail: &archiver::StoredTail| archived.is_none_or(|archived| tail.end > archived);
     Wal {
+        disk_free: None,
         flushed: ledger.end_of_wal(),
         stored: coverage.map(archiver::Coverage::stored),
         archived,

@@ -81,6 +81,7 @@ fn wal(page: &mut Page, snapshot: &Snapshot) {
         "Flushed WAL that is not in the repository, tail included",
         snapshot.lag_bytes(),
     );
+    page.gauge("wal_disk_free_bytes", "Free bytes where the server writes WAL", snapshot.wal.disk_free);
     page.gauge("wal_ready_segments", "Files that wait to be archived", Some(snapshot.wal.ready));
     page.gauge(
         "wal_oldest_ready_timestamp_seconds",
@@ -263,6 +264,7 @@ mod tests {
             ("wal_flushed_lsn_bytes", &["21474840576"]),
             ("wal_archived_lsn_bytes", &["21474836480"]),
             ("wal_lag_bytes", &["3072"]),
+            ("wal_disk_free_bytes", &["5000000000"]),
             ("wal_ready_segments", &["2"]),
             ("wal_oldest_ready_timestamp_seconds", &["1760000001.0"]),
             ("wal_gap_segments", &["1"]),

@@ -99,6 +99,7 @@ pub(super) fn filled() -> Snapshot {
         flushed: Some(Lsn::new(0x5_0000_1000)),
         stored: Some(Lsn::new(0x5_0000_0400)),
         archived: Some(Lsn::new(0x5_0000_0000)),
+        disk_free: Some(5_000_000_000),
         ready: 2,
         oldest_ready: Some(at(1_760_000_001)),
         gap_segments: 1,

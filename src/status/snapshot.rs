@@ -159,6 +159,9 @@ pub struct Wal {
     pub stored: Option<Lsn>,
     /// WAL is in the repository as whole segments up to here without a gap.
     pub archived: Option<Lsn>,
+    /// Free bytes where the server writes WAL.
+    #[serde(default)]
+    pub disk_free: Option<u64>,
     /// Files that wait to be archived.
     pub ready: u64,
     /// Since when the oldest of them waits.

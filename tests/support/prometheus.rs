@@ -25,7 +25,8 @@ impl Prometheus {
     pub fn start(walproof: &Walproof) -> Self {
         must_be_installed("/usr/bin/prometheus");
         let scratch = Scratch::new();
-        let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus-rules.yml");
+        let rules =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("config/monitoring/prometheus/walproof-rules.yml");
         // Copied: the account may not reach the clone.
         let rules = scratch.file("rules.yml", fs::read(rules).expect("read the alert rules"));
         let config = scratch.file(
