@@ -13,6 +13,7 @@ mod timeline;
 mod version;
 mod wal_name;
 mod wal_page;
+mod wal_records;
 mod wal_scan;
 mod wal_segment;
 
@@ -32,5 +33,6 @@ pub use timeline::{History, HistoryEntry, Stretch, TimelineId};
 pub use version::{Major, version_text};
 pub use wal_name::{SegmentName, WalName};
 pub use wal_page::{LongHeader, PageHeader, WAL_PAGE_SIZE};
+pub use wal_records::{LogicalMessage, TablespaceCreation, WalRecord, WalRecords};
 pub use wal_scan::{RestorePoint, TransactionEnd, WalScanner, WalSummary};
 pub use wal_segment::{CheckedSegment, SegmentChecker, SegmentContent};
