@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::Path;
 
 use super::pin::{Pin, Pins};
+use super::redirect::Redirect;
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{Lsn, SegmentChecker, SegmentContent, SegmentName, WalName};
+use crate::postgres::{Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, WalName};
 use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, conflict, fill_segment};
 
 /// What recovery asks for.
@@ -24,6 +25,8 @@ pub struct FetchRequest<'a> {
     pub tail: bool,
     /// What this recovery was told of tails before, and is told again.
     pub pins: Option<&'a Pins>,
+    /// Where tablespaces go that are created in this WAL; for drills only.
+    pub redirect: Option<&'a Redirect>,
 }
 
 impl FetchRequest<'_> {
@@ -50,13 +53,20 @@ pub enum Fetched {
 
 /// Fetch a WAL file. Kind `NotFound` if and only if the repository answered that it is not there.
 pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Fetched> {
-    let (plain, fetched) = match from_pin(namespace, request)? {
+    let (mut plain, fetched) = match from_pin(namespace, request)? {
         Some(pinned) => pinned,
         None => match from_spool(namespace, request) {
             Some(plain) => archived(request, plain)?,
             None => from_store(namespace, request).await?,
         },
     };
+    if let (Some(redirect), WalName::Segment(segment)) = (request.redirect, request.name) {
+        let size = segment_size(&plain)?;
+        let next = FetchRequest { name: WalName::Segment(segment.next(size)), ..*request };
+        let next = async { from_store(namespace, &next).await.map(|(plain, _)| plain) };
+        // PostgreSQL runs its commands in the data directory.
+        redirect.apply(&segment, size, &mut plain, Path::new("."), next).await?;
+    }
     deliver(&plain, request.to)?;
     Ok(fetched)
 }
@@ -150,11 +160,15 @@ fn check_header(request: &FetchRequest<'_>, plain: &[u8]) -> Result<()> {
         WalName::Partial(segment) => (segment, SegmentContent::Partial),
         WalName::History(_) | WalName::BackupHistory { .. } => return Ok(()),
     };
-    let bytes = u32::try_from(plain.len()).map_err(|_| Error::corrupt("the segment is too long"))?;
-    let size = crate::postgres::SegmentSize::new(bytes)?;
+    let size = segment_size(plain)?;
     let mut checker = SegmentChecker::new(segment, size, request.system_identifier, content);
     checker.feed(plain)?;
     checker.finish().map(|_| ())
+}
+
+fn segment_size(plain: &[u8]) -> Result<SegmentSize> {
+    let bytes = u32::try_from(plain.len()).map_err(|_| Error::corrupt("the segment is too long"))?;
+    SegmentSize::new(bytes)
 }
 
 /// Write under another name, then rename: PostgreSQL never sees half a file. It syncs what it keeps itself.

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::args::{Global, WalFetch, Which};
 use super::context::Context;
 use super::{output, start};
-use crate::archive::{self, Ask, Asked, FetchRequest, Fetched, Pins, Pushed, Spool};
+use crate::archive::{self, Ask, Asked, FetchRequest, Fetched, Pins, Pushed, Redirect, Spool};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -102,6 +102,7 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
     let spool = if ahead || tail { spool(&namespace, system_identifier) } else { None };
     let pins = spool.as_ref().filter(|_| tail).and_then(|spool| Pins::open(spool, data_dir));
     let spool = spool.filter(|_| ahead);
+    let redirect = arguments.redirect_tablespaces.clone().map(Redirect::below);
     let request = FetchRequest {
         system_identifier,
         name,
@@ -109,6 +110,7 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         spool: spool.as_ref(),
         tail,
         pins: pins.as_ref(),
+        redirect: redirect.as_ref(),
     };
     let fetch = archive::fetch(&namespace, &request);
     let fetched = start::run_small(fetch).with_context(|| format!("fetch {name}"))?;

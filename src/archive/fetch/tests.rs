@@ -48,6 +48,7 @@ impl Recovery {
             spool: None,
             tail,
             pins: pins.as_ref().filter(|_| pinning),
+            redirect: None,
         };
         fetch(&self.namespace, &request).await?;
         Ok(fs::read(&to).unwrap())
