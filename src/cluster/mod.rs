@@ -8,6 +8,11 @@ mod exclude;
 #[cfg(test)]
 mod fixture;
 mod online_backup;
+mod private_server;
+mod private_server_log;
+mod private_server_programs;
+mod private_server_session;
+mod private_server_settings;
 mod same_server;
 mod server_error;
 mod server_info;
@@ -19,6 +24,11 @@ mod walker;
 
 pub use data_dir::{DataDir, user_name};
 pub use online_backup::BackupStop;
+pub use private_server::{PrivateServer, ServerState};
+pub use private_server_log::ServerLog;
+pub use private_server_programs::ServerPrograms;
+pub use private_server_session::{PrivateSession, SessionRole};
+pub use private_server_settings::PrivateSettings;
 pub use server_info::ServerInfo;
 pub use session::Session;
 pub use statements::WalStatus;
