@@ -168,6 +168,11 @@ impl Identity {
         Ok(WalDigest(bytes))
     }
 
+    /// The key of canaries (FORMAT.md "Canaries").
+    pub(super) fn canary_key(&self) -> Result<Zeroizing<[u8; 32]>> {
+        Ok(Zeroizing::new(blake3::derive_key("walproof 1 canary", &*self.secret()?)))
+    }
+
     /// The seed of page digests (FORMAT.md "Page digests").
     pub fn page_seed(&self) -> Result<u64> {
         let derived = blake3::derive_key("walproof 1 page digest seed", &*self.secret()?);

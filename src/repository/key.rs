@@ -21,6 +21,8 @@ pub(super) const WAL: &str = "wal";
 pub(super) const HISTORY: &str = "watch/history";
 pub(super) const BACKUPS: &str = "watch/backups";
 pub(super) const LEASES: &str = "watch/leases";
+pub(super) const REPORTS: &str = "watch/reports";
+const REPORT_HEAD: &str = "head";
 pub(super) const TAIL: &str = "watch/tail";
 pub(super) const PROBES: &str = "probes";
 const PACKS: &str = "packs";
@@ -63,6 +65,10 @@ pub enum ObjectKey {
     Lease(String),
     /// That a backup is kept.
     Hold(BackupId),
+    /// A drill's report or a note on one: its number, and the first 8 bytes of its digest.
+    Report(u32, u64),
+    /// Which report is the newest.
+    ReportHead,
     /// What a store test writes.
     Probe(String),
 }
@@ -123,6 +129,11 @@ impl ObjectKey {
                 Self::Lease(rest.to_owned())
             }
             "holds" => Self::Hold(rest.parse().ok()?),
+            "reports" if rest == REPORT_HEAD => Self::ReportHead,
+            "reports" => {
+                let (number, digest) = rest.split_once('-').filter(|(_, digest)| is_hex(digest, 16))?;
+                Self::Report(hex(number)?, u64::from_str_radix(digest, 16).ok()?)
+            }
             PROBES if is_hex(rest, 16) => Self::Probe(rest.to_owned()),
             _ => return None,
         })
@@ -144,6 +155,8 @@ impl fmt::Display for ObjectKey {
             }
             Self::Lease(name) => write!(f, "{LEASES}/{name}"),
             Self::Hold(backup) => write!(f, "{HOLDS}/{backup}"),
+            Self::Report(number, digest) => write!(f, "{REPORTS}/{number:08x}-{digest:016x}"),
+            Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
             Self::Probe(name) => write!(f, "{PROBES}/{name}"),
         }
     }
@@ -203,6 +216,8 @@ mod tests {
             ObjectKey::Tail(TailPieceName { segment, generation, start: 8192, end: 9000 }),
             ObjectKey::Lease("backup-0123456789abcdef".to_owned()),
             ObjectKey::Hold(backup),
+            ObjectKey::Report(7, 0x0123_4567_89AB_CDEF),
+            ObjectKey::ReportHead,
             ObjectKey::Probe("0123456789abcdef".to_owned()),
         ]);
         keys
@@ -237,7 +252,9 @@ mod tests {
                 | ObjectKey::Manifest(_)
                 | ObjectKey::Tail(_)
                 | ObjectKey::Lease(_)
-                | ObjectKey::Hold(_) => assert!(text.as_str() > newest, "{text}"),
+                | ObjectKey::Hold(_)
+                | ObjectKey::Report(..)
+                | ObjectKey::ReportHead => assert!(text.as_str() > newest, "{text}"),
                 ObjectKey::Wal(..) => {}
                 _ => assert!(text.as_str() < "wal/", "{text}"),
             }

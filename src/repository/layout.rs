@@ -7,7 +7,9 @@ use super::pack::PackName;
 use super::tail_store::TailPieceName;
 use crate::postgres::WalName;
 
-pub(super) use super::key::{BACKUPS, IDENTITY, LEASES, PROBES, TAIL, tail_directory, wal_directory};
+pub(super) use super::key::{
+    BACKUPS, IDENTITY, LEASES, PROBES, REPORTS, TAIL, tail_directory, wal_directory,
+};
 
 /// The key of a WAL file with this content.
 pub(super) fn wal_key(name: &WalName, digest: WalDigest) -> String {

@@ -5,6 +5,7 @@
 
 mod backup_id;
 mod backup_store;
+mod canary;
 mod file_table;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -19,6 +20,7 @@ mod manifest;
 mod namespace;
 mod pack;
 mod pack_list;
+mod report_store;
 mod rotation;
 mod siblings;
 mod summary;
@@ -30,6 +32,7 @@ mod wal_store;
 
 pub use backup_id::BackupId;
 pub use backup_store::{Backups, DamagedBackup};
+pub use canary::CANARY_PREFIX;
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, first_other_page, page_digest_seed};
 pub use identity::{ClusterName, Identity, WalDigest};
 pub use key::{ObjectKey, ObjectUse};
@@ -42,6 +45,7 @@ pub use manifest::{
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use pack_list::{PackList, PackTally, PackUse};
+pub use report_store::StoredReport;
 pub use rotation::{OlderKey, Rotation};
 pub use summary::Summary;
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
