@@ -49,6 +49,11 @@ pub enum Fate {
 }
 
 impl Pusher {
+    /// Where it pushes to.
+    pub const fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     pub(super) fn new(
         repository: Repository,
         control: ControlFile,

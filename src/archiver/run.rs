@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::event::{Event, Now, Obstacle, Stage};
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
-use super::sampler::{self, Asks, ServerHandle};
+use super::sampler::{self, Asks, Canaries, ServerHandle};
 use super::setup::Setup;
 use super::{survey, tail, watch};
 use crate::archive::PgWal;
@@ -37,6 +37,8 @@ pub struct Archiver {
     ledger: LedgerHandle,
     server: ServerHandle,
     pusher: Mutex<Option<Arc<Pusher>>>,
+    /// Whose canaries the sampler writes, once it is found.
+    canaries: Canaries,
 }
 
 impl Archiver {
@@ -44,7 +46,13 @@ impl Archiver {
     pub fn new(setup: Setup) -> (Arc<Self>, impl Future<Output = Error>) {
         let (server, asks) = ServerHandle::new();
         let ledger = LedgerHandle::new(Now::read());
-        let archiver = Arc::new(Self { setup: Arc::new(setup), ledger, server, pusher: Mutex::default() });
+        let archiver = Arc::new(Self {
+            setup: Arc::new(setup),
+            ledger,
+            server,
+            pusher: Mutex::default(),
+            canaries: Canaries::default(),
+        });
         let work = Arc::clone(&archiver).run(asks);
         (archiver, work)
     }
@@ -74,7 +82,12 @@ impl Archiver {
 
     async fn run(self: Arc<Self>, asks: Asks) -> Error {
         let mut sampler = JoinSet::new();
-        sampler.spawn(sampler::run(Arc::clone(&self.setup), self.ledger.clone(), asks));
+        sampler.spawn(sampler::run(
+            Arc::clone(&self.setup),
+            self.ledger.clone(),
+            asks,
+            self.canaries.clone(),
+        ));
         loop {
             let what = tokio::select! {
                 what = self.archive() => what,
@@ -139,6 +152,7 @@ impl Archiver {
         let ours = control.clone();
         let find = move || find_repository(namespace.clone(), ours.clone());
         let repository = self.until_found(Stage::Repository, find).await;
+        self.canaries.are_of(repository.identity());
         let pg_wal = PgWal::of(&data_dir);
         let setup = Arc::clone(&self.setup);
         Arc::new(Pusher::new(repository, control, pg_wal, setup, self.ledger.clone()))

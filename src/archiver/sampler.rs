@@ -1,7 +1,7 @@
 //! The one connection to the server: how far WAL is flushed, and heartbeats. Everybody else asks this task, so that a
 //! server that hangs holds up nobody.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +15,7 @@ use super::setup::Setup;
 use crate::cluster::{DataDir, Session, WalStatus};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::PgTime;
+use crate::repository::{CANARY_PREFIX, Identity};
 
 /// Longest and shortest time between two samples.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -48,13 +49,36 @@ impl ServerHandle {
     }
 }
 
+/// Whose canaries heartbeats carry: the repository's, once it is found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Canaries(Arc<Mutex<Option<Identity>>>);
+
+impl Canaries {
+    pub(super) fn are_of(&self, identity: &Identity) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
+    }
+
+    /// A canary; before the repository is found a time only.
+    fn text(&self, now: PgTime) -> String {
+        let identity = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        identity.as_ref().and_then(|identity| identity.canary(now).ok()).unwrap_or_else(|| now.to_string())
+    }
+}
+
 /// Sample the server for ever.
-pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks) {
+pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks, canaries: Canaries) {
     let pause = (setup.tail_interval / 5).clamp(FASTEST, SLOWEST);
     let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connection =
-        Connection { setup, ledger, session: None, tried_at: None, heartbeat_at: None, is_wrong: false };
+    let mut connection = Connection {
+        setup,
+        ledger,
+        canaries,
+        session: None,
+        tried_at: None,
+        heartbeat_at: None,
+        is_wrong: false,
+    };
     loop {
         let mut waiting = Vec::new();
         tokio::select! {
@@ -78,6 +102,7 @@ pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks)
 struct Connection {
     setup: Arc<Setup>,
     ledger: LedgerHandle,
+    canaries: Canaries,
     session: Option<Session>,
     tried_at: Option<Instant>,
     heartbeat_at: Option<Instant>,
@@ -148,7 +173,8 @@ impl Connection {
         let due = self.heartbeat_at.is_none_or(|beat| beat.elapsed() >= pause);
         let Some(session) = self.session.as_ref().filter(|_| due && !pause.is_zero()) else { return };
         self.heartbeat_at = Some(Instant::now());
-        if let Err(error) = within(session.emit_heartbeat("walproof", &PgTime::now().to_string())).await {
+        let text = self.canaries.text(PgTime::now());
+        if let Err(error) = within(session.emit_heartbeat(CANARY_PREFIX, &text)).await {
             self.failed(error);
         }
     }
