@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
 use crate::repository::{BackupId, Manifest, Repository, TablespaceRecord};
-use crate::window::{Chooser, Records, WalPath, WalTimes, Wanted, look};
+use crate::window::{Chooser, Chosen, Records, WalPath, WalTimes, Wanted, look};
 
 /// What the operator asks for.
 #[derive(Debug, Clone)]
@@ -77,18 +77,30 @@ pub async fn plan(
     for warning in &chosen.warnings {
         tracing::warn!("{warning}");
     }
-    let tablespaces = map_tablespaces(&chosen.backup, &request.tablespaces)?;
-    Ok(Plan {
-        to: request.to.clone(),
-        backup: Manifest::clone(&chosen.backup),
-        timeline: chosen.timeline,
-        branch: chosen.branch,
-        target: request.target.clone(),
-        action: request.action,
-        reach: Reach { path: chosen.path, end: chosen.end, end_time: chosen.end_time, damage: chosen.damage },
-        tablespaces,
-        warnings: chosen.warnings,
-    })
+    Plan::of(chosen, request)
+}
+
+impl Plan {
+    /// How to restore what was chosen for `request`.
+    pub fn of(chosen: Chosen, request: &RestoreRequest) -> Result<Self> {
+        let tablespaces = map_tablespaces(&chosen.backup, &request.tablespaces)?;
+        Ok(Self {
+            to: request.to.clone(),
+            backup: Manifest::clone(&chosen.backup),
+            timeline: chosen.timeline,
+            branch: chosen.branch,
+            target: request.target.clone(),
+            action: request.action,
+            reach: Reach {
+                path: chosen.path,
+                end: chosen.end,
+                end_time: chosen.end_time,
+                damage: chosen.damage,
+            },
+            tablespaces,
+            warnings: chosen.warnings,
+        })
+    }
 }
 
 /// Where each tablespace goes: as asked for, else where it was.
