@@ -5,7 +5,7 @@
 //! ```text
 //! 7  main, lib, cli, config               words from the operator become values; values become words
 //! 6  daemon                               time and process: the socket, HTTP, systemd
-//! 5  archiver  status                     one repository, continuously; and what is known, shown
+//! 5  archiver  status  drill              one repository, continuously; what is known, shown; rehearsals
 //! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
 //! 4  window                               what can be restored: catalog, branches, recovery window
 //! 3  repository                           the format: the only room that knows a key name or a header byte
@@ -39,6 +39,9 @@
 //! | RPO | seconds of flushed WAL that would be lost if the host vanished now | age of the last archived file |
 //! | RTO | seconds from 'restore' to 'accepts queries and passes its checks' | download time |
 //! | drill | a restore rehearsal that ends in a report | verify (reads bytes), check (asks configuration) |
+//! | verdict | of a drill: pass, fail, inconclusive | exit code |
+//! | evidence | the signed reports of drills, chained | a log |
+//! | canary | what the daemon writes into WAL so that a drill knows whose WAL it replayed, and how fresh it is | a row in a table |
 //! | push, fetch | WAL out, WAL in | upload/download, put/get (the store's words) |
 //! | attempt | one restore into one directory, however often it is begun again; its *mark* proves what it wrote | a backup in progress |
 //! | handover | what a restored server is told, and who it runs as | the target of recovery |
@@ -67,6 +70,7 @@ pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod disk;
+pub mod drill;
 pub mod error;
 pub mod postgres;
 pub mod present;

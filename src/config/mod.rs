@@ -17,6 +17,8 @@ pub use drill::{DrillConfig, DrillQuery, DrillTarget};
 pub use keys::KeyFollower;
 pub use repository::RepositoryConfig;
 
+use zeroize::Zeroizing;
+
 use crate::archive::Destination;
 use crate::error::{Error, Result, ResultExt};
 use crate::repository::{ClusterName, Namespace};
@@ -156,6 +158,16 @@ impl Config {
     /// What keeps a ring of these keys up to date; `None` where there are no keys.
     pub fn key_follower(&self) -> Result<Option<KeyFollower>> {
         KeyFollower::of(&self.encryption)
+    }
+
+    /// The text of the key that signs drills' reports: `drill.signing_key_file`, or systemd's credential `drill_key`.
+    pub fn drill_signing_key(&self) -> Result<Zeroizing<String>> {
+        let path = self.drill.signing_key_file.clone().or_else(|| secret::credential("drill_key"));
+        let path = path.ok_or_else(|| {
+            Error::usage(format!("drill.signing_key_file is not set in {}", self.path.display()))
+                .hint("make one with `walproof drill-keygen --to FILE`")
+        })?;
+        secret::read(&path).context("drill.signing_key_file")
     }
 
     /// Whether objects are encrypted.
