@@ -1,6 +1,7 @@
 //! Time and process: what runs, when it stops, and who may ask what is known: `wal-push` over the socket, Prometheus and
 //! people over HTTP, systemd.
 
+mod drills;
 mod http;
 mod offline;
 mod ping;
@@ -10,5 +11,6 @@ mod snapshot;
 mod socket;
 mod watchdog;
 
+pub use drills::{KnownDrills, read as read_drills};
 pub use offline::{Host, repository_snapshot};
 pub use run::{Setup, run};

@@ -1,5 +1,6 @@
 //! What the repository alone tells, where no daemon runs: on a staging host, or when the daemon is down.
 
+use super::drills;
 use super::restorable;
 use crate::error::Result;
 use crate::postgres::PgTime;
@@ -59,6 +60,7 @@ pub async fn repository_snapshot(
         estimates: Estimates::default(),
         backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
+        drills: drills::read(repository).await.summary(PgTime::now()),
         store: Store {
             repository: repository.store().to_string(),
             repository_bytes: Some(restorable::bytes(catalog.usage)),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::drills::DrillsHandle;
 use super::restorable;
 use crate::archive::Destination;
 use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
@@ -10,8 +11,8 @@ use crate::disk::Space;
 use crate::error::{Error, Kind};
 use crate::postgres::{PgTime, WalName};
 use crate::status::{
-    Backups, Code, Daemon, Estimates, Failing, Promises, PushLine, Role, Server, Snapshot, Store, TailLine,
-    Teller, Trouble, Wal, Window,
+    Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Role, Server, Snapshot, Store,
+    TailLine, Teller, Trouble, Wal, Window,
 };
 use crate::window::Branch;
 
@@ -22,6 +23,7 @@ pub(super) struct Desk {
     since: PgTime,
     place: Place,
     promises: Promises,
+    drills: DrillsHandle,
 }
 
 /// What is archived, and where to.
@@ -39,7 +41,7 @@ pub(super) struct Place {
 
 impl Desk {
     pub(super) fn new(archiver: Arc<Archiver>, place: Place, promises: Promises) -> Self {
-        Self { archiver, since: PgTime::now(), place, promises }
+        Self { archiver, since: PgTime::now(), place, promises, drills: DrillsHandle::default() }
     }
 
     /// Whether a client's configuration means this repository; that it means another one is a problem until it no
@@ -54,6 +56,23 @@ impl Desk {
             }
         }
         ours
+    }
+
+    /// Where drills are known.
+    pub(super) const fn drills_handle(&self) -> &DrillsHandle {
+        &self.drills
+    }
+
+    fn drills(&self, now: PgTime) -> Drills {
+        self.drills.get().summary(now)
+    }
+
+    /// By the rates of drills, from the newest backup and the WAL that follows it.
+    fn rto_estimate(&self, ledger: &Ledger) -> Option<f64> {
+        let coverage = ledger.coverage()?;
+        let backup = coverage.catalog().backups.last()?;
+        let (segments, _) = coverage.catalog().stored_from(coverage.history(), backup.start_lsn);
+        self.drills.get().estimate(backup.size_bytes, segments.len() as u64)
     }
 
     /// What archives.
@@ -86,9 +105,13 @@ impl Desk {
             },
             server: server(ledger),
             wal: Wal { disk_free: Space::at(&self.place.pg_wal).ok().map(|space| space.free), ..wal(ledger) },
-            estimates: Estimates { rpo_seconds: ledger.rpo(now.instant), rto_estimate_seconds: None },
+            estimates: Estimates {
+                rpo_seconds: ledger.rpo(now.instant),
+                rto_estimate_seconds: self.rto_estimate(ledger),
+            },
             backups: backups(ledger),
             window: window(ledger),
+            drills: self.drills(now.time),
             store: Store {
                 repository: self.place.repository.clone(),
                 repository_bytes: ledger.bytes.map(restorable::bytes),

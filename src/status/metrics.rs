@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::drills;
 use super::exposition::{Format, Page, Series};
 use super::snapshot::{BackupLine, Snapshot};
 use crate::postgres::{Lsn, PgTime};
@@ -17,6 +18,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> String {
     }
     backups(&mut page, snapshot);
     window(&mut page, snapshot);
+    drills::render(&mut page, &snapshot.drills);
     store(&mut page, snapshot);
     if let Some(counts) = &snapshot.counts {
         requests(&mut page, counts);

@@ -28,6 +28,7 @@ pub fn render(snapshot: &Snapshot) -> String {
                     (wal(snapshot))
                     (recent(snapshot))
                     (backups(snapshot))
+                    (super::drills::section(&snapshot.drills, snapshot.taken_at))
                     (server(snapshot))
                 }
                 (footer(snapshot))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::problem::{Code, Problem, Severity};
 use super::snapshot::{
-    BackupLine, Backups, Estimates, Promises, PushLine, RepositoryBytes, Role, Server, Snapshot, Store,
-    TailLine, Teller, Wal, Window,
+    BackupLine, Backups, Drills, Estimates, Promises, PushLine, RepositoryBytes, Role, Server, Snapshot,
+    Store, TailLine, Teller, Wal, Window,
 };
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
@@ -69,6 +69,7 @@ pub(crate) fn unknown() -> Snapshot {
         estimates: Estimates::default(),
         backups: Backups::default(),
         window: Window::default(),
+        drills: Drills::default(),
         store: Store { repository: "s3://b".to_owned(), ..Store::default() },
         counts: None,
         problems: Vec::new(),

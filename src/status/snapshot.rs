@@ -242,6 +242,43 @@ pub struct Window {
     pub window_faults: Vec<Trouble>,
 }
 
+/// A drill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillLine {
+    /// Its id.
+    pub id: String,
+    /// When it began.
+    pub started_at: PgTime,
+    /// pass, fail or inconclusive.
+    pub verdict: String,
+    /// Where it restored to.
+    pub target: String,
+    /// From the command's start to the end of the last check.
+    pub rto_seconds: f64,
+    /// Age of the last commit when it began, where the newest state was asked for.
+    pub rpo_seconds: Option<f64>,
+    /// Seconds by phase.
+    pub phases: Vec<(String, f64)>,
+    /// What it was thought to take.
+    pub estimate_seconds: Option<f64>,
+    /// Why it did not pass.
+    pub reasons: Vec<String>,
+}
+
+/// Drills, as their reports in the repository tell.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drills {
+    /// The last ones, oldest first.
+    pub drills: Vec<DrillLine>,
+    /// How many there are of each verdict.
+    pub drill_counts: Vec<(String, u64)>,
+    /// When the last one began that passed.
+    pub drill_passed_at: Option<PgTime>,
+    /// How long one is overdue; `None` before the first that counts.
+    pub drill_overdue_seconds: Option<f64>,
+}
+
 /// The repository's store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Store {
@@ -283,6 +320,9 @@ pub struct Snapshot {
     /// What can be restored.
     #[serde(flatten)]
     pub window: Window,
+    /// Drills.
+    #[serde(flatten)]
+    pub drills: Drills,
     /// The repository's store.
     #[serde(flatten)]
     pub store: Store,

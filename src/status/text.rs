@@ -46,6 +46,7 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     if let Some(last) = snapshot.backups.finished.last() {
         rows.push(("  id", last.id.clone()));
     }
+    rows.push(("last drill", super::drills::last(&snapshot.drills, snapshot.taken_at)));
     rows.push(("backups", snapshot.backups.finished.len().to_string()));
     rows
 }
@@ -123,7 +124,7 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "rpo_seconds": snapshot.estimates.rpo_seconds,
         "rto_estimate_seconds": snapshot.estimates.rto_estimate_seconds,
         "last_backup": snapshot.backups.finished.last(),
-        "last_drill": null,
+        "last_drill": snapshot.drills.drills.last(),
         "problems": snapshot.problems,
         "healthy": snapshot.is_healthy(),
         "taken_at": snapshot.taken_at,

@@ -1,0 +1,122 @@
+//! Drills run on another host; what they found is read from the repository, each report once.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::archiver::Archiver;
+use crate::drill::{self, Report, Verdict, estimate, read_unproven};
+use crate::postgres::PgTime;
+use crate::repository::{Repository, StoredReport};
+use crate::status::{DrillLine, Drills};
+
+/// Between two looks for new reports: one listing.
+const PAUSE: Duration = Duration::from_mins(1);
+/// Drills that are shown.
+const SHOWN: usize = 12;
+
+/// Reports by number.
+#[derive(Debug, Clone, Default)]
+pub struct KnownDrills(BTreeMap<(u32, u64), Option<Arc<Report>>>);
+
+/// What the repository's reports tell; where they cannot be read, nothing.
+pub async fn read(repository: &Repository) -> KnownDrills {
+    let mut known = KnownDrills::default();
+    known.update(repository).await;
+    known
+}
+
+impl KnownDrills {
+    /// A statistic that fails takes no claim with it: what cannot be read is left out.
+    async fn update(&mut self, repository: &Repository) {
+        let Ok((listed, _)) = repository.list_reports().await else { return };
+        let there = |key: &(u32, u64)| listed.iter().any(|report| (report.sequence, report.digest) == *key);
+        self.0.retain(|key, _| there(key));
+        for report in &listed {
+            let key = (report.sequence, report.digest);
+            if let Entry::Vacant(unknown) = self.0.entry(key) {
+                match fetch(repository, report).await {
+                    Ok(found) => drop(unknown.insert(found)),
+                    Err(error) => tracing::debug!(%error, "a drill's report cannot be read"),
+                }
+            }
+        }
+    }
+
+    fn reports(&self) -> impl DoubleEndedIterator<Item = &Report> {
+        self.0.values().filter_map(|report| report.as_deref())
+    }
+
+    /// As a snapshot shows them.
+    pub fn summary(&self, now: PgTime) -> Drills {
+        let count =
+            |verdict: Verdict| self.reports().filter(|report| report.verdict == verdict).count() as u64;
+        let started =
+            |verdicts: &[Verdict]| self.reports().rev().find(|report| verdicts.contains(&report.verdict));
+        let counted = started(&[Verdict::Pass, Verdict::Fail]);
+        let mut shown: Vec<DrillLine> = self.reports().rev().take(SHOWN).map(line).collect();
+        shown.reverse();
+        Drills {
+            drills: shown,
+            drill_counts: Verdict::ALL.map(|verdict| (verdict.as_str().to_owned(), count(verdict))).to_vec(),
+            drill_passed_at: started(&[Verdict::Pass]).map(|report| report.started_at),
+            drill_overdue_seconds: counted.map(|report| {
+                (now.seconds_since(report.started_at) - report.objectives.every_seconds).max(0.0)
+            }),
+        }
+    }
+
+    /// What a restore of so much would take.
+    pub(super) fn estimate(&self, bytes: u64, wal_segments: u64) -> Option<f64> {
+        estimate(self.reports().rev(), bytes, wal_segments)
+    }
+}
+
+async fn fetch(repository: &Repository, report: &StoredReport) -> crate::error::Result<Option<Arc<Report>>> {
+    let link = read_unproven(&repository.get_report(report).await?)?;
+    Ok(match link.entry {
+        drill::Entry::Drill(report) => Some(Arc::from(report)),
+        drill::Entry::Note(_) => None,
+    })
+}
+
+fn line(report: &Report) -> DrillLine {
+    DrillLine {
+        id: report.id.clone(),
+        started_at: report.started_at,
+        verdict: report.verdict.as_str().to_owned(),
+        target: report.target.clone(),
+        rto_seconds: report.rto_seconds,
+        rpo_seconds: report.rpo_seconds,
+        phases: report.phases.all().map(|(name, seconds)| (name.to_owned(), seconds)).to_vec(),
+        estimate_seconds: report.estimate_seconds,
+        reasons: report.reasons.clone(),
+    }
+}
+
+/// What is known, for whoever shows it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DrillsHandle(Arc<Mutex<KnownDrills>>);
+
+impl DrillsHandle {
+    pub(super) fn get(&self) -> KnownDrills {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Look for new reports for ever.
+    pub(super) async fn run(self, archiver: Arc<Archiver>) {
+        loop {
+            let Some(pusher) = archiver.pusher() else {
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            };
+            let mut known = self.get();
+            known.update(pusher.repository()).await;
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            sleep(PAUSE).await;
+        }
+    }
+}
