@@ -1,6 +1,7 @@
 //! Every command and option.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -14,9 +15,9 @@ use crate::repository::BackupId;
 #[derive(Debug, Parser)]
 #[command(name = "walproof", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check); 2 usage or \
+    after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check, drill); 2 usage or \
     configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
-    asked; 9 anything else. wal-fetch adds 200 to all but 0 and 1."
+    asked; 9 anything else; 10 drill: inconclusive. wal-fetch adds 200 to all but 0 and 1."
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -96,6 +97,55 @@ pub(super) enum Command {
         /// LATEST or a backup's id
         backup: String,
     },
+    /// Rehearse a restore and prove it: restore, recover, check, time, wipe; leaves a signed report
+    Drill(Drill),
+    /// List the drills, and check their evidence: numbers, chain, signatures, missed runs
+    DrillList {
+        #[command(flatten)]
+        trust: Trust,
+    },
+    /// Show the report of a drill: the newest, or the one with this id
+    DrillReport {
+        /// Its id
+        id: Option<String>,
+        /// How: text, json, or html for a page that stands alone
+        #[arg(long, value_enum, default_value = "text")]
+        format: ReportFormat,
+        #[command(flatten)]
+        trust: Trust,
+    },
+    /// Write down what was done about a failed drill; signed and chained like a report
+    DrillNote {
+        /// Its id
+        id: String,
+        /// What was done
+        text: String,
+    },
+    /// Write the signed report of a drill into a file: a DSSE envelope
+    DrillExport {
+        /// Its id; by default the newest
+        id: Option<String>,
+        /// A new file
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        trust: Trust,
+    },
+    /// Check an exported report with a public key and nothing else
+    DrillVerify {
+        /// The envelope
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// As `drill-keygen` printed it
+        #[arg(long, value_name = "FILE")]
+        public_key: PathBuf,
+    },
+    /// Make a key that signs reports, and print its public half
+    DrillKeygen {
+        /// A new file for the private half; never over one that exists
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
     /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
     Status(Which),
     /// Say what a problem means and what to do about it (the runbook), or list all that there are
@@ -156,6 +206,9 @@ pub(super) struct WalFetch {
     /// data directory
     #[arg(long, value_name = "NUMBER")]
     pub(super) system_identifier: Option<u64>,
+    /// Put tablespaces that are created in the WAL below this directory (used by drill)
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(super) redirect_tablespaces: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -198,6 +251,43 @@ fn instant(text: &str) -> Result<PgTime> {
         Some(hint) => Error::usage(format!("{error}; {hint}")),
         None => error,
     })
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Drill {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Draw the random target with this seed: the same one again
+    #[arg(long, value_name = "NUMBER", conflicts_with = "target")]
+    pub(super) seed: Option<u64>,
+    /// Start from this backup instead of the newest that stopped before the target
+    #[arg(long, value_name = "ID")]
+    pub(super) backup: Option<BackupId>,
+    /// Time for checking all tables and indexes
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(super) amcheck_budget: Duration,
+    /// Time for each query of the configuration
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub(super) query_timeout: Duration,
+    /// Also write the results for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub(super) textfile: Option<PathBuf>,
+}
+
+/// Whose signatures count.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Trust {
+    /// Trust this public key; may be repeated. By default the one that drill.signing_key_file belongs to
+    #[arg(long, value_name = "FILE")]
+    pub(super) public_key: Vec<PathBuf>,
+}
+
+/// How a report is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ReportFormat {
+    Text,
+    Json,
+    Html,
 }
 
 #[derive(Debug, Clone, Default, Args)]

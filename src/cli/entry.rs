@@ -9,7 +9,8 @@ use clap::error::ErrorKind;
 use super::args::{Cli, Command};
 use super::output::{self, complain};
 use super::{
-    backup, check, daemon, explain, generate, init, key_rotate, keygen, restore, start, status, wal,
+    backup, check, daemon, drill, drill_evidence, explain, generate, init, key_rotate, keygen, restore, start,
+    status, wal,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -127,6 +128,15 @@ fn run(cli: Cli) -> Result<u8> {
         Command::BackupShow { id, which } => backup::show(&global, &id, which),
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
+        Command::Drill(arguments) => drill::drill(&global, &arguments),
+        Command::DrillList { trust } => drill_evidence::list(&global, &trust),
+        Command::DrillReport { id, format, trust } => {
+            drill_evidence::report(&global, id.as_deref(), format, &trust)
+        }
+        Command::DrillNote { id, text } => drill_evidence::note(&global, &id, text),
+        Command::DrillExport { id, to, trust } => drill_evidence::export(&global, id.as_deref(), &to, &trust),
+        Command::DrillVerify { file, public_key } => drill_evidence::verify(&global, &file, &public_key),
+        Command::DrillKeygen { to } => drill_evidence::keygen(&global, &to),
         Command::Status(which) => status::status(&global, which),
         Command::Explain { code } => explain::explain(&global, code.as_deref()),
         Command::Daemon => daemon::daemon(&global),

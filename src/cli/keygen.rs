@@ -24,7 +24,8 @@ pub(super) fn keygen(global: &Global, to: Option<&Path>) -> Result<u8> {
         }
         return Ok(0);
     };
-    write_new(path, text.as_bytes())?;
+    let hint = "a key in use must never be replaced; choose another name for a new one";
+    write_new(path, text.as_bytes(), hint)?;
     if global.json {
         output::json(&json!({ "file": path.to_string_lossy() }))?;
     } else {
@@ -37,13 +38,12 @@ pub(super) fn keygen(global: &Global, to: Option<&Path>) -> Result<u8> {
 }
 
 /// R24: an existing key is never overwritten, and nobody else reads this one, not even for a moment.
-fn write_new(path: &Path, key: &[u8]) -> Result<()> {
+pub(super) fn write_new(path: &Path, key: &[u8], hint: &str) -> Result<()> {
     let mut file =
         std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|cause| {
             let error = Error::io("create", path, &cause);
             if cause.kind() == std::io::ErrorKind::AlreadyExists {
-                Error::impossible(format!("{} exists", path.display()))
-                    .hint("a key in use must never be replaced; choose another name for a new one")
+                Error::impossible(format!("{} exists", path.display())).hint(hint)
             } else {
                 error
             }

@@ -7,6 +7,8 @@ mod check_repository;
 mod check_server;
 mod context;
 mod daemon;
+mod drill;
+mod drill_evidence;
 mod entry;
 mod explain;
 mod findings;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use super::args::{ArchiveMode, Global, Restore};
+use super::args::{ArchiveMode, Global, Restore, Target};
 use super::context::Context;
 use super::restore_words::Words;
 use super::{backup, server_view, start};
@@ -92,7 +92,27 @@ fn check_directories(config: &Config, plan: &Plan) -> Result<()> {
 }
 
 fn request(arguments: Restore) -> Result<RestoreRequest> {
-    let target = arguments.target;
+    let (action, timeline) = (arguments.target.target_action, arguments.target.target_timeline);
+    let target = recovery_target(arguments.target)?;
+    let tablespaces: Vec<(PathBuf, PathBuf)> =
+        arguments.tablespace.iter().map(|pair| tablespace(pair)).collect::<Result<_>>()?;
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some((from, _)) = tablespaces.iter().find(|(from, _)| !seen.insert(from)) {
+        return Err(Error::usage(format!("--tablespace names {} twice", from.display())));
+    }
+    let to = std::path::absolute(&arguments.to).map_err(|cause| Error::io("find", &arguments.to, &cause))?;
+    Ok(RestoreRequest {
+        to,
+        target,
+        action: action.unwrap_or(TargetAction::Pause),
+        timeline,
+        backup: arguments.backup,
+        tablespaces,
+    })
+}
+
+/// What the flags mean; the newest state without any.
+pub(super) fn recovery_target(target: Target) -> Result<RecoveryTarget> {
     let exclusive = target.target_exclusive;
     let recovery = if let Some(time) = target.target_time {
         RecoveryTarget::Time { time, exclusive }
@@ -116,21 +136,7 @@ fn request(arguments: Restore) -> Result<RestoreRequest> {
     if exclusive && !has_edge {
         return Err(Error::usage("--target-exclusive has no effect without a time, an LSN or a transaction"));
     }
-    let tablespaces: Vec<(PathBuf, PathBuf)> =
-        arguments.tablespace.iter().map(|pair| tablespace(pair)).collect::<Result<_>>()?;
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some((from, _)) = tablespaces.iter().find(|(from, _)| !seen.insert(from)) {
-        return Err(Error::usage(format!("--tablespace names {} twice", from.display())));
-    }
-    let to = std::path::absolute(&arguments.to).map_err(|cause| Error::io("find", &arguments.to, &cause))?;
-    Ok(RestoreRequest {
-        to,
-        target: recovery,
-        action: target.target_action.unwrap_or(TargetAction::Pause),
-        timeline: target.target_timeline,
-        backup: arguments.backup,
-        tablespaces,
-    })
+    Ok(recovery)
 }
 
 /// `FROM=TO`, in which `\=` is an equals sign of a path, as for pg_basebackup.
