@@ -15,6 +15,7 @@ mod claims;
 mod daemon;
 mod daemon_faults;
 mod disaster;
+mod drill;
 mod exit_codes;
 mod extents;
 mod handover;

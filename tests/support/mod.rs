@@ -35,6 +35,7 @@ pub mod cluster_builder;
 pub mod control_file;
 pub mod daemon;
 pub mod data_dir;
+pub mod drill;
 pub mod dump;
 pub mod fabricate;
 pub mod faults;
