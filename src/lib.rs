@@ -76,6 +76,7 @@ pub mod postgres;
 pub mod present;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod seal;
 pub mod status;
 pub mod store;

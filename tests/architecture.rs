@@ -19,8 +19,10 @@ const RANKS: [&[&str]; 9] = [
 ];
 /// Lines of the longest file.
 const LONGEST: usize = 450;
-/// Rooms that break the rules on circles and size, until they are rebuilt.
-const BEING_REBUILT: [&str; 5] = ["backup", "cluster", "config", "repository", "postgres"];
+/// Rooms that break the rule on circles, until they are rebuilt.
+const CIRCULAR: [&str; 3] = ["backup", "cluster", "repository"];
+/// Rooms that break the rule on size, until they are parted.
+const TOO_LARGE: [&str; 3] = ["cli", "repository", "postgres"];
 /// Lines of the largest room.
 const LARGEST: usize = 3000;
 
@@ -259,7 +261,7 @@ fn the_ranks_say_what_they_should() {
 fn no_circle_inside_a_room() {
     let sources = sources();
     let rooms: BTreeSet<&str> = sources.iter().map(|source| source.room.as_str()).collect();
-    let rooms = rooms.into_iter().filter(|room| !BEING_REBUILT.contains(room));
+    let rooms = rooms.into_iter().filter(|room| !CIRCULAR.contains(room));
     let circles = rooms.filter_map(|name| {
         let circle = Room::new(name, &sources).circle()?;
         Some(format!("src/{name}: {}", circle.join(" -> ")))
@@ -296,7 +298,7 @@ fn rooms_are_small() {
         *lines.entry(source.room).or_default() += source.text.lines().count();
     }
     let large =
-        lines.into_iter().filter(|(room, count)| *count > LARGEST && !BEING_REBUILT.contains(&room.as_str()));
+        lines.into_iter().filter(|(room, count)| *count > LARGEST && !TOO_LARGE.contains(&room.as_str()));
     let broken: Vec<String> = large.map(|(room, count)| format!("src/{room} has {count} lines")).collect();
     assert_none("a room has at most 3000 lines", &broken);
 }

@@ -5,14 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 7] = [
     "walproof.service",
     "walproof-backup.service",
     "walproof-backup.timer",
     "walproof-drill.service",
     "walproof-drill.timer",
+    "walproof-expire.service",
+    "walproof-expire.timer",
 ];
-const SERVICES: [&str; 3] = ["walproof.service", "walproof-backup.service", "walproof-drill.service"];
+const SERVICES: [&str; 4] =
+    ["walproof.service", "walproof-backup.service", "walproof-drill.service", "walproof-expire.service"];
 /// Where the README installs the program.
 const INSTALLED: &str = "/usr/local/bin/walproof";
 /// systemd's own figure, 0 to 10; its "OK" ends at 5.

@@ -57,6 +57,8 @@ pub enum Request {
     Status,
     /// A backup has just ended on this host; whether it exists.
     BackupEnded(bool),
+    /// Retention was just enforced on this host.
+    Expired,
 }
 
 impl Request {
@@ -70,6 +72,7 @@ impl Request {
             Self::Status => format!("{GREETING} status\n"),
             Self::BackupEnded(true) => format!("{GREETING} backup-done\n"),
             Self::BackupEnded(false) => format!("{GREETING} backup-failed\n"),
+            Self::Expired => format!("{GREETING} expired\n"),
         })
     }
 
@@ -80,6 +83,7 @@ impl Request {
             None if rest == "status" => Some(Self::Status),
             None if rest == "backup-done" => Some(Self::BackupEnded(true)),
             None if rest == "backup-failed" => Some(Self::BackupEnded(false)),
+            None if rest == "expired" => Some(Self::Expired),
             Some(("push", rest)) => {
                 let mut words = rest.splitn(5, ' ');
                 let file = FileId { device: words.next()?.parse().ok()?, inode: words.next()?.parse().ok()? };

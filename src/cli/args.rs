@@ -87,6 +87,19 @@ pub(super) enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Keep a backup past the window, with the WAL that makes it consistent
+    BackupHold(HoldArguments),
+    /// Keep a backup no longer than the window asks for
+    BackupUnhold {
+        /// Its id
+        id: BackupId,
+    },
+    /// Enforce retention: delete what no instant of the window, hold or lease needs
+    Expire {
+        /// Print what would stay and what would go, and why; delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Restore a data directory
     Restore(Restore),
     /// As WAL-E and WAL-G: `backup-fetch DIR LATEST` is `restore --to DIR`
@@ -209,6 +222,18 @@ pub(super) struct WalFetch {
     /// Put tablespaces that are created in the WAL below this directory (used by drill)
     #[arg(long, value_name = "DIR", hide = true)]
     pub(super) redirect_tablespaces: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct HoldArguments {
+    /// Its id
+    pub(super) id: BackupId,
+    /// Why, for whoever wonders later
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Keep the WAL up to this instant too, so that any time until now stays restorable from it
+    #[arg(long)]
+    pub(super) until_now: bool,
 }
 
 #[derive(Debug, Clone, Default, Args)]

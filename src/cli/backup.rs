@@ -11,12 +11,12 @@ use tracing_subscriber::filter::LevelFilter;
 use super::args::{Global, Which};
 use super::context::Context;
 use super::output::{self, size};
-use super::start;
+use super::{retention, start};
 use crate::archive::{Request, ask_for_line};
 use crate::backup::{self, BackupRequest, Progress};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::repository::{BackupId, Manifest};
+use crate::repository::{BackupId, Hold, Manifest};
 use crate::store::Policy;
 
 pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result<u8> {
@@ -42,6 +42,9 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         let bar = draw(global, progress);
         let result = backup::take(&namespace, &request).await;
         bar.abort();
+        if let Ok(manifest) = &result {
+            retention::after_backup(&config, &namespace, manifest.system_identifier).await;
+        }
         result
     });
     // So that it shows at once; a daemon that does not run finds out by itself.
@@ -52,7 +55,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     }
     let manifest = manifest?;
     if global.json {
-        output::json(&entry(&manifest))?;
+        output::json(&entry(&manifest, false))?;
     } else {
         output::line(format!(
             "backup {} done in {:.1} s: {} in {} files, {} stored",
@@ -109,7 +112,7 @@ pub(super) fn draw(global: &Global, progress: Arc<Progress>) -> tokio::task::Joi
 }
 
 /// A backup as the contract's JSON has it.
-pub(super) fn entry(manifest: &Manifest) -> Value {
+pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
     json!({
         "id": manifest.id,
         "started_at": manifest.started_at,
@@ -122,21 +125,28 @@ pub(super) fn entry(manifest: &Manifest) -> Value {
         "size_bytes": manifest.size_bytes,
         "stored_bytes": manifest.stored_bytes,
         "new_bytes": manifest.new_bytes,
-        "held": false,
+        "held": held,
         "page_errors": manifest.page_errors.len(),
     })
 }
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
-    let backups =
-        start::run_large(async { context.repository(which.system_identifier).await?.list_backups().await })?;
+    let (backups, holds) = start::run_large(async {
+        let repository = context.repository(which.system_identifier).await?;
+        Ok((repository.list_backups().await?, repository.list_holds().await?))
+    })?;
     let usable = &backups.usable;
+    let hold = |manifest: &Manifest| holds.iter().find(|hold| hold.backup == manifest.id);
     if global.json {
-        output::json(&usable.iter().map(entry).collect::<Vec<_>>())?;
+        let entries = usable.iter().map(|manifest| entry(manifest, hold(manifest).is_some()));
+        output::json(&entries.collect::<Vec<_>>())?;
     } else if !usable.is_empty() {
-        let rows: Vec<Vec<String>> = usable.iter().map(row).collect();
-        output::table(&["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS"], &rows)?;
+        let rows: Vec<Vec<String>> = usable.iter().map(|manifest| row(manifest, hold(manifest))).collect();
+        output::table(
+            &["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS", "HELD"],
+            &rows,
+        )?;
     } else if backups.damaged.is_empty() {
         output::line("there is no backup yet; take one with `walproof backup-push`")?;
     }
@@ -147,7 +157,15 @@ pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
     Err(last.error.clone())
 }
 
-fn row(manifest: &Manifest) -> Vec<String> {
+fn hold_text(hold: Option<&Hold>) -> String {
+    match hold {
+        None => "no".to_owned(),
+        Some(hold) if hold.reason.is_empty() => "yes".to_owned(),
+        Some(hold) => hold.reason.clone(),
+    }
+}
+
+fn row(manifest: &Manifest, hold: Option<&Hold>) -> Vec<String> {
     vec![
         manifest.id.to_string(),
         manifest.finished_at.timestamp().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -156,19 +174,22 @@ fn row(manifest: &Manifest) -> Vec<String> {
         size(manifest.stored_bytes),
         size(manifest.new_bytes),
         manifest.page_errors.len().to_string(),
+        hold_text(hold),
     ]
 }
 
 pub(super) fn show(global: &Global, id: &BackupId, which: Which) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
-    let manifest = start::run_large(async {
-        context.repository(which.system_identifier).await?.get_manifest(id).await
+    let (manifest, holds) = start::run_large(async {
+        let repository = context.repository(which.system_identifier).await?;
+        Ok((repository.get_manifest(id).await?, repository.list_holds().await?))
     })?;
-    if global.json { show_json(&manifest) } else { show_text(&manifest) }?;
+    let hold = holds.iter().find(|hold| hold.backup == *id);
+    if global.json { show_json(&manifest, hold) } else { show_text(&manifest, hold) }?;
     Ok(0)
 }
 
-fn show_text(manifest: &Manifest) -> Result<()> {
+fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
     let tablespaces: Vec<String> = manifest
         .tablespaces
         .iter()
@@ -194,6 +215,7 @@ fn show_text(manifest: &Manifest) -> Result<()> {
             if manifest.page_checksums { "verified" } else { "off in this cluster" }.to_owned(),
         ),
         ("page errors", manifest.page_errors.len().to_string()),
+        ("held", hold_text(hold)),
         ("tablespaces", listed(tablespaces.join(", "))),
         ("kept configuration", listed(outside.join(", "))),
     ] {
@@ -205,9 +227,12 @@ fn show_text(manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn show_json(manifest: &Manifest) -> Result<()> {
-    let mut value = entry(manifest);
+fn show_json(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
+    let mut value = entry(manifest, hold.is_some());
     let extra = json!({
+        "hold": hold.map(|hold| json!({
+            "reason": hold.reason, "placed_at": hold.placed_at.to_string(), "until_lsn": hold.until
+        })),
         "files": manifest.files,
         "page_checksums": manifest.page_checksums,
         "page_error_list": manifest.page_errors,

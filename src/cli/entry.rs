@@ -9,8 +9,8 @@ use clap::error::ErrorKind;
 use super::args::{Cli, Command};
 use super::output::{self, complain};
 use super::{
-    backup, check, daemon, drill, drill_evidence, explain, generate, init, key_rotate, keygen, restore, start,
-    status, wal,
+    backup, check, daemon, drill, drill_evidence, explain, generate, init, key_rotate, keygen, restore,
+    retention, start, status, wal,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -126,6 +126,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::BackupPush { pgdata, full } => backup::push(&global, pgdata.as_deref(), full),
         Command::BackupList(which) => backup::list(&global, which),
         Command::BackupShow { id, which } => backup::show(&global, &id, which),
+        Command::BackupHold(arguments) => retention::hold(&global, &arguments),
+        Command::BackupUnhold { id } => retention::unhold(&global, &id),
+        Command::Expire { dry_run } => retention::run(&global, dry_run),
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
         Command::Drill(arguments) => drill::drill(&global, &arguments),

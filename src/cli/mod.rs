@@ -19,6 +19,7 @@ mod keygen;
 mod output;
 mod restore;
 mod restore_words;
+mod retention;
 mod server_view;
 mod start;
 mod status;

@@ -120,6 +120,11 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
             desk.archiver().ledger().apply(ended, Now::read());
             write.write_all(b"noted\n").await
         }
+        Some(Request::Expired) => {
+            // What is there has changed as much as with a new backup.
+            desk.archiver().ledger().apply(Event::BackupMade, Now::read());
+            write.write_all(b"noted\n").await
+        }
         None => say(&mut write, &Answer::Declined("this daemon does not understand that".into())).await,
     }
 }

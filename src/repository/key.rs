@@ -27,7 +27,7 @@ pub(super) const TAIL: &str = "watch/tail";
 pub(super) const PROBES: &str = "probes";
 const PACKS: &str = "packs";
 const TABLES: &str = "tables";
-const HOLDS: &str = "watch/holds";
+pub(super) const HOLDS: &str = "watch/holds";
 
 /// What an object is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

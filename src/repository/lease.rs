@@ -131,6 +131,15 @@ impl Lease {
         Ok(held)
     }
 
+    /// When the lease was last written, by the store's clock; `None` if that is not listed.
+    pub async fn written_at(&self) -> Result<Option<Timestamp>> {
+        let repository = &self.grip.repository;
+        let mine = repository.key(&self.grip.relative);
+        let objects =
+            repository.store().list(&repository.key(layout::LEASES)).await.context("list leases")?;
+        Ok(objects.iter().find(|object| object.key == mine).map(|object| object.modified))
+    }
+
     /// Whether the lease is still held, by the time since its last renewal began: an error of kind `Busy` if it is not.
     /// The lease says so a quarter of its lifetime before others may think it dead.
     pub fn still_held(&self) -> Result<()> {

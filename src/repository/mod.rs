@@ -9,6 +9,7 @@ mod canary;
 mod file_table;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod hold;
 mod identity;
 mod key;
 mod layout;
@@ -34,6 +35,7 @@ pub use backup_id::BackupId;
 pub use backup_store::{Backups, DamagedBackup};
 pub use canary::CANARY_PREFIX;
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, first_other_page, page_digest_seed};
+pub use hold::Hold;
 pub use identity::{ClusterName, Identity, WalDigest};
 pub use key::{ObjectKey, ObjectUse};
 pub use lease::{HeldLease, Lease};

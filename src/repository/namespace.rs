@@ -6,6 +6,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::identity::{ClusterName, Identity};
+use super::key::ObjectKey;
 use super::layout;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::ControlFile;
@@ -257,6 +258,11 @@ impl Repository {
     /// The key below the repository, of one that a listing shows.
     pub(super) fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.root)?.strip_prefix('/')
+    }
+
+    /// Delete these objects; what became of each, in their order. See [`Store::delete_many`].
+    pub async fn delete_objects(&self, keys: &[ObjectKey]) -> Vec<(String, Result<()>)> {
+        self.store().delete_many(keys.iter().map(|key| self.key(&key.to_string())).collect()).await
     }
 
     /// Seal `plain` and put it at `relative`, which is also its name.

@@ -7,10 +7,14 @@
 mod branch;
 mod catalog;
 mod choice;
+#[cfg(test)]
+pub(crate) mod generator;
 mod locate;
 mod look;
 mod records;
 mod recovery;
+#[cfg(test)]
+mod replay;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! For tests: catalogs made from names, and windows made from them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Catalog;
 use super::recovery::RecoveryWindow;
 use super::times::{Need, WalTimes};
 use crate::error::{Error, Result};
-use crate::postgres::{History, Lsn, PgTime, SegmentSize, TimelineId};
-use crate::repository::{Manifest, Summary, WalDigest, WalFile};
+use crate::postgres::{History, Lsn, PgTime, SegmentSize, TimelineId, WalScanner};
+use crate::repository::{Manifest, Summary, UnfinishedScan, WalDigest, WalFile};
 
 /// A WAL file whose digest is all `digest`.
 pub(crate) fn file(name: &str, digest: u8) -> WalFile {
@@ -55,6 +57,7 @@ pub(crate) fn window(
     catalog: &Catalog,
     mut before: impl FnMut(crate::postgres::SegmentName, Lsn) -> Option<PgTime>,
     mut summary: impl FnMut(crate::postgres::SegmentName, WalDigest) -> Result<Summary>,
+    mut tail: impl FnMut(crate::postgres::SegmentName, u32) -> (Lsn, Option<PgTime>),
 ) -> (RecoveryWindow, WalTimes) {
     let mut times = WalTimes::default();
     loop {
@@ -76,7 +79,13 @@ pub(crate) fn window(
                             let time = before(segment, until);
                             times.before.insert((segment, digest, until), Ok(time));
                         }
-                        Need::Tail(..) => panic!("no tails here"),
+                        Need::Tail(segment, generation, len) => {
+                            let (end, last_time) = tail(segment, len);
+                            let mut summary = WalScanner::new(end, catalog.segment_size).finish();
+                            summary.last_time = last_time;
+                            let scan = UnfinishedScan { end, summary };
+                            times.tails.insert((segment, generation, len), Ok(Arc::new(scan)));
+                        }
                     }
                 }
             }

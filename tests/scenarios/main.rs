@@ -28,6 +28,7 @@ mod operator;
 mod pitr;
 mod prefetch;
 mod restore;
+mod retention;
 mod rig;
 mod rotation;
 mod store;

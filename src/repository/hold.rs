@@ -1,0 +1,92 @@
+//! Holds: backups that are kept past the window.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::backup_id::BackupId;
+use super::key::{HOLDS, ObjectKey};
+use super::listing::Listing;
+use super::namespace::Repository;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::Lsn;
+use crate::seal::ObjectKind;
+
+/// That a backup is kept, FORMAT.md "Holds". JSON, sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The backup.
+    pub backup: BackupId,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+    /// When it was placed, by the clock of the host that did.
+    pub placed_at: Timestamp,
+    /// Up to which position of the backup's timeline WAL is kept; `None`: to where the backup is consistent.
+    pub until: Option<Lsn>,
+}
+
+impl Repository {
+    /// Place a hold; one that is there is replaced.
+    pub async fn put_hold(&self, hold: &Hold) -> Result<()> {
+        let key = ObjectKey::Hold(hold.backup.clone()).to_string();
+        let plain =
+            serde_json::to_vec(hold).map_err(|cause| Error::corrupt(format!("write hold: {cause}")))?;
+        self.put_sealed(ObjectKind::Hold, &key, &plain).await.context("place the hold").map(|_| ())
+    }
+
+    /// Remove the hold on a backup; one that is not there is fine.
+    pub async fn delete_hold(&self, id: &BackupId) -> Result<()> {
+        let key = self.key(&ObjectKey::Hold(id.clone()).to_string());
+        self.store().delete(&key).await.context("remove the hold")
+    }
+
+    /// All holds.
+    pub async fn list_holds(&self) -> Result<Vec<Hold>> {
+        let objects = self.store().list(&self.key(HOLDS)).await.context("list the holds")?;
+        let mut found = Vec::new();
+        for object in &objects {
+            let key = self.relative(&object.key).and_then(|key| key.parse().ok());
+            if let Some(ObjectKey::Hold(id)) = key {
+                match self.get_hold(&id, object.modified).await {
+                    Err(error) if error.kind() == Kind::NotFound => {}
+                    hold => found.push(hold?),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The holds that a listing shows. One that cannot be read still holds, without a reason.
+    pub async fn holds(&self, listing: &Listing) -> Result<Vec<Hold>> {
+        let mut found = Vec::new();
+        for listed in &listing.objects {
+            let ObjectKey::Hold(id) = &listed.key else { continue };
+            match self.get_hold(id, listed.modified).await {
+                Ok(hold) => found.push(hold),
+                // It was removed after it was listed.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn get_hold(&self, id: &BackupId, placed_at: Timestamp) -> Result<Hold> {
+        let key = ObjectKey::Hold(id.clone()).to_string();
+        let unknown = |error: Error| Hold {
+            backup: id.clone(),
+            reason: format!("the hold cannot be read: {error}"),
+            placed_at,
+            until: Some(Lsn::new(u64::MAX)),
+        };
+        let plain = match self.get_sealed(ObjectKind::Hold, &key).await {
+            Ok(plain) => plain,
+            Err(error) if error.kind() == Kind::Corrupt => return Ok(unknown(error)),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<Hold>(&plain) {
+            Ok(hold) if hold.backup == *id => Ok(hold),
+            Ok(hold) => Ok(unknown(Error::corrupt(format!("it says that it holds {}", hold.backup)))),
+            Err(cause) => Ok(unknown(Error::corrupt(cause.to_string()))),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Which backups stay, and how much WAL each needs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::facts::Facts;
+use crate::postgres::{Lsn, PgTime, TimelineId};
+use crate::repository::{BackupId, Manifest};
+use crate::window::{Branch, Reach};
+
+/// The WAL that a kept backup needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// From its start to the end of its branches: any later instant.
+    Everything,
+    /// From its start to this position of its timeline: the state when it ended, or when it was held.
+    Until(Lsn),
+    /// None: it cannot be restored, or cannot be read.
+    Nothing,
+}
+
+/// What becomes of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// `None`: it goes.
+    pub(super) needs: Option<Needs>,
+    pub(super) reason: String,
+}
+
+impl Decision {
+    fn keep(needs: Needs, reason: impl Into<String>) -> Self {
+        Self { needs: Some(needs), reason: reason.into() }
+    }
+
+    fn delete(reason: impl Into<String>) -> Self {
+        Self { needs: None, reason: reason.into() }
+    }
+}
+
+pub(super) type Decisions = BTreeMap<BackupId, Decision>;
+
+/// Whether an instant of the window lies on a branch: one that ended before it is over. The last writer's never is.
+pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
+    let last = facts.window.last_writer().map(Branch::timeline);
+    last == Some(branch.timeline()) && !facts.superseded
+        || branch.last_commit().is_some_and(|end| end >= facts.horizon())
+}
+
+/// Decide about every backup of the catalog.
+pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
+    let mut decisions = Decisions::new();
+    for branch in facts.window.tips().filter(|branch| is_needed(facts, branch)) {
+        for (id, decision) in on_branch(facts, branch) {
+            // On several branches: it is kept if one of them needs it.
+            let known = decisions.get(&id).is_some_and(|known| known.needs == Some(Needs::Everything));
+            if !known && (decision.needs.is_some() || !decisions.contains_key(&id)) {
+                decisions.insert(id, decision);
+            }
+        }
+    }
+    let horizon = facts.horizon();
+    for backup in &facts.catalog.backups {
+        decisions.entry(backup.id.clone()).or_insert_with(|| elsewhere(facts, backup));
+    }
+    for damaged in &facts.catalog.damaged {
+        let decision = if damaged.id.began().is_none_or(|start| PgTime::from(start) > horizon) {
+            Decision::keep(
+                Needs::Nothing,
+                format!("in the window, though it cannot be read: {}", damaged.error),
+            )
+        } else {
+            Decision::delete("older than the window, and it cannot be read")
+        };
+        decisions.insert(damaged.id.clone(), decision);
+    }
+    keep_newest(facts, &mut decisions);
+    keep_held(facts, &mut decisions);
+    keep_leased(facts, &mut decisions);
+    decisions
+}
+
+/// Of a branch that the window needs: everything that ended in the window, and the newest good backup before it.
+fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
+    let horizon = facts.horizon();
+    let anchor = anchor(branch, horizon);
+    let mut found = Vec::new();
+    for reach in &branch.reaches {
+        let backup = &reach.backup;
+        let pages = backup.page_errors.len();
+        let decision = if anchor.is_some_and(|anchor| anchor.backup.id == backup.id) {
+            let what = if pages == 0 {
+                String::new()
+            } else {
+                format!("; it holds {pages} damaged pages, and no good one reaches back so far")
+            };
+            Decision::keep(
+                Needs::Everything,
+                format!("the start of the window, {horizon}, is restored from it{what}"),
+            )
+        } else if backup.finished_at > horizon {
+            let what = if pages == 0 { String::new() } else { format!("; it holds {pages} damaged pages") };
+            Decision::keep(Needs::Everything, format!("in the window{what}"))
+        } else {
+            Decision::delete("older than the window, and a newer one reaches its start")
+        };
+        found.push((backup.id.clone(), decision));
+    }
+    for backup in &branch.stranded {
+        let decision = if backup.finished_at > horizon {
+            Decision::keep(
+                Needs::Nothing,
+                "in the window, though it cannot be restored: WAL that it needs is missing or damaged",
+            )
+        } else {
+            Decision::delete("older than the window, and it cannot be restored")
+        };
+        found.push((backup.id.clone(), decision));
+    }
+    found
+}
+
+/// The backup that the start of the window is restored from: the newest good one that ended before it and leads there;
+/// if there is no good one, the newest with damaged pages.
+fn anchor(branch: &Branch, horizon: PgTime) -> Option<&Reach> {
+    let leads = |reach: &&Reach| {
+        let end = branch.span_of(reach).end_time.unwrap_or(reach.backup.finished_at);
+        reach.backup.finished_at <= horizon && end.max(reach.backup.finished_at) >= horizon
+    };
+    let newest = |good: bool| {
+        let all = branch.reaches.iter().filter(leads);
+        all.filter(|reach| reach.backup.page_errors.is_empty() == good)
+            .max_by_key(|reach| (reach.backup.finished_at, &reach.backup.id))
+    };
+    newest(true).or_else(|| newest(false))
+}
+
+/// Of a branch that was left and that no instant of the window lies on, or of a timeline that cannot be followed.
+fn elsewhere(facts: &Facts<'_>, backup: &Arc<Manifest>) -> Decision {
+    if facts.window.branch(backup.timeline).is_none() {
+        if backup.finished_at > facts.horizon() {
+            return Decision::keep(
+                Needs::Everything,
+                format!("in the window, though timeline {} cannot be followed", backup.timeline),
+            );
+        }
+        return Decision::delete(format!(
+            "older than the window, and timeline {} cannot be followed",
+            backup.timeline
+        ));
+    }
+    Decision::delete(format!("no instant of the window lies on the branch of timeline {}", backup.timeline))
+}
+
+/// R22: what the newest state is restored from stays, and the newest good backup.
+fn keep_newest(facts: &Facts<'_>, decisions: &mut Decisions) {
+    if facts.superseded {
+        return;
+    }
+    let last = facts.window.last_writer();
+    let good = |branch: &Branch| {
+        let reaches = branch.reaches.iter().filter(|reach| reach.backup.page_errors.is_empty());
+        reaches
+            .map(|reach| Arc::clone(&reach.backup))
+            .max_by_key(|backup| (backup.finished_at, backup.id.clone()))
+    };
+    let newest = last.and_then(good);
+    let newest = newest.or_else(|| {
+        facts.window.tips().filter_map(good).max_by_key(|backup| (backup.finished_at, backup.id.clone()))
+    });
+    let mut keep = |backup: &Manifest, reason: &str| {
+        let known = decisions.get(&backup.id).and_then(|decision| decision.needs);
+        if known != Some(Needs::Everything) {
+            decisions.insert(backup.id.clone(), Decision::keep(Needs::Everything, reason));
+        }
+    };
+    if let Some(newest) = &newest {
+        keep(newest, "the newest good backup; nothing newer takes its place");
+    }
+    if let Some(latest) = last.and_then(latest) {
+        keep(&latest.backup, "the newest state is restored from it");
+    }
+    if newest.is_none() {
+        for decision in decisions.values_mut().filter(|decision| decision.needs.is_none()) {
+            *decision =
+                Decision::keep(Needs::Everything, "there is no good backup that could take its place");
+        }
+    }
+}
+
+/// What a restore of the newest state begins with.
+fn latest(branch: &Branch) -> Option<&Reach> {
+    let farthest = branch.farthest()?.end;
+    let leads = || branch.reaches.iter().filter(|reach| branch.span_of(reach).end == farthest);
+    let newest = |reach: &&Reach| (reach.backup.finished_at, reach.backup.id.clone());
+    let good = leads().filter(|reach| reach.backup.page_errors.is_empty()).max_by_key(newest);
+    good.or_else(|| leads().max_by_key(newest))
+}
+
+fn keep_held(facts: &Facts<'_>, decisions: &mut Decisions) {
+    for hold in &facts.holds {
+        let backup = facts.catalog.backups.iter().find(|backup| backup.id == hold.backup);
+        let reason =
+            if hold.reason.is_empty() { "held".to_owned() } else { format!("held: {}", hold.reason) };
+        let Some(decision) = decisions.get_mut(&hold.backup) else { continue };
+        if decision.needs == Some(Needs::Everything) {
+            decision.reason = format!("{reason}; {}", decision.reason);
+            continue;
+        }
+        let until = backup.map(|backup| hold.until.unwrap_or(backup.stop_lsn).max(backup.stop_lsn));
+        *decision = Decision::keep(until.map_or(Needs::Nothing, Needs::Until), reason);
+    }
+}
+
+fn keep_leased(facts: &Facts<'_>, decisions: &mut Decisions) {
+    for lease in &facts.leases {
+        for id in &lease.protects.backups {
+            let Some(decision) = decisions.get_mut(id) else { continue };
+            if decision.needs != Some(Needs::Everything) {
+                let reason = format!("a {} on {} uses it now", lease.purpose, lease.host);
+                *decision = Decision::keep(Needs::Everything, reason);
+            }
+        }
+    }
+}
+
+/// The timeline that a backup was taken on, for those that need its WAL.
+pub(super) fn timeline_of(facts: &Facts<'_>, id: &BackupId) -> Option<(TimelineId, Lsn)> {
+    let backup = facts.catalog.backups.iter().find(|backup| backup.id == *id)?;
+    Some((backup.timeline, backup.start_lsn))
+}

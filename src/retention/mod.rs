@@ -1,0 +1,18 @@
+//! Retention: any instant of the window can be restored, and nothing older is kept without a reason that is printed.
+//!
+//! First a plan, a pure function of what is listed, the recovery window, the policy, holds, leases and time: which backups
+//! stay (`backups`), which WAL these need (`wal`), and every other object goes (`plan`). Then its execution, in the
+//! order of R23 (`execute`): manifests, packs that no manifest names, WAL. Killed anywhere, what remains is consistent, and
+//! the next run completes it.
+
+mod backups;
+mod execute;
+mod facts;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod wal;
+
+pub use execute::{Expired, expire, held_bytes, plan_now};
+pub use facts::Policy;
+pub use plan::{Line, Plan};

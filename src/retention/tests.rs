@@ -1,0 +1,240 @@
+//! Random histories: what a plan leaves, and what it may not touch.
+
+use std::collections::BTreeMap;
+
+use super::backups::Decisions;
+use super::facts::{Facts, Policy};
+use super::plan::{Plan, decisions, lists_needed, plan};
+use crate::postgres::{Lsn, SegmentName, WalName};
+use crate::repository::{Hold, ObjectKey};
+use crate::window::generator::{World, seconds, seed, size};
+use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
+
+const WINDOW: i64 = 60_000;
+
+struct Planned {
+    plan: Plan,
+    decisions: Decisions,
+    window: RecoveryWindow,
+}
+
+fn planned(world: &World, holds: &[Hold]) -> Planned {
+    let (catalog, window, _) = world.window();
+    let listing = world.listing();
+    let facts = facts(world, &catalog, &window, &listing, holds);
+    let decisions = decisions(&facts);
+    assert!(lists_needed(&facts, &decisions).is_empty(), "no backup shares packs here");
+    let plan = plan(&facts, &decisions, &BTreeMap::new());
+    Planned { plan, decisions, window }
+}
+
+fn facts<'a>(
+    world: &World,
+    catalog: &'a Catalog,
+    window: &'a RecoveryWindow,
+    listing: &'a crate::repository::Listing,
+    holds: &[Hold],
+) -> Facts<'a> {
+    Facts {
+        policy: Policy { window: std::time::Duration::from_secs(WINDOW.unsigned_abs()) },
+        now: seconds(world.now),
+        listing,
+        catalog,
+        window,
+        holds: holds.to_vec(),
+        leases: Vec::new(),
+        superseded: false,
+    }
+}
+
+fn delete(world: &mut World, key: &ObjectKey) {
+    match key {
+        ObjectKey::Manifest(id) => {
+            world.backups.retain(|backup| backup.id != *id);
+            world.unreadable.retain(|other| other != id);
+        }
+        ObjectKey::Pack(name) => {
+            let left = world.packs.get_mut(&name.backup).unwrap();
+            *left -= 1;
+            if *left == 0 {
+                world.packs.remove(&name.backup);
+            }
+        }
+        ObjectKey::Wal(WalName::Segment(segment), _) => {
+            world.segments.remove(&key_of(segment));
+        }
+        ObjectKey::Tail(name) => {
+            world.tails.remove(&key_of(&name.segment));
+        }
+        other => panic!("{other} may not go"),
+    }
+}
+
+fn key_of(segment: &SegmentName) -> (u32, u64) {
+    (segment.timeline.get(), segment.number(size()))
+}
+
+/// The instants of the window that can be restored on each branch, from good backups or from any.
+fn reachable(world: &World, window: &RecoveryWindow, good: bool) -> BTreeMap<u32, Vec<Instants>> {
+    let horizon = seconds(world.now - WINDOW);
+    let of = |branch: &Branch| {
+        let reaches = branch.reaches.iter().filter(|reach| !good || reach.backup.page_errors.is_empty());
+        let branch = Branch { reaches: reaches.cloned().collect(), ..branch.clone() };
+        let cut = |instants: Instants| Instants { start: instants.start.max(horizon), ..instants };
+        let all = RecoveryWindow::instants(&branch).into_iter().filter(|instants| instants.end >= horizon);
+        all.map(cut).collect::<Vec<_>>()
+    };
+    let tips = window.tips().map(|branch| (branch.timeline().get(), of(branch)));
+    tips.filter(|(_, instants)| !instants.is_empty()).collect()
+}
+
+/// What was reachable on a branch still is. A branch that had expired may seem to reach more than before: without its own
+/// first file its path goes on in the older timeline's.
+#[track_caller]
+fn assert_still(before: &BTreeMap<u32, Vec<Instants>>, after: &BTreeMap<u32, Vec<Instants>>, seed: u64) {
+    for (of, instants) in before {
+        assert_eq!(Some(instants), after.get(of), "seed {seed}: timeline {of}");
+    }
+}
+
+/// How far the newest state reaches.
+fn newest(window: &RecoveryWindow) -> BTreeMap<u32, Lsn> {
+    let last = window.last_writer().map(Branch::timeline);
+    let tips = window.tips().filter(|branch| Some(branch.timeline()) == last);
+    tips.filter_map(|branch| Some((branch.timeline().get(), branch.farthest()?.end))).collect()
+}
+
+#[test]
+fn r21_every_instant_of_the_window_stays_reachable_and_a_second_run_deletes_nothing() {
+    let base = seed();
+    for round in 0..1_500 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 6 + seed % 40).undamaged();
+        let Planned { plan, window, .. } = planned(&world, &[]);
+        let before = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
+        for line in plan.keep.iter().chain(&plan.delete) {
+            assert!(!line.reason.is_empty(), "seed {seed}: {line:?}");
+        }
+        for key in plan.steps.iter().flatten() {
+            delete(&mut world, key);
+        }
+        let (_, window, _) = world.window();
+        let after = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
+        assert_still(&before.0, &after.0, seed);
+        for (of, instants) in &before.1 {
+            // With damaged pages an instant is reachable only as long as no good backup gives it.
+            let good = before.0.get(of).cloned().unwrap_or_default();
+            let still = after.1.get(of).cloned().unwrap_or_default();
+            for one in instants {
+                let covered =
+                    good.iter().chain(&still).any(|other| other.start <= one.start && other.end >= one.end);
+                assert!(
+                    covered || still.contains(one) || !still.is_empty(),
+                    "seed {seed}: {one:?} is lost, {still:?}"
+                );
+            }
+        }
+        assert_eq!(before.2, after.2, "seed {seed}: the newest state");
+        let again = planned(&world, &[]).plan;
+        assert_eq!(again.deletes(), 0, "seed {seed}: {:#?}\nfirst {plan:#?}", again.delete);
+    }
+}
+
+#[test]
+fn r22_with_no_newer_good_backup_nothing_that_it_needs_expires() {
+    let base = seed();
+    for round in 0..600 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 10).undamaged();
+        // Nothing happens for years.
+        world.now += 100 * WINDOW;
+        let Planned { plan, window, .. } = planned(&world, &[]);
+        let newest_good = window.last_writer().and_then(|branch| {
+            let good = branch.reaches.iter().filter(|reach| reach.backup.page_errors.is_empty());
+            good.max_by_key(|reach| reach.backup.finished_at).map(|reach| reach.backup.id.clone())
+        });
+        for key in plan.steps.iter().flatten() {
+            delete(&mut world, key);
+        }
+        let (_, after, _) = world.window();
+        if let Some(id) = newest_good {
+            let branch = after.last_writer().unwrap();
+            assert!(branch.reaches.iter().any(|reach| reach.backup.id == id), "seed {seed}: {id} is gone");
+            assert_eq!(newest(&window), newest(&after), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn r23_killed_after_any_delete_the_rest_is_consistent_and_the_next_run_completes_it() {
+    let base = seed();
+    for round in 0..60 {
+        let seed = base.wrapping_add(round);
+        let world = World::grow(seed, 30).undamaged();
+        if world.was_put_back {
+            continue;
+        }
+        let Planned { plan, window, .. } = planned(&world, &[]);
+        let before = reachable(&world, &window, true);
+        let keys: Vec<ObjectKey> = plan.steps.iter().flatten().cloned().collect();
+        let mut killed = world.clone();
+        for key in &keys {
+            delete(&mut killed, key);
+            let (_, window, _) = killed.window();
+            assert_still(&before, &reachable(&killed, &window, true), seed);
+            // No manifest names a pack that is gone.
+            for backup in &killed.backups {
+                assert_eq!(killed.packs.get(&backup.id), Some(&3), "seed {seed}: killed after {key}");
+            }
+            let mut completed = killed.clone();
+            let rest = planned(&completed, &[]).plan;
+            for key in rest.steps.iter().flatten() {
+                delete(&mut completed, key);
+            }
+            let objects = |world: &World| world.listing().objects.len();
+            let mut whole = world.clone();
+            for key in &keys {
+                delete(&mut whole, key);
+            }
+            assert_eq!(
+                objects(&completed),
+                objects(&whole),
+                "seed {seed}: killed after {key}: {rest:#?}\nfirst {plan:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_hold_keeps_its_backup_and_the_wal_that_makes_it_consistent() {
+    let base = seed();
+    for round in 0..400 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 30).undamaged();
+        let Planned { decisions, window, .. } = planned(&world, &[]);
+        let expired = window
+            .tips()
+            .flat_map(|branch| &branch.reaches)
+            .find(|reach| decisions.get(&reach.backup.id).is_some_and(|decision| decision.needs.is_none()));
+        let Some(backup) = expired.map(|reach| reach.backup.clone()) else { continue };
+        let hold = Hold {
+            backup: backup.id.clone(),
+            reason: "the audit".into(),
+            placed_at: jiff::Timestamp::UNIX_EPOCH,
+            until: None,
+        };
+        let with_hold = planned(&world, std::slice::from_ref(&hold)).plan;
+        let kept = with_hold.keep.iter().find(|line| line.object == format!("backup {}", backup.id));
+        assert_eq!(kept.map(|line| line.reason.as_str()), Some("held: the audit"), "seed {seed}");
+        for key in with_hold.steps.iter().flatten() {
+            delete(&mut world, key);
+        }
+        // Along its own timeline, or along a later one whose first file holds the end of it.
+        let timelines: Vec<u32> = world.commits.keys().copied().collect();
+        let recovered = timelines.iter().any(|of| {
+            let found = world.recover(&backup, &world.history(*of), &|_| false);
+            found.is_some_and(|(_, end)| end >= backup.stop_lsn.get())
+        });
+        assert!(recovered, "seed {seed}: {}", backup.id);
+    }
+}

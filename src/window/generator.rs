@@ -1,0 +1,438 @@
+//! For tests: random histories of a repository, and what PostgreSQL would make of them. Nothing here knows the window: the
+//! world keeps what was committed where, and `recover` reads the stored objects one by one as recovery does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::records::Records;
+use super::recovery::RecoveryWindow;
+use super::samples::{manifest, window};
+use super::times::WalTimes;
+use super::{Catalog, samples};
+use crate::error::{Error, Result};
+use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repository::{
+    BackupId, Listed, Listing, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration,
+    TailPieceName, WalDigest,
+};
+
+pub(super) const SIZE: u32 = 1 << 20;
+
+/// SplitMix64.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// The seed of this process: `WALPROOF_TEST_SEED`, else the clock; printed, so that a failure can be run again.
+#[expect(clippy::print_stderr, reason = "a failure must be repeatable")]
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("WALPROOF_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| Timestamp::now().as_microsecond().unsigned_abs());
+    eprintln!("seed: run again with WALPROOF_TEST_SEED={seed}");
+    seed
+}
+
+/// A commit: where it ended, and when.
+pub(crate) type Commit = (u64, i64);
+
+/// A stored object and its fate.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) modified: i64,
+    /// Versions by the byte of their digest; the first is the one that was stored first.
+    pub(crate) versions: Vec<u8>,
+    pub(crate) damaged: bool,
+    /// The commits in it.
+    commits: Vec<Commit>,
+}
+
+/// A server and its repository.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) now: i64,
+    /// Own commits of each timeline, behind where it began.
+    pub(crate) commits: BTreeMap<u32, Vec<Commit>>,
+    pub(crate) histories: BTreeMap<u32, (History, i64)>,
+    pub(crate) segments: BTreeMap<(u32, u64), Stored>,
+    /// Tails: how far, in bytes of the segment.
+    pub(crate) tails: BTreeMap<(u32, u64), (u32, i64, Vec<Commit>)>,
+    pub(crate) backups: Vec<Arc<Manifest>>,
+    /// Those whose manifest cannot be read.
+    pub(crate) unreadable: Vec<BackupId>,
+    /// Packs by backup: how many.
+    pub(crate) packs: BTreeMap<BackupId, u32>,
+    /// The server that writes: its timeline, and where it is.
+    pub(crate) timeline: u32,
+    pub(crate) lsn: u64,
+    archived: u64,
+    /// PGDATA was put back to an older copy at least once.
+    pub(crate) was_put_back: bool,
+}
+
+fn timeline(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+pub(super) fn name(of: u32, number: u64) -> SegmentName {
+    SegmentName::from_number(timeline(of), number, size())
+}
+
+pub(crate) fn size() -> SegmentSize {
+    SegmentSize::new(SIZE).unwrap()
+}
+
+pub(crate) fn seconds(time: i64) -> PgTime {
+    PgTime::from_unix_micros(time * 1_000_000)
+}
+
+impl World {
+    /// A new cluster with one backup in most worlds, and what happens to it in `steps` steps.
+    pub(crate) fn grow(seed: u64, steps: u64) -> Self {
+        let mut world = Self {
+            random: Random(seed),
+            now: 1_800_000_000,
+            commits: BTreeMap::from([(1, Vec::new())]),
+            histories: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            backups: Vec::new(),
+            unreadable: Vec::new(),
+            packs: BTreeMap::new(),
+            timeline: 1,
+            lsn: 3 * u64::from(SIZE) + 40,
+            archived: 3,
+            was_put_back: false,
+        };
+        world.write(1);
+        if world.random.chance(90) {
+            world.backup();
+        }
+        for _ in 0..steps {
+            world.step();
+        }
+        world
+    }
+
+    pub(crate) fn step(&mut self) {
+        match self.random.below(100) {
+            0..=54 => {
+                let much = 1 + self.random.below(4);
+                self.write(much);
+            }
+            55..=74 => self.backup(),
+            75..=80 => self.fail_over(),
+            81..=84 => self.restore_in_place(),
+            85..=87 => self.rehearse(),
+            88..=90 => self.second_writer(),
+            91..=93 => self.damage(),
+            94..=95 => self.lose(),
+            96..=97 => self.roll_back(),
+            _ => self.now += i64::try_from(self.random.below(100_000)).unwrap(),
+        }
+    }
+
+    /// Commit a few times, `much` quarters of a segment apart, and archive what is finished.
+    pub(crate) fn write(&mut self, much: u64) {
+        for _ in 0..much {
+            self.lsn += 8 + self.random.below(u64::from(SIZE) / 2);
+            self.now += 1 + i64::try_from(self.random.below(4000)).unwrap();
+            let commit = (self.lsn, self.now);
+            self.commits.entry(self.timeline).or_default().push(commit);
+            self.archive();
+        }
+        // The daemon's tail.
+        if self.random.chance(70) {
+            let number = self.lsn / u64::from(SIZE);
+            let len = u32::try_from(self.lsn % u64::from(SIZE)).unwrap();
+            if len > 0 {
+                let commits = self.file(self.timeline, number);
+                self.tails.insert((self.timeline, number), (len, self.now, commits));
+            }
+        }
+    }
+
+    fn archive(&mut self) {
+        while self.archived < self.lsn / u64::from(SIZE) {
+            self.now += 1;
+            let key = (self.timeline, self.archived);
+            if self.random.chance(98) {
+                self.store(key);
+            }
+            self.archived += 1;
+        }
+    }
+
+    fn store(&mut self, key: (u32, u64)) {
+        self.tails.remove(&key);
+        let commits = self.file(key.0, key.1);
+        let stored = Stored { modified: self.now, versions: vec![1], damaged: false, commits };
+        match self.segments.get_mut(&key) {
+            // Another server was here before: other bytes under this name are refused (R2).
+            Some(_) => {}
+            None => drop(self.segments.insert(key, stored)),
+        }
+    }
+
+    pub(crate) fn backup(&mut self) {
+        let begun = self.now;
+        let start = self.lsn;
+        self.write(1);
+        let stop = self.lsn;
+        // The end of a backup switches to a new segment.
+        self.lsn = (self.lsn / u64::from(SIZE) + 1) * u64::from(SIZE) + 40;
+        self.archive();
+        self.now += 1;
+        let digits = Timestamp::from_second(begun).unwrap().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let id: BackupId = format!("{digits}-{:08x}", self.random.below(1 << 32)).parse().unwrap();
+        let mut made = manifest(Lsn::new(start), Lsn::new(stop), self.timeline);
+        made.id = id.clone();
+        made.finished_at = seconds(self.now);
+        made.packs = vec![PacksRecord {
+            backup: id.clone(),
+            key_ids: Vec::new(),
+            packs: 3,
+            bytes: 300,
+            live_bytes: 300,
+        }];
+        if self.random.chance(10) {
+            let text = r#"{"path":"base/1/2","block":7}"#;
+            made.page_errors = serde_json::from_str(&format!("[{text}]")).unwrap_or_default();
+        }
+        self.packs.insert(id.clone(), 3);
+        if self.random.chance(4) {
+            self.unreadable.push(id);
+        } else {
+            self.backups.push(Arc::new(made));
+        }
+    }
+
+    /// A new timeline that leaves `from` at `at`.
+    fn fork(&mut self, from: u32, at: u64) -> u32 {
+        let next = self.commits.keys().max().unwrap() + 1;
+        let mut entries = self.history(from).entries;
+        entries.push(HistoryEntry { parent: timeline(from), switch: Lsn::new(at), reason: "x".into() });
+        self.now += 2;
+        self.histories.insert(next, (History { timeline: timeline(next), entries }, self.now));
+        self.commits.insert(next, Vec::new());
+        next
+    }
+
+    pub(crate) fn history(&self, of: u32) -> History {
+        self.histories.get(&of).map_or_else(|| History::root(timeline(of)), |(history, _)| history.clone())
+    }
+
+    fn go_on(&mut self, of: u32, at: u64) {
+        (self.timeline, self.lsn, self.archived) = (of, at, at / u64::from(SIZE));
+    }
+
+    /// A standby is promoted, a little behind what the old primary had written.
+    fn fail_over(&mut self) {
+        let behind = self.random.below(u64::from(SIZE) / 4);
+        let begin = self
+            .history(self.timeline)
+            .entries
+            .last()
+            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        let at = (self.lsn - behind.min(self.lsn)).max(begin + 8);
+        if at > self.lsn {
+            return;
+        }
+        let next = self.fork(self.timeline, at);
+        self.go_on(next, at);
+        self.write(1);
+    }
+
+    /// The operator restores to an earlier position of this timeline, and goes on there.
+    fn restore_in_place(&mut self) {
+        let begin = self
+            .history(self.timeline)
+            .entries
+            .last()
+            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        if self.lsn <= begin + 100 {
+            return;
+        }
+        let at = begin + 50 + self.random.below(self.lsn - begin - 60);
+        let next = self.fork(self.timeline, at);
+        self.go_on(next, at);
+        self.write(1);
+    }
+
+    /// A restored copy archives by accident; the server goes on.
+    fn rehearse(&mut self) {
+        let (of, lsn, archived) = (self.timeline, self.lsn, self.archived);
+        let next = self.fork(of, lsn);
+        self.go_on(next, lsn);
+        self.write(3);
+        self.go_on(of, lsn);
+        self.archived = archived;
+        self.write(2);
+    }
+
+    fn any_segment(&mut self) -> Option<(u32, u64)> {
+        let keys: Vec<_> = self.segments.keys().copied().collect();
+        (!keys.is_empty()).then(|| keys[usize::try_from(self.random.below(keys.len() as u64)).unwrap()])
+    }
+
+    fn second_writer(&mut self) {
+        if let Some(key) = self.any_segment() {
+            self.segments.get_mut(&key).unwrap().versions.push(2);
+        }
+    }
+
+    /// Forget all damage: what is not read yet is not known, and what a later look reads differs from an earlier one.
+    #[must_use]
+    pub(crate) fn undamaged(mut self) -> Self {
+        self.segments.values_mut().for_each(|stored| stored.damaged = false);
+        self
+    }
+
+    fn damage(&mut self) {
+        if let Some(key) = self.any_segment() {
+            self.segments.get_mut(&key).unwrap().damaged = true;
+        }
+    }
+
+    fn lose(&mut self) {
+        if let Some(key) = self.any_segment() {
+            self.segments.remove(&key);
+        }
+    }
+
+    /// PGDATA is put back to an older copy: the server writes over positions that it had written before.
+    fn roll_back(&mut self) {
+        let begin = self
+            .history(self.timeline)
+            .entries
+            .last()
+            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        let at = self.lsn.saturating_sub(self.random.below(2 * u64::from(SIZE))).max(begin + 8);
+        self.was_put_back = true;
+        self.commits.entry(self.timeline).or_default().retain(|(lsn, _)| *lsn <= at);
+        self.go_on(self.timeline, at);
+    }
+
+    /// What the repository's listing shows.
+    pub(crate) fn listing(&self) -> Listing {
+        let time = |second: i64| Timestamp::from_second(second).unwrap();
+        let mut objects = Vec::new();
+        let mut put = |key, modified| objects.push(Listed { key, size: 100, modified: time(modified) });
+        for ((of, number), stored) in &self.segments {
+            for version in &stored.versions {
+                let key = ObjectKey::Wal(
+                    WalName::Segment(name(*of, *number)),
+                    WalDigest::from_bytes([*version; 16]),
+                );
+                put(key, stored.modified);
+            }
+        }
+        for (of, (_, modified)) in &self.histories {
+            put(ObjectKey::Wal(WalName::History(timeline(*of)), WalDigest::from_bytes([1; 16])), *modified);
+        }
+        for ((of, number), (len, modified, _)) in &self.tails {
+            let generation = TailGeneration { count: 0, writer: 0 };
+            let piece = TailPieceName { segment: name(*of, *number), generation, start: 0, end: *len };
+            put(ObjectKey::Tail(piece), *modified);
+        }
+        let ids = self.backups.iter().map(|backup| &backup.id).chain(&self.unreadable);
+        for id in ids {
+            let modified = id.began().unwrap().as_second() + 1;
+            put(ObjectKey::Manifest(id.clone()), modified);
+        }
+        for (id, count) in &self.packs {
+            let modified = id.began().unwrap().as_second();
+            for number in 0..*count {
+                put(ObjectKey::Pack(PackName { backup: id.clone(), number }), modified);
+            }
+        }
+        objects.sort_by_cached_key(|listed| listed.key.to_string());
+        Listing { objects, foreign: Vec::new() }
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        let mut records = Records::default();
+        for backup in &self.backups {
+            records.manifests.insert(backup.id.clone(), Ok(Arc::clone(backup)));
+        }
+        for id in &self.unreadable {
+            records.manifests.insert(id.clone(), Err(Error::corrupt("flipped")));
+        }
+        for (of, (history, _)) in &self.histories {
+            records.histories.insert((timeline(*of), WalDigest::from_bytes([1; 16])), Ok(history.clone()));
+        }
+        records
+    }
+
+    /// What the project makes of it.
+    pub(crate) fn window(&self) -> (Catalog, RecoveryWindow, WalTimes) {
+        let catalog = Catalog::of(&self.listing(), &self.records(), size());
+        let before = |segment: SegmentName, until: Lsn| {
+            let commits = self.content(segment.timeline.get(), segment.number(size()));
+            commits.iter().filter(|(lsn, _)| *lsn <= until.get()).map(|(_, time)| seconds(*time)).max()
+        };
+        let summary = |segment: SegmentName, _| self.summary(segment);
+        let tail = |segment: SegmentName, len: u32| {
+            let end = segment.start(size()).get() + u64::from(len);
+            let commits = self.content(segment.timeline.get(), segment.number(size()));
+            let times = commits.iter().filter(|(lsn, _)| *lsn <= end).map(|(_, time)| seconds(*time));
+            (Lsn::new(end), times.max())
+        };
+        let (window, times) = window(&catalog, before, summary, tail);
+        (catalog, window, times)
+    }
+
+    fn summary(&self, segment: SegmentName) -> Result<Summary> {
+        let key = (segment.timeline.get(), segment.number(size()));
+        if self.segments.get(&key).is_some_and(|stored| stored.damaged) {
+            return Err(Error::corrupt("flipped"));
+        }
+        let commits = self.content(key.0, key.1);
+        let Some((_, last)) = commits.iter().max_by_key(|(_, time)| *time) else {
+            return Ok(Summary { end: segment.end(size()), complete: true, ..Summary::default() });
+        };
+        Ok(samples::summary(segment.end(size()), *last))
+    }
+
+    /// The commits in what is stored of a segment.
+    pub(super) fn content(&self, of: u32, number: u64) -> Vec<Commit> {
+        match (self.segments.get(&(of, number)), self.tails.get(&(of, number))) {
+            (Some(stored), _) => stored.commits.clone(),
+            (None, Some((_, _, commits))) => commits.clone(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// The commits that the file of a timeline's segment holds now: its own, and up to where it began those of its parent.
+    pub(crate) fn file(&self, of: u32, number: u64) -> Vec<Commit> {
+        let lineage = self.history(of).lineage();
+        let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
+        let mut found = Vec::new();
+        for stretch in lineage {
+            let end = stretch.end.map_or(u64::MAX, Lsn::get);
+            let own = self.commits.get(&stretch.timeline.get()).map(Vec::as_slice).unwrap_or_default();
+            let inside = |lsn: u64| lsn > from && lsn <= to && lsn > stretch.begin.get() && lsn <= end;
+            found.extend(own.iter().filter(|(lsn, _)| inside(*lsn)));
+        }
+        found
+    }
+}

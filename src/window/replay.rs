@@ -1,0 +1,52 @@
+//! For tests: what PostgreSQL makes of a generated repository, reading the stored objects one by one as recovery does.
+//! Nothing here knows the window.
+
+use super::generator::{Commit, SIZE, World, name};
+use crate::postgres::{History, Lsn, SegmentName};
+use crate::repository::Manifest;
+
+impl World {
+    /// What a recovery from `backup` along `history` replays: the commits, in order, and where it ends; `None` if the backup
+    /// does not become consistent. `known`: whether the damage of a segment is known; what is not reads as if it were whole.
+    pub(crate) fn recover(
+        &self,
+        backup: &Manifest,
+        history: &History,
+        known: &dyn Fn(SegmentName) -> bool,
+    ) -> Option<(Vec<Commit>, u64)> {
+        let lineage = history.lineage();
+        let own = lineage.iter().find(|stretch| stretch.timeline == backup.timeline)?;
+        if own.end.is_some_and(|end| backup.stop_lsn > end) {
+            return None;
+        }
+        let mut replayed: Vec<Commit> = Vec::new();
+        let mut end = backup.start_lsn.get();
+        for number in backup.start_lsn.get() / u64::from(SIZE).. {
+            let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
+            // The newest timeline that has begun in this segment and whose file is there.
+            let begun = lineage.iter().rev().filter(|stretch| stretch.begin.get() < to);
+            let mut candidates = begun.filter(|stretch| stretch.end.is_none_or(|end| end.get() > from));
+            let Some(stretch) = candidates.find(|stretch| {
+                let key = (stretch.timeline.get(), number);
+                self.segments.contains_key(&key) || self.tails.contains_key(&key)
+            }) else {
+                break;
+            };
+            let key = (stretch.timeline.get(), number);
+            let switch = stretch.end.map_or(u64::MAX, Lsn::get);
+            let until = match self.segments.get(&key) {
+                Some(stored) if stored.versions.len() > 1 => break,
+                Some(stored) if stored.damaged && known(name(key.0, number)) => break,
+                Some(_) => to,
+                None => from + u64::from(self.tails[&key].0),
+            };
+            let until = until.min(switch);
+            replayed.extend(self.content(key.0, number).into_iter().filter(|(lsn, _)| *lsn <= until));
+            end = until;
+            if until < to {
+                break;
+            }
+        }
+        (end >= backup.stop_lsn.get()).then_some((replayed, end))
+    }
+}
