@@ -7,8 +7,10 @@ use super::pin::{Pin, Pins};
 use super::redirect::Redirect;
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, WalName};
-use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, conflict, fill_segment};
+use crate::postgres::{
+    History, Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, TimelineId, WalName,
+};
+use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, fill_segment};
 
 /// What recovery asks for.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct FetchRequest<'a> {
     pub spool: Option<&'a Spool>,
     /// Whether the tail may be served of a segment that is not archived (R16).
     pub tail: bool,
+    /// The timeline that recovery follows, where it is known: an older one's tail ends where the next timeline begins.
+    pub follows: Option<TimelineId>,
     /// What this recovery was told of tails before, and is told again.
     pub pins: Option<&'a Pins>,
     /// Where tablespaces go that are created in this WAL; for drills only.
@@ -101,12 +105,12 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
     if let (Some(segment), []) = (request.tail_of(), versions.as_slice()) {
         return unfinished(&repository, request, &segment).await;
     }
-    let file = one_of(&request.name, &versions)?;
-    let sealed = repository.get_wal_sealed(file).await?;
+    let file = one_of(&repository, &request.name, &versions).await?;
+    let sealed = repository.get_wal_sealed(&file).await?;
     if let Some(spool) = request.spool {
         spool.remember_identity(&repository);
     }
-    archived(request, repository.open_wal_file(file, &sealed)?.1)
+    archived(request, repository.open_wal_file(&file, &sealed)?.1)
 }
 
 /// What there is of a segment that is not archived.
@@ -119,6 +123,9 @@ async fn unfinished(
         None => Err(absent(&request.name)),
         Some(Unfinished::Archived(plain)) => archived(request, plain),
         Some(Unfinished::Tail(tail, plain)) => {
+            let Some((tail, plain)) = up_to_switch(repository, request, tail, plain).await? else {
+                return Err(absent(&request.name));
+            };
             // Before it is delivered: what recovery was told once it is told again.
             if let Some(pins) = request.pins {
                 keep(pins, repository, &tail, &plain)?;
@@ -126,6 +133,33 @@ async fn unfinished(
             Ok((plain, Fetched::Tail { end: tail.end(repository.identity().segment_size()?) }))
         }
     }
+}
+
+/// The tail up to where the next timeline of the history that recovery follows begins: what the old one wrote behind that
+/// is on another branch. `None` if nothing is left.
+async fn up_to_switch(
+    repository: &Repository,
+    request: &FetchRequest<'_>,
+    mut tail: Tail,
+    mut plain: Vec<u8>,
+) -> Result<Option<(Tail, Vec<u8>)>> {
+    let Some(follows) = request.follows.filter(|follows| *follows != tail.segment.timeline) else {
+        return Ok(Some((tail, plain)));
+    };
+    let name = WalName::History(follows);
+    let versions = repository.namespace().wal_versions(request.system_identifier, &name).await?;
+    let file = one_of(repository, &name, &versions).await.map_err(Error::absence_proves_nothing)?;
+    let sealed = repository.get_wal_sealed(&file).await?;
+    let history = History::parse(follows, &repository.open_wal_file(&file, &sealed)?.1)?;
+    let size = repository.identity().segment_size()?;
+    let Some(switch) = history.stretch(tail.segment.timeline).and_then(|stretch| stretch.end) else {
+        return Ok(Some((tail, plain)));
+    };
+    if switch < tail.end(size) {
+        tail.len = u32::try_from(switch.offset_from(tail.segment.start(size))).unwrap_or_default();
+        plain.iter_mut().skip(tail.len as usize).for_each(|byte| *byte = 0);
+    }
+    Ok((tail.len > 0).then_some((tail, plain)))
 }
 
 fn keep(pins: &Pins, repository: &Repository, tail: &Tail, plain: &[u8]) -> Result<()> {
@@ -141,11 +175,12 @@ async fn open(namespace: &Namespace, system_identifier: u64) -> Result<Repositor
     namespace.open(system_identifier).await.map_err(Error::absence_proves_nothing)
 }
 
-fn one_of<'a>(name: &WalName, versions: &'a [WalFile]) -> Result<&'a WalFile> {
+/// The one file under this name; of several the one that is what its key promises, as a restore's plan takes it.
+async fn one_of(repository: &Repository, name: &WalName, versions: &[WalFile]) -> Result<WalFile> {
     match versions {
         [] => Err(absent(name)),
-        [file] => Ok(file),
-        _ => Err(conflict(name)),
+        [file] => Ok(file.clone()),
+        _ => repository.genuine_wal(name, versions).await,
     }
 }
 

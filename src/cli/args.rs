@@ -219,6 +219,9 @@ pub(super) struct WalFetch {
     /// data directory
     #[arg(long, value_name = "NUMBER")]
     pub(super) system_identifier: Option<u64>,
+    /// The timeline that recovery follows: the tail of an older one ends where the next begins
+    #[arg(long, value_name = "TLI", requires = "tail")]
+    pub(super) timeline: Option<TimelineId>,
     /// Put tablespaces that are created in the WAL below this directory (used by drill)
     #[arg(long, value_name = "DIR", hide = true)]
     pub(super) redirect_tablespaces: Option<PathBuf>,

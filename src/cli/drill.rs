@@ -15,7 +15,7 @@ use crate::daemon::read_drills;
 use crate::disk::durable;
 use crate::drill::{Aim, DrillKey, Entry, Objectives, Question, Request, run};
 use crate::error::{Error, Result};
-use crate::postgres::{PgTime, restore_command_argument};
+use crate::postgres::{PgTime, TimelineId, restore_command_argument};
 use crate::seal::fill_random;
 use crate::status::drill_textfile;
 use crate::store::Policy;
@@ -33,7 +33,9 @@ pub(super) fn drill(global: &Global, arguments: &Drill) -> Result<u8> {
     start::run_large(async {
         let repository = context::open(&config, &namespace, None).await?;
         let system_identifier = repository.identity().system_identifier;
-        let restore_command = |created: &Path| restore_command(&config, system_identifier, created);
+        let restore_command = |created: &Path, follows: TimelineId| {
+            restore_command(&config, system_identifier, created, follows)
+        };
         let request = Request {
             directory: config.drill.directory.clone(),
             aim,
@@ -121,8 +123,13 @@ fn objectives(config: &Config) -> Objectives {
     }
 }
 
-fn restore_command(config: &Config, system_identifier: u64, created: &Path) -> Result<String> {
-    let command = server_view::restore_command(config, system_identifier, false)?;
+fn restore_command(
+    config: &Config,
+    system_identifier: u64,
+    created: &Path,
+    follows: TimelineId,
+) -> Result<String> {
+    let command = server_view::restore_command(config, system_identifier, Some(follows))?;
     let created = created.to_str().ok_or_else(|| Error::usage("drill.directory is not text"))?;
     Ok(format!("{command} --redirect-tablespaces {}", restore_command_argument(created)))
 }

@@ -33,8 +33,11 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         let repository = context.repository(system_identifier).await?;
         let plan = plan(&repository, &request, &|_, _| {}).await?;
         check_directories(&context.config, &plan)?;
-        let restore_command =
-            server_view::restore_command(&context.config, plan.backup.system_identifier, standby)?;
+        let restore_command = server_view::restore_command(
+            &context.config,
+            plan.backup.system_identifier,
+            (!standby).then_some(plan.timeline),
+        )?;
         let handover = Handover { restore_command, standby, archive_off, owner: owner_for(&plan.to) };
         let warnings = server_view::warnings(&context.config, &plan, &handover)?;
         let mut words = Words { plan: &plan, handover: &handover, warnings };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::user_name;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::postgres::restore_command_argument;
+use crate::postgres::{TimelineId, restore_command_argument};
 use crate::restore::{Handover, Plan};
 
 /// Longer than a store that works takes.
@@ -17,8 +17,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// No repository has it: timeline 1 has no ancestor.
 const NEVER_THERE: &str = "00000001.history";
 
-/// What the restored server calls: absolute paths and this repository. Only a fresh restore may have the tail.
-pub(super) fn restore_command(config: &Config, system_identifier: u64, standby: bool) -> Result<String> {
+/// What the restored server calls: absolute paths and this repository. Only a fresh restore may have the tail, of the
+/// timeline that it `follows`; a standby follows whatever comes.
+pub(super) fn restore_command(
+    config: &Config,
+    system_identifier: u64,
+    follows: Option<TimelineId>,
+) -> Result<String> {
     let program = program()?;
     let text = |path: &Path| {
         path.to_str().map(restore_command_argument).ok_or_else(|| {
@@ -28,7 +33,8 @@ pub(super) fn restore_command(config: &Config, system_identifier: u64, standby: 
             ))
         })
     };
-    let how = if standby { "--standby" } else { "--tail" };
+    let how =
+        follows.map_or_else(|| "--standby".to_owned(), |follows| format!("--tail --timeline {follows}"));
     Ok(format!(
         "{} wal-fetch %f %p {how} --system-identifier {system_identifier} --config {}",
         text(&program)?,

@@ -109,6 +109,7 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         to: &arguments.path,
         spool: spool.as_ref(),
         tail,
+        follows: arguments.timeline,
         pins: pins.as_ref(),
         redirect: redirect.as_ref(),
     };

@@ -32,7 +32,7 @@ pub use target::Aim;
 
 use crate::cluster::{ServerPrograms, user_name};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{Major, PgTime, TargetAction};
+use crate::postgres::{Major, PgTime, TargetAction, TimelineId};
 use crate::repository::{Lease, Manifest, Protection, Purpose, Repository, WalFrom};
 use crate::restore::{Plan, RestoreRequest};
 use crate::seal::fill_random;
@@ -52,7 +52,7 @@ pub struct Request<'a> {
     /// Signs the report.
     pub key: &'a DrillKey,
     /// How the server gets WAL, with a directory for tablespaces that are created in it.
-    pub restore_command: &'a (dyn Fn(&std::path::Path) -> Result<String> + Sync),
+    pub restore_command: &'a (dyn Fn(&std::path::Path, TimelineId) -> Result<String> + Sync),
     /// Roles that may be the cluster's superuser.
     pub superusers: Vec<String>,
     /// The operator's questions.
@@ -211,7 +211,7 @@ async fn lookup(
         let segments = plan.reach.path.segments.len() as u64;
         let measured = before.drills().rev().map(|(_, report)| report);
         let estimate = estimate(measured, plan.backup.size_bytes, segments);
-        let restore_command = (request.restore_command)(&place.created())?;
+        let restore_command = (request.restore_command)(&place.created(), plan.timeline)?;
         Ok(Prepared { plan, choice: aimed.choice.clone(), programs, window, estimate, restore_command })
     };
     prepare().map_err(Failure::Unprepared)

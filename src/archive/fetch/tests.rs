@@ -4,7 +4,9 @@ use std::fs;
 
 use super::*;
 use crate::postgres::TimelineId;
-use crate::repository::fixture::{PAGE, SIZE, SYSTEM, archive, memory, put_piece, size, wal};
+use crate::repository::fixture::{
+    PAGE, SIZE, SYSTEM, archive, archive_history, memory, put_piece, size, wal,
+};
 
 /// A recovery in a data directory of its own, with a spool.
 struct Recovery {
@@ -39,6 +41,15 @@ impl Recovery {
     }
 
     async fn fetch(&self, tail: bool, pinning: bool) -> Result<Vec<u8>> {
+        self.fetch_following(None, tail, pinning).await
+    }
+
+    async fn fetch_following(
+        &self,
+        follows: Option<TimelineId>,
+        tail: bool,
+        pinning: bool,
+    ) -> Result<Vec<u8>> {
         let to = self.scratch.path().join("out");
         let pins = Pins::open(&self.spool(), &self.scratch.path().join("data"));
         let request = FetchRequest {
@@ -47,6 +58,7 @@ impl Recovery {
             to: &to,
             spool: None,
             tail,
+            follows,
             pins: pins.as_ref().filter(|_| pinning),
             redirect: None,
         };
@@ -77,6 +89,29 @@ async fn r16_a_tail_is_served_only_when_asked_for() {
     assert_eq!(recovery.fetch(false, true).await.unwrap_err().kind(), Kind::NotFound);
     assert_eq!(recovery.tail().await, bytes);
     assert_eq!(recovery.fetch(false, true).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+/// Finding (i): what the old timeline wrote behind the switch is on another branch.
+#[tokio::test]
+async fn r16_a_tail_ends_at_the_switch_of_the_history_that_is_followed() {
+    let recovery = Recovery::new().await;
+    let (repository, segment) = (&recovery.repository, &recovery.segment);
+    let bytes = wal(segment, 5);
+    put_piece(repository, segment, 0, 0, &bytes).await;
+    let start = segment.start(size()).get();
+    for (timeline, offset) in [(2, 2 * PAGE + 100), (3, 0)] {
+        let history = format!("1\t{}\tx\n", Lsn::new(start + offset as u64));
+        archive_history(repository, timeline, history.as_bytes()).await;
+    }
+    let fetch = |timeline| recovery.fetch_following(Some(TimelineId::new(timeline).unwrap()), true, false);
+    assert_eq!(fetch(1).await.unwrap()[..bytes.len()], bytes);
+    let served = fetch(2).await.unwrap();
+    assert_eq!(served[..2 * PAGE + 100], bytes[..2 * PAGE + 100]);
+    assert!(served[2 * PAGE + 100..].iter().all(|byte| *byte == 0), "bytes of another branch are served");
+    // Nothing of it is on the third timeline's history.
+    assert_eq!(fetch(3).await.unwrap_err().kind(), Kind::NotFound);
+    // A history that is not there proves nothing of the segment.
+    assert_ne!(fetch(4).await.unwrap_err().kind(), Kind::NotFound);
 }
 
 #[tokio::test]
