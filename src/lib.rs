@@ -3,10 +3,10 @@
 //! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
 //!
 //! ```text
-//! 7  main, lib, cli, config               words from the operator become values; values become words
-//! 6  daemon                               time and process: the socket, HTTP, systemd
-//! 5  archiver  status  drill              one repository, continuously; what is known, shown; rehearsals
-//! 4  archive  backup  restore             one room a flow; its mod.rs reads as the story
+//! 8  main, lib, cli, config               words from the operator become values; values become words
+//! 7  daemon                               time and process: the socket, HTTP, systemd
+//! 6  archiver  status  drill              one repository, continuously; what is known, shown; rehearsals
+//! 5  archive  backup  restore  retention  one room a flow; its mod.rs reads as the story
 //! 4  window                               what can be restored: catalog, branches, recovery window
 //! 3  repository                           the format: the only room that knows a key name or a header byte
 //! 2  seal   store   cluster               bytes <-> sealed bytes   bytes <-> objects   a live PostgreSQL and its disk
@@ -33,6 +33,8 @@
 //! | catalog | what one listing of the repository says now | cache, state |
 //! | branch | the lineage of one timeline that no other timeline continues | a backup chain (there is none) |
 //! | span | WAL without a hole along a branch | run (that is on one timeline, by names alone) |
+//! | destination | the repository that a configuration means: store, prefix, cluster | a bucket |
+//! | hold | that a backup is kept past the window, and why | a lease (that is a process's, and ends) |
 //! | run | a maximal contiguous range of archived WAL on a timeline | chain |
 //! | tail | the flushed part of the segment that PostgreSQL has not finished yet | partial (that is PostgreSQL's `.partial` file) |
 //! | recovery window | what can be restored: branches x backups x spans, as a value | retention (the *policy*) |
