@@ -72,6 +72,8 @@ pub struct Branch {
     pub history_stored: Option<jiff::Timestamp>,
     /// The WAL along it.
     pub spans: Vec<Span>,
+    /// Segments on it that are there and cannot be used, met so far, with why.
+    pub unusable: Vec<(SegmentName, Error)>,
     /// Backups that can be restored along it, oldest first.
     pub reaches: Vec<Reach>,
     /// Backups on it that cannot be made consistent: WAL that they need is missing or unusable.
@@ -139,9 +141,9 @@ impl Branch {
         needs: &mut Vec<Need>,
     ) -> Self {
         let pieces = pieces(catalog, &history, 0);
-        let usable = |piece: &Piece, needs: &mut Vec<Need>| usable(catalog, times, piece, needs);
         let mut spans: Vec<(Span, std::ops::Range<usize>)> = Vec::new();
         let mut kept: Vec<Piece> = Vec::with_capacity(pieces.len());
+        let mut unusable = Vec::new();
         for piece in &pieces {
             let start = piece.segment.start(catalog.segment_size);
             let joins = spans.last().is_some_and(|(span, _)| span.end == start && span.cut == Cut::End);
@@ -149,7 +151,7 @@ impl Branch {
                 let missing = SegmentName::containing(piece.segment.timeline, span.end, catalog.segment_size);
                 span.cut = Cut::Missing(missing);
             }
-            match usable(piece, needs) {
+            match usable(catalog, times, piece, needs) {
                 Ok(piece) => {
                     kept.push(piece);
                     match spans.last_mut().filter(|_| joins) {
@@ -162,6 +164,7 @@ impl Branch {
                     }
                 }
                 Err(error) => {
+                    unusable.push((piece.segment, error.clone()));
                     if let Some((span, _)) = spans.last_mut().filter(|_| joins) {
                         span.cut = Cut::Unusable(piece.segment, error);
                     }
@@ -182,6 +185,7 @@ impl Branch {
             last_written: stored,
             history_stored: stored,
             spans,
+            unusable,
             reaches,
             stranded,
         };

@@ -368,8 +368,11 @@ fn candidates(catalog: &Catalog, branch: &Branch, wanted: Option<&BackupId>) -> 
 }
 
 fn nothing_restorable(branch: &Branch) -> Error {
-    let cut = branch.spans.iter().find_map(unreadable);
-    cut.unwrap_or_else(|| {
+    let unusable = branch.unusable.first().map(|(_, error)| {
+        Error::corrupt(format!("no backup can be made consistent: {error}"))
+            .hint("was an object of the repository changed, or do two clusters archive to it?")
+    });
+    unusable.unwrap_or_else(|| {
         Error::impossible(format!("no backup can be restored along timeline {}", branch.timeline())).hint(
             "`walproof wal-list` shows gaps in the WAL and `walproof backup-list` the backups' timelines",
         )

@@ -381,6 +381,17 @@ fn a_damaged_summary_cuts_the_path_where_it_is_met() {
 }
 
 #[test]
+fn a_backup_whose_only_segment_is_damaged_is_stranded_with_the_reason() {
+    let mut catalog = catalog(SIZE, &["000000010000000000000003"]);
+    catalog.backups.push(Arc::new(backup(3)));
+    catalog.add(file("000000010000000000000003", 2));
+    let (window, _) = window(&catalog, |_, _| None, |_, _| panic!(), |_, _| panic!());
+    let branch = window.default_branch().unwrap();
+    assert_eq!((branch.spans.len(), branch.stranded.len()), (0, 1));
+    assert_eq!(branch.unusable[0].0, segment(3));
+}
+
+#[test]
 fn pieces_of_many_timelines_come_in_order() {
     let mut catalog = Catalog::empty(size());
     for (of, number) in [(1, 1), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4), (3, 5)] {
