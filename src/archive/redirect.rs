@@ -56,13 +56,13 @@ impl Redirect {
     ) -> Result<()> {
         self.take_over(segment, plain)?;
         let start = segment.start(size);
-        let records = WalRecords::read(start, size.bytes(), plain);
+        let records = WalRecords::read(start, size, plain);
         let mut whole = plain.to_vec();
         let records = if records.cut_short {
             match next.await {
                 Ok(next) => {
                     whole.extend_from_slice(&next);
-                    WalRecords::read(start, size.bytes(), &whole)
+                    WalRecords::read(start, size, &whole)
                 }
                 // It is not there: recovery ends before that record does.
                 Err(error) if error.kind() == crate::error::Kind::NotFound => records,
@@ -78,7 +78,7 @@ impl Redirect {
                 continue;
             };
             let name = self.place(created.oid, data_dir)?;
-            record.move_tablespace(&mut whole, name.as_bytes()).ok_or_else(|| {
+            record.move_tablespace((start, size), &mut whole, name.as_bytes()).ok_or_else(|| {
                 Error::corrupt(format!("tablespace {} has a location that no record can hold", created.oid))
             })?;
         }

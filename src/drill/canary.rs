@@ -30,7 +30,7 @@ pub(super) fn last_canary(
         let Some(wal) = read(pg_wal, timeline, number, size)? else { break };
         search.segments += 1;
         let start = SegmentName::from_number(timeline, number, size).start(size);
-        let records = WalRecords::read(start, size.bytes(), &wal);
+        let records = WalRecords::read(start, size, &wal);
         let before = records.found.iter().filter(|record| record.end <= reached);
         let canary = |message: LogicalMessage| {
             (message.prefix == CANARY_PREFIX && message.content.starts_with(b"canary "))

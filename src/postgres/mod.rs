@@ -13,9 +13,12 @@ mod timeline;
 mod version;
 mod wal_name;
 mod wal_page;
+mod wal_reader;
 mod wal_records;
 mod wal_scan;
 mod wal_segment;
+#[cfg(test)]
+pub(crate) mod wal_writer;
 
 pub use backup_label::BackupLabel;
 pub use control::ControlFile;
@@ -33,6 +36,7 @@ pub use timeline::{History, HistoryEntry, Stretch, TimelineId};
 pub use version::{Major, version_text};
 pub use wal_name::{SegmentName, WalName};
 pub use wal_page::{LongHeader, PageHeader, WAL_PAGE_SIZE};
+pub use wal_reader::{NoVisitor, ReadRecord, WalBreak, WalReader, WalVisitor};
 pub use wal_records::{LogicalMessage, TablespaceCreation, WalRecord, WalRecords};
 pub use wal_scan::{RestorePoint, TransactionEnd, WalScanner, WalSummary};
 pub use wal_segment::{CheckedSegment, SegmentChecker, SegmentContent};

@@ -4,20 +4,12 @@ use super::lsn::Lsn;
 use super::segment_size::SegmentSize;
 use super::time::PgTime;
 use super::version::Major;
-use super::wal_page::{PageHeader, WAL_PAGE_SIZE};
+use super::wal_reader::{RECORD_HEADER, ReadRecord, WalReader, WalVisitor, XLOG, XLOG_MASK};
 
-/// XLP_FIRST_IS_OVERWRITE_CONTRECORD: the record that the page before it left open was lost in a crash.
-const OVERWRITES: u16 = 8;
-
-/// Bytes of a record's own header (xlogrecord.h, XLogRecord).
-const RECORD_HEADER: usize = 24;
 /// Bytes kept of records that matter: room for all headers and what is needed of the main data.
 const HEAD: usize = 1024;
 
 /// Resource managers (rmgrlist.h) and their records (pg_control.h, xact.h), as bytes 17 and 16 of the header.
-const XLOG: u8 = 0;
-const XLOG_MASK: u8 = 0xF0;
-const XLOG_SWITCH: u8 = 0x40;
 const XLOG_RESTORE_POINT: u8 = 0x70;
 const XACT: u8 = 1;
 const XACT_MASK: u8 = 0x70;
@@ -81,222 +73,111 @@ pub struct TransactionEnd {
     pub committed: bool,
 }
 
-/// Reads WAL page by page, hopping from record to record. Checks what costs nothing (addresses, lengths, the
-/// link to the record before) and no checksums of records; stops where something makes no sense, and says so.
+/// Reads WAL and notes what recovery can aim at. Stops where recovery would, and says so.
 #[derive(Debug, Clone)]
 pub struct WalScanner {
-    size: SegmentSize,
-    /// Where the next bytes lie.
-    position: Lsn,
-    /// What ends behind this is not there.
-    limit: Lsn,
-    /// Known from the first page on.
-    version: Option<(u16, Major)>,
-    state: State,
-    /// The record that is being read.
-    record: Option<Record>,
-    /// Of that record the header and, if it matters, what follows.
-    head: Vec<u8>,
-    /// The beginning of the record before, if that was seen.
-    previous: Option<Lsn>,
+    reader: WalReader,
+    found: Found,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
     collects: bool,
     summary: WalSummary,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// More records may come.
-    Records,
-    /// Nothing more comes in this segment.
-    Switched,
-    /// Nothing more comes, or nothing that makes sense.
-    Ended,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Record {
-    /// Where it begins; not known if it began before the first page.
-    start: Option<Lsn>,
-    /// Bytes still to come.
-    left: usize,
-    /// How many of its bytes are to be kept.
-    wanted: usize,
 }
 
 impl WalScanner {
     /// A scanner for WAL from `start` on, the beginning of a page.
     pub const fn new(start: Lsn, size: SegmentSize) -> Self {
-        Self {
-            size,
-            position: start,
-            limit: Lsn::new(u64::MAX),
-            version: None,
-            state: State::Records,
-            record: None,
-            head: Vec::new(),
-            previous: None,
-            collects: false,
-            summary: WalSummary {
-                first_time: None,
-                last_time: None,
-                min_xid: None,
-                max_xid: None,
-                end: start,
-                last_start: None,
-                commits: 0,
-                restore_points: Vec::new(),
-                transactions: Vec::new(),
-                complete: true,
-            },
-        }
+        let summary = WalSummary {
+            first_time: None,
+            last_time: None,
+            min_xid: None,
+            max_xid: None,
+            end: start,
+            last_start: None,
+            commits: 0,
+            restore_points: Vec::new(),
+            transactions: Vec::new(),
+            complete: true,
+        };
+        Self { reader: WalReader::new(start, size), found: Found { collects: false, summary } }
     }
 
     /// The same scanner, filling [`WalSummary::transactions`].
     #[must_use]
     pub const fn collecting(mut self) -> Self {
-        self.collects = true;
+        self.found.collects = true;
         self
     }
 
-    /// The same scanner for WAL that ends at `limit`, with zeros to the end of the page: a record that they complete is
-    /// none.
+    /// The same scanner, see [`WalReader::checking`].
     #[must_use]
-    pub const fn until(mut self, limit: Lsn) -> Self {
-        self.limit = limit;
-        self
+    pub fn checking(self) -> Self {
+        Self { reader: self.reader.checking(), ..self }
+    }
+
+    /// The same scanner, see [`WalReader::until`].
+    #[must_use]
+    pub fn until(self, limit: Lsn) -> Self {
+        Self { reader: self.reader.until(limit), ..self }
     }
 
     /// Read the next `bytes`: whole pages, of one segment or of several that follow each other.
     pub fn feed(&mut self, bytes: &[u8]) {
-        for page in bytes.chunks(WAL_PAGE_SIZE) {
-            let start = self.position;
-            self.position = advance(start, page.len());
-            if self.state == State::Switched && start == start.segment_start(self.size) {
-                self.state = State::Records;
-            }
-            if self.state == State::Records && self.page(start, page).is_none() {
-                self.summary.complete = false;
-                self.state = State::Ended;
-            }
-        }
+        self.reader.feed(bytes, &mut self.found);
     }
 
     /// What was found.
-    pub fn finish(mut self) -> WalSummary {
-        if self.record.is_some() && self.state == State::Records {
-            if self.position == self.position.segment_start(self.size) {
-                self.summary.end = self.position;
+    pub fn finish(self) -> WalSummary {
+        let reader = self.reader;
+        let mut summary = self.found.summary;
+        (summary.end, summary.last_start) = (reader.end(), reader.last_start());
+        summary.complete = reader.broken().is_none();
+        if reader.is_within_record() {
+            // It goes on in the next segment.
+            if reader.is_at_segment_end() {
+                summary.end = reader.position();
             } else {
-                self.summary.complete = false;
+                summary.complete = false;
             }
         }
-        self.summary
+        summary
+    }
+}
+
+impl WalVisitor for Found {
+    fn wants(&self, header: &[u8; RECORD_HEADER]) -> usize {
+        if matters(header) { HEAD } else { RECORD_HEADER }
     }
 
-    /// `None` if it makes no sense.
-    fn page(&mut self, start: Lsn, page: &[u8]) -> Option<()> {
-        if page.len() != WAL_PAGE_SIZE {
-            return None;
-        }
-        let header = PageHeader::parse(page).ok()?;
-        if header.magic == 0 && page.iter().take(header.header_len()).all(|byte| *byte == 0) {
-            self.state = State::Ended;
-            return self.record.is_none().then_some(());
-        }
-        let is_first = self.version.is_none();
-        if is_first {
-            self.version = Major::from_wal_magic(header.magic).map(|major| (header.magic, major));
-        }
-        if header.address != start || self.version.is_none_or(|(magic, _)| magic != header.magic) {
-            return None;
-        }
-        let left = usize::try_from(header.remaining).ok()?;
-        match &self.record {
-            Some(record) if header.continues() && record.left == left => {}
-            Some(_) if !header.continues() && header.info & OVERWRITES != 0 => self.record = None,
-            None if !header.continues() => {}
-            None if is_first => self.record = Some(Record { start: None, left, wanted: 0 }),
-            _ => return None,
-        }
-
-        let mut offset = header.header_len();
-        while offset < WAL_PAGE_SIZE {
-            let rest = page.get(offset..)?;
-            let mut record = if let Some(record) = self.record.take() {
-                record
-            } else {
-                let length = u32::from_le_bytes(*rest.first_chunk()?);
-                if length == 0 {
-                    self.state = State::Ended;
-                    return Some(());
-                }
-                self.head.clear();
-                Record::new(advance(start, offset), usize::try_from(length).ok()?)?
-            };
-            let taken = record.take(rest, &mut self.head);
-            if record.left > 0 {
-                self.record = Some(record);
-                return Some(());
-            }
-            offset = (offset + taken).next_multiple_of(8);
-            let head = std::mem::take(&mut self.head);
-            self.complete(record.start, &head, advance(start, offset))?;
-            self.head = head;
-            if self.state != State::Records {
-                return Some(());
-            }
-        }
-        Some(())
-    }
-
-    /// The record from `start` to `end` that begins with `head` is there as a whole. `None` if it makes no
-    /// sense.
-    fn complete(&mut self, start: Option<Lsn>, head: &[u8], end: Lsn) -> Option<()> {
-        if end > self.limit {
-            return None;
-        }
-        let Some(start) = start else {
-            self.summary.end = end;
+    fn record(&mut self, record: &ReadRecord<'_>) -> Option<()> {
+        let header: &[u8; RECORD_HEADER] = record.bytes.first_chunk()?;
+        if !matters(header) {
             return Some(());
+        }
+        if header[17] == XLOG {
+            let data = main_data(record)?;
+            let time = self.time(data)?;
+            // xl_restore_point: the time, then 64 bytes that the name and a zero begin.
+            let name = data.get(8..72)?.split(|byte| *byte == 0).next()?;
+            let name = String::from_utf8_lossy(name).into_owned();
+            self.summary.restore_points.push(RestorePoint { name, time, lsn: record.end });
+            return Some(());
+        }
+        let committed = match header[16] & XACT_MASK {
+            XACT_COMMIT | XACT_COMMIT_PREPARED => true,
+            XACT_ABORT | XACT_ABORT_PREPARED => false,
+            _ => return Some(()),
         };
-        let header: &[u8; RECORD_HEADER] = head.first_chunk()?;
+        let time = self.time(main_data(record)?)?;
         let xid = u32::from_le_bytes(*header[4..].first_chunk()?);
-        let link = Lsn::new(u64::from_le_bytes(*header[8..].first_chunk()?));
-        if self.previous.map_or(link >= start, |previous| previous != link) {
-            return None;
-        }
-        self.previous = Some(start);
-        self.summary.last_start = Some(start);
-        self.summary.end = end;
-        match (header[17], header[16]) {
-            (XLOG, info) if info & XLOG_MASK == XLOG_SWITCH => {
-                self.state = State::Switched;
-                let segment_end = start.segment_start(self.size).checked_add(self.size.bytes());
-                self.summary.end = segment_end?;
-            }
-            (XLOG, info) if info & XLOG_MASK == XLOG_RESTORE_POINT => {
-                let data = self.main_data(head)?;
-                let time = self.time(data)?;
-                // xl_restore_point: the time, then 64 bytes that the name and a zero begin.
-                let name = data.get(8..72)?.split(|byte| *byte == 0).next()?;
-                let name = String::from_utf8_lossy(name).into_owned();
-                self.summary.restore_points.push(RestorePoint { name, time, lsn: end });
-            }
-            (XACT, info) => {
-                let committed = match info & XACT_MASK {
-                    XACT_COMMIT | XACT_COMMIT_PREPARED => true,
-                    XACT_ABORT | XACT_ABORT_PREPARED => false,
-                    _ => return Some(()),
-                };
-                let data = self.main_data(head)?;
-                let time = self.time(data)?;
-                self.transaction(TransactionEnd { xid, time, end, committed });
-            }
-            _ => {}
-        }
+        self.transaction(TransactionEnd { xid, time, end: record.end, committed });
         Some(())
     }
+}
 
+impl Found {
     fn transaction(&mut self, end: TransactionEnd) {
         let summary = &mut self.summary;
         if end.committed {
@@ -319,94 +200,64 @@ impl WalScanner {
         summary.last_time = summary.last_time.max(Some(time));
         Some(time)
     }
+}
 
-    /// As much of the main data as lies in `head` (DecodeXLogRecord in xlogreader.c): behind headers of any
-    /// number and order, and behind what belongs to blocks.
-    fn main_data<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
-        let mut fields = Fields(head.get(RECORD_HEADER..)?);
-        let mut of_blocks = 0_usize;
-        loop {
-            let length = match fields.byte()? {
-                255 => fields.byte()?.into(),
-                254 => usize::try_from(u32::from_le_bytes(fields.array()?)).ok()?,
-                253 => {
-                    fields.array::<2>()?;
-                    continue;
-                }
-                252 => {
-                    fields.array::<4>()?;
-                    continue;
-                }
-                0..=32 => {
-                    of_blocks = of_blocks.checked_add(self.block(&mut fields)?)?;
-                    continue;
-                }
-                _ => return None,
-            };
-            let data = fields.0.get(of_blocks..)?;
-            return Some(data.get(..length).unwrap_or(data));
-        }
-    }
-
-    /// Skip the header of a block reference behind its id. How many bytes the block has ahead of the main
-    /// data.
-    fn block(&self, fields: &mut Fields<'_>) -> Option<usize> {
-        /// BKPBLOCK_HAS_IMAGE, BKPBLOCK_SAME_REL, BKPIMAGE_HAS_HOLE.
-        const HAS_IMAGE: u8 = 0x10;
-        const SAME_RELATION: u8 = 0x80;
-        const HAS_HOLE: u8 = 0x01;
-        let (_, major) = self.version?;
-        // BKPIMAGE_IS_COMPRESSED; since 15 one bit for each method.
-        let compressed = if major.get() < 15 { 0x02 } else { 0x1C };
-
-        let flags = fields.byte()?;
-        let mut bytes = usize::from(u16::from_le_bytes(fields.array()?));
-        if flags & HAS_IMAGE != 0 {
-            bytes += usize::from(u16::from_le_bytes(fields.array()?));
-            let [_, _, image] = fields.array()?;
-            if image & HAS_HOLE != 0 && image & compressed != 0 {
+/// As much of the main data as was kept (DecodeXLogRecord in xlogreader.c): behind headers of any number and order, and
+/// behind what belongs to blocks.
+fn main_data<'a>(record: &ReadRecord<'a>) -> Option<&'a [u8]> {
+    let mut fields = Fields(record.bytes.get(RECORD_HEADER..)?);
+    let mut of_blocks = 0_usize;
+    loop {
+        let length = match fields.byte()? {
+            255 => fields.byte()?.into(),
+            254 => usize::try_from(u32::from_le_bytes(fields.array()?)).ok()?,
+            253 => {
                 fields.array::<2>()?;
+                continue;
             }
-        }
-        if flags & SAME_RELATION == 0 {
-            fields.array::<12>()?;
-        }
-        fields.array::<4>()?;
-        Some(bytes)
+            252 => {
+                fields.array::<4>()?;
+                continue;
+            }
+            0..=32 => {
+                of_blocks = of_blocks.checked_add(skip_block(record.major, &mut fields)?)?;
+                continue;
+            }
+            _ => return None,
+        };
+        let data = fields.0.get(of_blocks..)?;
+        return Some(data.get(..length).unwrap_or(data));
     }
 }
 
-impl Record {
-    /// The record of `length` bytes at `start`; `None` if that is no length.
-    fn new(start: Lsn, length: usize) -> Option<Self> {
-        (length >= RECORD_HEADER).then_some(Self { start: Some(start), left: length, wanted: RECORD_HEADER })
-    }
+/// Skip the header of a block reference behind its id. How many bytes the block has ahead of the main data.
+fn skip_block(major: Major, fields: &mut Fields<'_>) -> Option<usize> {
+    /// BKPBLOCK_HAS_IMAGE, BKPBLOCK_SAME_REL, BKPIMAGE_HAS_HOLE.
+    const HAS_IMAGE: u8 = 0x10;
+    const SAME_RELATION: u8 = 0x80;
+    const HAS_HOLE: u8 = 0x01;
+    // BKPIMAGE_IS_COMPRESSED; since 15 one bit for each method.
+    let compressed = if major.get() < 15 { 0x02 } else { 0x1C };
 
-    /// Take what belongs to the record from the beginning of `bytes`, keeping what is wanted in `head`; how
-    /// much that was.
-    fn take(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> usize {
-        let bytes = bytes.get(..self.left).unwrap_or(bytes);
-        self.left -= bytes.len();
-        let rest = self.keep(bytes, head);
-        if self.wanted == RECORD_HEADER && head.len() == RECORD_HEADER && matters(head) {
-            self.wanted = HEAD;
-            self.keep(rest, head);
+    let flags = fields.byte()?;
+    let mut bytes = usize::from(u16::from_le_bytes(fields.array()?));
+    if flags & HAS_IMAGE != 0 {
+        bytes += usize::from(u16::from_le_bytes(fields.array()?));
+        let [_, _, image] = fields.array()?;
+        if image & HAS_HOLE != 0 && image & compressed != 0 {
+            fields.array::<2>()?;
         }
-        bytes.len()
     }
-
-    /// Keep as much as is wanted; the rest.
-    fn keep<'a>(&self, bytes: &'a [u8], head: &mut Vec<u8>) -> &'a [u8] {
-        let (kept, rest) = bytes.split_at(bytes.len().min(self.wanted.saturating_sub(head.len())));
-        head.extend_from_slice(kept);
-        rest
+    if flags & SAME_RELATION == 0 {
+        fields.array::<12>()?;
     }
+    fields.array::<4>()?;
+    Some(bytes)
 }
 
 /// Whether more than its header is of interest of a record.
-fn matters(head: &[u8]) -> bool {
-    matches!(head.get(16..18), Some(&[info, manager])
-        if manager == XACT || manager == XLOG && info & XLOG_MASK == XLOG_RESTORE_POINT)
+fn matters(header: &[u8; RECORD_HEADER]) -> bool {
+    header[17] == XACT || header[17] == XLOG && header[16] & XLOG_MASK == XLOG_RESTORE_POINT
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -421,11 +272,6 @@ impl Fields<'_> {
         self.0 = rest;
         Some(*field)
     }
-}
-
-/// WAL does not reach the end of 64 bits.
-fn advance(position: Lsn, bytes: usize) -> Lsn {
-    Lsn::new(position.get().saturating_add(bytes as u64))
 }
 
 #[cfg(test)]

@@ -74,6 +74,8 @@ fn record(at: &mut [u8], (xid, previous): (u32, u64), (manager, info): (u8, u8),
     at[8..16].copy_from_slice(&previous.to_le_bytes());
     at[16..18].copy_from_slice(&[info, manager]);
     at[24..length].copy_from_slice(data);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(data), &at[..20]);
+    at[20..24].copy_from_slice(&checksum.to_le_bytes());
 }
 
 struct Scan(WalScanner);

@@ -1,103 +1,9 @@
 //! WAL as PostgreSQL writes it, and what is found in it.
 
 use super::super::noise::noise;
+use super::super::wal_page::WAL_PAGE_SIZE;
+use super::super::wal_writer::{SIZE, Writer, size};
 use super::*;
-
-const SIZE: u32 = 1 << 20;
-const MAGIC: u16 = 0xD110;
-
-/// Lays records over pages as PostgreSQL does.
-struct Writer {
-    start: u64,
-    bytes: Vec<u8>,
-    previous: u64,
-}
-
-impl Writer {
-    fn new(start: u64) -> Self {
-        Self { start, bytes: Vec::new(), previous: 0 }
-    }
-
-    fn position(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-
-    fn header(&mut self, remaining: usize, mut info: u16) {
-        let address = self.position();
-        let long = address.is_multiple_of(u64::from(SIZE));
-        info |= u16::from(remaining > 0) | u16::from(long) << 1;
-        self.bytes.extend(MAGIC.to_le_bytes());
-        self.bytes.extend(info.to_le_bytes());
-        self.bytes.extend(1_u32.to_le_bytes());
-        self.bytes.extend(address.to_le_bytes());
-        self.bytes.extend((remaining as u64).to_le_bytes());
-        if long {
-            self.bytes.extend([9; 16]);
-        }
-    }
-
-    fn begin_page(&mut self) {
-        if self.bytes.len().is_multiple_of(WAL_PAGE_SIZE) {
-            self.header(0, 0);
-        }
-    }
-
-    /// The end of the record.
-    fn record(&mut self, manager: u8, info: u8, xid: u32, rest: &[u8]) -> Lsn {
-        self.begin_page();
-        let start = self.position();
-        let mut record = Vec::new();
-        record.extend(u32::try_from(24 + rest.len()).unwrap().to_le_bytes());
-        record.extend(xid.to_le_bytes());
-        record.extend(self.previous.to_le_bytes());
-        record.extend([info, manager, 0, 0, 1, 2, 3, 4]);
-        record.extend(rest);
-        let mut left = &record[..];
-        while !left.is_empty() {
-            if self.bytes.len().is_multiple_of(WAL_PAGE_SIZE) {
-                self.header(left.len(), 0);
-            }
-            let room = WAL_PAGE_SIZE - self.bytes.len() % WAL_PAGE_SIZE;
-            let (now, later) = left.split_at(left.len().min(room));
-            self.bytes.extend(now);
-            left = later;
-        }
-        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
-        self.previous = start;
-        Lsn::new(self.position())
-    }
-
-    fn filler(&mut self, bytes: usize) -> Lsn {
-        self.record(10, 0, 5, &vec![0xEE; bytes])
-    }
-
-    fn commit(&mut self, info: u8, xid: u32, time: i64) -> Lsn {
-        let mut rest = vec![255, 12];
-        rest.extend(time.to_le_bytes());
-        rest.extend([7; 4]);
-        self.record(XACT, info, xid, &rest)
-    }
-
-    fn restore_point(&mut self, name: &str, time: i64) -> Lsn {
-        let mut rest = vec![255, 72];
-        rest.extend(time.to_le_bytes());
-        rest.extend(name.as_bytes());
-        rest.resize(74, 0);
-        self.record(XLOG, XLOG_RESTORE_POINT, 0, &rest)
-    }
-
-    fn pad_page(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(WAL_PAGE_SIZE), 0);
-    }
-
-    fn pad_segment(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(SIZE as usize), 0);
-    }
-}
-
-fn size() -> SegmentSize {
-    SegmentSize::new(SIZE).unwrap()
-}
 
 fn scan(start: u64, bytes: &[u8]) -> WalSummary {
     let mut whole = WalScanner::new(Lsn::new(start), size()).collecting();
@@ -195,7 +101,7 @@ fn a_record_may_go_on_in_the_next_segment() {
 fn a_switch_ends_a_segment() {
     let mut writer = Writer::new(0);
     writer.commit(0, 700, 8);
-    writer.record(XLOG, XLOG_SWITCH, 0, &[]);
+    writer.record(XLOG, 0x40, 0, &[]);
     writer.pad_segment();
     let summary = scan(0, &writer.bytes);
     assert_eq!((summary.end, summary.commits, summary.complete), (Lsn::new(SIZE.into()), 1, true));
@@ -213,7 +119,7 @@ fn a_record_that_a_crash_cut_is_passed_over() {
     writer.filler(20_000);
     writer.bytes.truncate(2 * WAL_PAGE_SIZE);
     let cut = writer.bytes.len();
-    writer.header(0, OVERWRITES);
+    writer.header(0, 8);
     writer.previous = previous;
     let last = writer.commit(0, 701, 9);
     writer.pad_page();
