@@ -60,6 +60,7 @@
 //! | pin | the answer about a tail that one restore was given, and is given again | hold (that keeps a backup) |
 //! | event, ledger | what a task found out; what is known from all events, a pure value | shared state with locks |
 //! | problem | something that the operator must know, with a stable code | a log line |
+//! | finding | what `verify` found about an object: a problem of a restore, or a remark | a problem (that has a code) |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
 //! | page filter | a rewriting of pages that makes them easier to compress, undone when they are opened | compression itself |
@@ -82,4 +83,5 @@ pub mod retention;
 pub mod seal;
 pub mod status;
 pub mod store;
+pub mod verify;
 pub mod window;

@@ -100,6 +100,8 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Whether the repository holds what its backups and the window need; exit 1 if a restore would trip over something
+    Verify(VerifyArguments),
     /// Restore a data directory
     Restore(Restore),
     /// As WAL-E and WAL-G: `backup-fetch DIR LATEST` is `restore --to DIR`
@@ -345,4 +347,17 @@ pub(super) struct Target {
     /// What the server does at the target: pause (PostgreSQL's default), promote or shutdown
     #[arg(long, value_name = "ACTION")]
     pub(super) target_action: Option<TargetAction>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// Open every object, compare every page with its digest, read all WAL record by record
+    #[arg(long)]
+    pub(super) content: bool,
+    /// Print for each backup and each day of the window whether it can be restored, and why not
+    #[arg(long)]
+    pub(super) restorable: bool,
+    /// Bytes a second that --content reads, as 50MiB; 0 for no limit
+    #[arg(long, requires = "content", default_value = "0", value_parser = crate::config::parse_bytes)]
+    pub(super) max_rate: u64,
 }

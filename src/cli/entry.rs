@@ -10,7 +10,7 @@ use super::args::{Cli, Command};
 use super::output::{self, complain};
 use super::{
     backup, check, daemon, drill, drill_evidence, explain, generate, init, key_rotate, keygen, restore,
-    retention, start, status, wal,
+    retention, start, status, verify, wal,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -129,6 +129,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::BackupHold(arguments) => retention::hold(&global, &arguments),
         Command::BackupUnhold { id } => retention::unhold(&global, &id),
         Command::Expire { dry_run } => retention::run(&global, dry_run),
+        Command::Verify(arguments) => verify::run(&global, &arguments),
         Command::Restore(arguments) => restore::restore(&global, arguments),
         Command::BackupFetch { directory, backup } => restore::backup_fetch(&global, directory, &backup),
         Command::Drill(arguments) => drill::drill(&global, &arguments),

@@ -23,6 +23,7 @@ mod retention;
 mod server_view;
 mod start;
 mod status;
+mod verify;
 mod wal;
 
 pub use entry::main;

@@ -25,6 +25,11 @@ use crate::repository::{ClusterName, Namespace};
 use crate::seal::KeyRing;
 use crate::store::{Policy, Store};
 
+/// A number of bytes such as "0", "50MB", "100MiB".
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    units::bytes(text)
+}
+
 /// Path of the configuration file unless another one is given.
 pub const DEFAULT_PATH: &str = "/etc/walproof/walproof.toml";
 

@@ -274,6 +274,28 @@ impl Repository {
         Ok(stored)
     }
 
+    /// Whether an object is there.
+    pub async fn is_there(&self, key: &ObjectKey) -> Result<bool> {
+        match self.store().get_range(&self.key(&key.to_string()), 0..1).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Kind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Open an object that is read whole; what it says is not looked at. Of other kinds nothing is checked.
+    pub async fn check_small(&self, key: &ObjectKey) -> Result<()> {
+        let kind = match key {
+            ObjectKey::Identity => ObjectKind::Identity,
+            ObjectKey::Hold(_) => ObjectKind::Hold,
+            ObjectKey::Lease(_) => ObjectKind::Lease,
+            ObjectKey::Tail(_) => ObjectKind::Tail,
+            ObjectKey::Report(..) | ObjectKey::ReportHead => ObjectKind::Report,
+            _ => return Ok(()),
+        };
+        self.get_sealed(kind, &key.to_string()).await.map(|_| ())
+    }
+
     /// Get and open what [`Repository::put_sealed`] put.
     pub(super) async fn get_sealed(&self, kind: ObjectKind, relative: &str) -> Result<Vec<u8>> {
         let bytes = self.store().get(&self.key(relative)).await?;

@@ -45,6 +45,11 @@ impl WalTimes {
         self.summaries.insert((segment, digest), Ok(summary));
     }
 
+    /// Note that a segment was read as a whole and cannot be used.
+    pub fn note_damage(&mut self, segment: SegmentName, digest: WalDigest, error: Error) {
+        self.summaries.insert((segment, digest), Err(error));
+    }
+
     /// Read what is needed.
     pub(super) async fn learn(
         &mut self,

@@ -35,4 +35,5 @@ mod store;
 mod store_faults;
 mod tail;
 mod tamper;
+mod verify;
 mod wal;

@@ -1,0 +1,299 @@
+//! The content level: every object is opened; the pages that come out of packs are those that were backed up.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::findings::Findings;
+use super::listing::is_damage;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::postgres::PAGE_SIZE;
+use crate::repository::{
+    Extent, FileTable, Listed, Listing, Manifest, ObjectKey, PackName, PackReader, PackRef, Repository,
+    first_other_page,
+};
+use crate::seal::{Decompressor, scrub_object};
+use crate::window::{Catalog, WalTimes};
+
+/// Spaces reads so that no more than a number of bytes is read a second.
+pub(super) struct Throttle {
+    rate: u64,
+    due: tokio::sync::Mutex<Instant>,
+}
+
+impl Throttle {
+    pub(super) fn new(rate: u64) -> Self {
+        Self { rate, due: tokio::sync::Mutex::new(Instant::now()) }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
+    pub(super) async fn pay(&self, bytes: u64) {
+        if self.rate > 0 {
+            let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+            let mut due = self.due.lock().await;
+            *due = (*due).max(Instant::now()) + cost;
+            let until = *due;
+            drop(due);
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+}
+
+/// What is opened.
+pub(super) struct Content<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) listing: &'a Listing,
+    pub(super) catalog: &'a Catalog,
+    pub(super) throttle: Throttle,
+}
+
+/// An extent, and the digests of its pages.
+type Piece = (Extent, Vec<u64>);
+
+/// What is known of packs, so that what several backups use is opened once.
+#[derive(Default)]
+struct Known {
+    pieces: HashSet<u64>,
+    damaged: BTreeMap<PackName, String>,
+    opened: HashSet<PackName>,
+}
+
+impl Content<'_> {
+    /// Open everything; how many objects that were. Damaged segments are made known to `times`.
+    pub(super) async fn verify(&self, findings: &mut Findings, times: &mut WalTimes) -> Result<u64> {
+        let mut opened = 0;
+        for listed in &self.listing.objects {
+            let small = matches!(
+                listed.key,
+                ObjectKey::Identity
+                    | ObjectKey::Hold(_)
+                    | ObjectKey::Lease(_)
+                    | ObjectKey::Tail(_)
+                    | ObjectKey::Report(..)
+                    | ObjectKey::ReportHead
+            );
+            if small {
+                self.small(listed, findings).await?;
+                opened += 1;
+            }
+        }
+        let mut known = Known::default();
+        for backup in self.catalog.backups.iter().rev() {
+            opened += 2 + self.backup(backup, &mut known, findings).await?;
+        }
+        opened += known.opened.len() as u64;
+        opened += self.unused(&known, findings).await?;
+        Ok(opened + self.wal(findings, times).await?)
+    }
+
+    /// An object that was deleted meanwhile is fine.
+    async fn small(&self, listed: &Listed, findings: &mut Findings) -> Result<()> {
+        self.throttle.pay(listed.size).await;
+        match self.repository.check_small(&listed.key).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            Err(error) if is_damage(&error) => {
+                let loses = match listed.key {
+                    ObjectKey::Hold(_) => {
+                        "nothing while the hold stays; its reason and extent cannot be read"
+                    }
+                    ObjectKey::Lease(_) => "nothing; retention waits until it is old",
+                    ObjectKey::Tail(_) => "the newest commits, if the host is lost now",
+                    ObjectKey::Identity => "everything: nothing opens without it",
+                    _ => "the evidence of a drill",
+                };
+                findings.damaged(listed.key.to_string(), &error, loses);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// The file tables of a backup and the pages that they promise; objects opened beside packs.
+    async fn backup(&self, backup: &Manifest, known: &mut Known, findings: &mut Findings) -> Result<u64> {
+        let mut opened = 0;
+        for (number, part) in (0..).zip(&backup.parts) {
+            self.throttle.pay(part.table_bytes + part.digests_bytes).await;
+            let Some(table) = self.table(backup, number, findings).await? else { continue };
+            opened += 2;
+            for (pack, pieces) in pieces_by_pack(&table) {
+                self.pack(backup, pack, pieces, known, findings).await?;
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn table(
+        &self,
+        backup: &Manifest,
+        number: u32,
+        findings: &mut Findings,
+    ) -> Result<Option<FileTable>> {
+        let id = &backup.id;
+        let loses = format!("backup {id} cannot be restored");
+        let mut table = match self.repository.get_file_table(id, number).await {
+            Ok(table) => table,
+            Err(error) if is_damage(&error) => {
+                findings.loses(id, &error.to_string());
+                findings.damaged(ObjectKey::FileTable(id.clone(), number).to_string(), &error, loses);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        match self.repository.read_page_digests(id, number, &mut table).await {
+            Ok(()) => Ok(Some(table)),
+            Err(error) if is_damage(&error) => {
+                findings.loses(id, &error.to_string());
+                findings.damaged(ObjectKey::PageDigests(id.clone(), number).to_string(), &error, loses);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pack(
+        &self,
+        backup: &Manifest,
+        pack: &PackRef,
+        mut pieces: Vec<Piece>,
+        known: &mut Known,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        if let Some(why) = known.damaged.get(&pack.name) {
+            findings.loses(&backup.id, why);
+            return Ok(());
+        }
+        pieces.retain(|piece| known.pieces.insert(hash(&pack.name, piece)));
+        let Some(size) = self.size(&pack.name) else { return Ok(()) };
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let first = known.opened.insert(pack.name.clone());
+        let result = self.check_pack(pack, size, pieces, first).await;
+        match result {
+            Err(error) if is_damage(&error) => {
+                let key = ObjectKey::Pack(pack.name.clone()).to_string();
+                let why = format!("{key}: {error}");
+                findings.loses(&backup.id, &why);
+                let loses =
+                    format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
+                findings.damaged(key, &error, loses);
+                known.damaged.insert(pack.name.clone(), why);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn size(&self, name: &PackName) -> Option<u64> {
+        let key = ObjectKey::Pack(name.clone());
+        let of_pack = |listed: &&Listed| listed.key == key;
+        let text = key.to_string();
+        let at = self.listing.objects.partition_point(|listed| listed.key.to_string() < text);
+        self.listing.objects.get(at).filter(of_pack).map(|listed| listed.size)
+    }
+
+    async fn check_pack(&self, pack: &PackRef, size: u64, pieces: Vec<Piece>, first: bool) -> Result<()> {
+        self.throttle.pay(size).await;
+        let bytes = self.repository.get_pack_range(&pack.name, 0..size).await?;
+        if bytes.get(..pack.header.len()) != Some(&pack.header[..]) {
+            return Err(Error::corrupt("the pack is not the one that the backup wrote (header)"));
+        }
+        let (keys, seed) = (self.repository.keys(), self.repository.identity().page_seed()?);
+        let reader = PackReader::new(keys, self.repository.name(), pack.name.clone(), &pack.header)?;
+        let work = move || {
+            if first {
+                scrub_object(&bytes)?;
+            }
+            check_pieces(&reader, &bytes, &pieces, seed)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| Error::new(Kind::Other, "a thread that opens packs died"))?
+    }
+
+    /// Packs that no file table points into, or whose tables cannot be read: as whole as can be told without them.
+    async fn unused(&self, known: &Known, findings: &mut Findings) -> Result<u64> {
+        let mut opened = 0;
+        for listed in &self.listing.objects {
+            let ObjectKey::Pack(name) = &listed.key else { continue };
+            if known.opened.contains(name) {
+                continue;
+            }
+            self.throttle.pay(listed.size).await;
+            let bytes = match self.repository.get_pack_range(name, 0..listed.size).await {
+                Err(error) if error.kind() == Kind::NotFound => continue,
+                result => result?,
+            };
+            opened += 1;
+            let used = self
+                .catalog
+                .backups
+                .iter()
+                .find(|backup| backup.packs.iter().any(|packs| packs.backup == name.backup));
+            match (scrub_object(&bytes), used) {
+                (Err(error), Some(backup)) => {
+                    let loses = format!("backup {}, if it uses the pack", backup.id);
+                    findings.damaged(listed.key.to_string(), &error, loses);
+                }
+                (Err(error), None) => {
+                    let text = format!("{error}; no backup uses it");
+                    findings.remark(listed.key.to_string(), text, "`walproof expire` removes it");
+                }
+                (Ok(()), _) => {}
+            }
+        }
+        Ok(opened)
+    }
+}
+
+/// The extents of a part by pack, in the order in which they lie there.
+fn pieces_by_pack(table: &FileTable) -> Vec<(&PackRef, Vec<Piece>)> {
+    let mut found: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
+    for file in &table.files {
+        let mut digests = file.digests.as_slice();
+        for extent in &file.extents {
+            let pages = (extent.plain_len as usize).div_ceil(PAGE_SIZE).min(digests.len());
+            let (own, rest) = digests.split_at(pages);
+            found.entry(extent.pack).or_default().push((*extent, own.to_vec()));
+            digests = rest;
+        }
+    }
+    let of_pack = |(index, mut pieces): (u32, Vec<Piece>)| {
+        pieces.sort_by_key(|(extent, _)| (extent.frame, extent.skip));
+        table.packs.get(index as usize).map(|pack| (pack, pieces))
+    };
+    found.into_iter().filter_map(of_pack).collect()
+}
+
+fn check_pieces(reader: &PackReader, bytes: &Bytes, pieces: &[Piece], seed: u64) -> Result<()> {
+    let (mut decompressor, mut plain, mut opened) = (Decompressor::new()?, Vec::new(), None);
+    for (extent, digests) in pieces {
+        let place = (extent.frame, extent.offset);
+        if opened != Some(place) {
+            let begin = extent.offset as usize;
+            let stored = bytes.get(begin..begin.saturating_add(extent.stored_len as usize));
+            let stored =
+                stored.ok_or_else(|| Error::corrupt("the pack is shorter than the file table says"))?;
+            plain.clear();
+            reader.open(&mut decompressor, u64::from(extent.frame), stored, &mut plain)?;
+            opened = Some(place);
+        }
+        if let Some(page) = first_other_page(seed, extent.of(&plain)?, digests) {
+            return Err(Error::corrupt(format!(
+                "page {page} of frame {} is not the one that was backed up (digest)",
+                extent.frame
+            )))
+            .context("compare pages with their digests");
+        }
+    }
+    Ok(())
+}
+
+fn hash(name: &PackName, piece: &Piece) -> u64 {
+    let (Extent { frame, offset, stored_len, skip, plain_len, .. }, digests) = piece;
+    let mut hasher = DefaultHasher::new();
+    (name, frame, offset, stored_len, skip, plain_len, digests).hash(&mut hasher);
+    hasher.finish()
+}

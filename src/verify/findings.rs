@@ -1,0 +1,84 @@
+//! What a verification finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::repository::BackupId;
+
+/// Something about one object, or about several that belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its key, or the name of what is missing.
+    pub object: String,
+    /// What is wrong with it, or what is to be known.
+    pub problem: String,
+    /// What a restore loses by it.
+    pub loses: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// All that was found.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// What a restore would trip over.
+    pub problems: Vec<Finding>,
+    /// What costs space or attention, and no restore: the next expiry, or the next lease that is taken, removes it.
+    pub remarks: Vec<Finding>,
+    /// Backups that cannot be restored, with why: for their data, not for their WAL.
+    pub(super) lost: BTreeMap<BackupId, String>,
+    named: BTreeSet<String>,
+}
+
+impl Findings {
+    /// Note a problem; of one object only the first.
+    pub(super) fn problem(
+        &mut self,
+        object: impl Into<String>,
+        problem: impl Into<String>,
+        loses: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        let object = object.into();
+        if self.named.insert(object.clone()) {
+            let (problem, loses, advice) = (problem.into(), loses.into(), advice.into());
+            self.problems.push(Finding { object, problem, loses, advice });
+        }
+    }
+
+    /// Note an object that cannot be opened or does not say what it should.
+    pub(super) fn damaged(&mut self, object: impl Into<String>, error: &Error, loses: impl Into<String>) {
+        let advice = error.hint_text().unwrap_or(RESTORE_OBJECT).to_owned();
+        self.problem(object, error.to_string(), loses, advice);
+    }
+
+    pub(super) fn remark(&mut self, object: impl Into<String>, what: impl Into<String>, advice: &str) {
+        self.remarks.push(Finding {
+            object: object.into(),
+            problem: what.into(),
+            loses: "nothing".to_owned(),
+            advice: advice.to_owned(),
+        });
+    }
+
+    /// A backup cannot be restored.
+    pub(super) fn loses(&mut self, id: &BackupId, why: &str) {
+        self.lost.entry(id.clone()).or_insert_with(|| why.to_owned());
+    }
+
+    /// Keep the problems that `later` has as well: the others were an object that was being put, or deleted.
+    pub(super) fn confirmed_by(self, later: Self) -> Self {
+        let known: BTreeSet<(&str, &str)> =
+            self.problems.iter().map(|found| (found.object.as_str(), found.problem.as_str())).collect();
+        let mut confirmed = later;
+        confirmed.problems.retain(|found| known.contains(&(found.object.as_str(), found.problem.as_str())));
+        confirmed.lost.retain(|id, why| self.lost.get(id) == Some(why));
+        confirmed
+    }
+}
+
+/// Advice for an object that is gone or damaged.
+pub(super) const RESTORE_OBJECT: &str =
+    "bring the object back if the bucket keeps versions or a copy, else take a new backup now";

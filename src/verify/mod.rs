@@ -1,0 +1,16 @@
+//! Verification: whether the repository still holds what its backups and its window need.
+//!
+//! By a listing (`listing`): one pass over the keys, the manifests and their pack lists. By content (`content`, `wal`): every
+//! object is opened, pages are compared with their digests, and WAL is read record by record. What is found damaged is
+//! made known to the recovery window, which then says what is lost (`restorable`). Nothing here writes or deletes.
+
+mod content;
+mod findings;
+mod listing;
+mod restorable;
+mod run;
+mod wal;
+
+pub use findings::{Finding, Findings};
+pub use restorable::{BackupState, Day, Restorable};
+pub use run::{Verified, Wanted, verify};

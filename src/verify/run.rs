@@ -1,0 +1,90 @@
+//! One verification, from the listing to what is lost.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::content::{Content, Throttle};
+use super::findings::{Finding, Findings};
+use super::listing::{Pass, judge};
+use super::restorable::Restorable;
+use crate::error::Result;
+use crate::postgres::PgTime;
+use crate::repository::{BackupId, HeldLease, Lease, Listing, ObjectKey, Repository};
+use crate::window::{Records, RecoveryWindow, WalTimes, look};
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// The window that was promised.
+    pub window: Duration,
+    /// Open every object.
+    pub content: bool,
+    /// Bytes a second that are read for it; 0 for no limit.
+    pub max_rate: u64,
+}
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// Objects that were listed.
+    pub objects: u64,
+    /// Of those, opened and found sound.
+    pub opened: u64,
+    /// What was found.
+    pub findings: Findings,
+    /// What can be restored.
+    pub restorable: Restorable,
+}
+
+/// Verify a repository. Nothing that is being put or deleted meanwhile counts as a problem: what a first pass does not
+/// find is looked for again.
+pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified> {
+    let (mut records, mut times) = (Records::default(), WalTimes::default());
+    let (listing, mut findings) = pass(repository, &mut records, &mut times).await?;
+    if !findings.problems.is_empty() {
+        (records, times) = (Records::default(), WalTimes::default());
+        let (_, again) = pass(repository, &mut records, &mut times).await?;
+        findings = findings.confirmed_by(again);
+    }
+    let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
+    let mut opened = 0;
+    let mut window: RecoveryWindow = window;
+    if wanted.content {
+        let content = Content {
+            repository,
+            listing: &listing,
+            catalog: &catalog,
+            throttle: Throttle::new(wanted.max_rate),
+        };
+        let missing: Vec<Finding> = findings.problems.clone();
+        let missing_backups: Vec<BackupId> = findings.lost.keys().cloned().collect();
+        opened = content.verify(&mut findings, &mut times).await?;
+        let later = repository.list().await?;
+        let there = |key: &ObjectKey| later.objects.iter().any(|listed| listed.key == *key);
+        // What expired while the rest was read is no loss.
+        findings.problems.retain(|found| {
+            missing.contains(found) || found.object.parse().map_or(true, |key: ObjectKey| there(&key))
+        });
+        findings.lost.retain(|id, _| missing_backups.contains(id) || there(&ObjectKey::Manifest(id.clone())));
+        // The window without the segments that were found damaged.
+        (_, window) = look(repository, &listing, &mut records, &mut times).await?;
+    }
+    let restorable = Restorable::of(&catalog, &window, &findings.lost, (wanted.window, PgTime::now()));
+    Ok(Verified { objects: listing.objects.len() as u64, opened, findings, restorable })
+}
+
+async fn pass(
+    repository: &Repository,
+    records: &mut Records,
+    times: &mut WalTimes,
+) -> Result<(Listing, Findings)> {
+    // Before the listing: a backup that ends in between has its manifest there.
+    let leases: Vec<HeldLease> = Lease::held(repository).await?;
+    let listing = repository.list().await?;
+    let (catalog, window) = look(repository, &listing, records, times).await?;
+    let now = Timestamp::now();
+    let pass = Pass { listing: &listing, catalog: &catalog, window: &window, leases: &leases, now };
+    let findings = judge(repository, &pass).await?;
+    Ok((listing, findings))
+}

@@ -1,0 +1,193 @@
+//! `verify`: each kind of object harmed in each way. It names the harmed ones, and what it calls lost is what a restore
+//! cannot give.
+
+use std::collections::BTreeSet;
+
+use crate::support::{Archived, Repo};
+
+/// What `verify` says with these arguments, and its exit code.
+fn verify(archived: &Archived, arguments: &[&str]) -> (serde_json::Value, i32) {
+    let output = archived.walproof.run([&["verify", "--json"], arguments].concat());
+    (output.json(), output.code())
+}
+
+fn objects(found: &serde_json::Value) -> BTreeSet<String> {
+    let problems = found["problems"].as_array().unwrap();
+    problems.iter().map(|problem| problem["object"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The ids of the backups that can be restored, as `verify` sees it.
+fn restorable(found: &serde_json::Value) -> BTreeSet<String> {
+    let backups = found["restorable"]["backups"].as_array().unwrap();
+    let good = backups.iter().filter(|backup| backup["restorable"] == true);
+    good.map(|backup| backup["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn days_are_whole(found: &serde_json::Value) -> bool {
+    found["restorable"]["days"].as_array().unwrap().iter().all(|day| day["restorable"] == true)
+}
+
+/// The ids of the backups that really are restored.
+fn restored(archived: &Archived, ids: &[String], label: &str) -> BTreeSet<String> {
+    let works = |id: &&String| {
+        let to = archived.target(&format!("{label}-{id}"));
+        let output = archived.try_restore(&to, ["--backup", id, "--target-immediate"]);
+        let _ = std::fs::remove_dir_all(&to);
+        output.code() == 0
+    };
+    ids.iter().filter(works).cloned().collect()
+}
+
+struct Ground {
+    archived: Archived,
+    ids: Vec<String>,
+}
+
+impl Ground {
+    /// Two backups, the first of which is held, and WAL behind them.
+    fn new() -> Self {
+        let archived = Archived::start(Repo::local());
+        archived.cluster.psql("create table t as select generate_series(1, 20000) n");
+        let mut ids = Vec::new();
+        for n in 0..2 {
+            archived.cluster.psql(&format!("insert into t values ({n})"));
+            ids.push(archived.backup()["id"].as_str().unwrap().to_owned());
+        }
+        for n in 0..3 {
+            archived.cluster.psql(&format!("insert into t values ({n})"));
+            archived.archive_all();
+        }
+        archived.walproof.run(["backup-hold", &ids[0], "--reason", "audit"]).success();
+        Self { archived, ids }
+    }
+
+    fn repo(&self) -> &Repo {
+        self.archived.repo()
+    }
+
+    /// The segment two before the newest: behind both backups, with others behind it.
+    fn segment(&self) -> String {
+        let mut keys = self.repo().keys("/wal/");
+        keys.retain(|key| !key.contains(".backup"));
+        keys[keys.len() - 2].clone()
+    }
+
+    /// Expect exactly these problems; `None`: as many as there are.
+    #[track_caller]
+    fn expect(&self, what: &str, victims: &[&str], level: &[&str]) -> serde_json::Value {
+        let (found, code) = verify(&self.archived, &[&["--restorable"], level].concat());
+        let named = objects(&found);
+        let known: BTreeSet<&str> = victims
+            .iter()
+            .copied()
+            .filter(|victim| named.iter().any(|name| victim.contains(name.as_str())))
+            .collect();
+        let strange: Vec<&String> = named
+            .iter()
+            .filter(|name| !victims.iter().any(|victim| victim.contains(name.as_str())))
+            .collect();
+        assert!(known.len() == victims.len() && strange.is_empty(), "{what}: {victims:?}: {found:#}");
+        assert_eq!(code, i32::from(!victims.is_empty()), "{what}: {found:#}");
+        found
+    }
+}
+
+#[test]
+fn a_sound_repository_has_no_problem() {
+    let ground = Ground::new();
+    let found = ground.expect("sound", &[], &[]);
+    assert_eq!((&found["level"], days_are_whole(&found)), (&"listing".into(), true), "{found:#}");
+    let found = ground.expect("sound", &[], &["--content"]);
+    assert_eq!(restorable(&found), ground.ids.iter().cloned().collect(), "{found:#}");
+    assert_eq!((days_are_whole(&found), found["remarks"].as_array().unwrap().len()), (true, 0), "{found:#}");
+    ground.archived.walproof.run(["verify"]).success().stdout_contains("no problem");
+    let slow = ground.archived.walproof.run(["verify", "--content", "--max-rate", "50MB"]);
+    slow.success().stdout_contains("opened: no problem");
+}
+
+#[test]
+fn every_kind_of_harm_is_named_and_what_is_lost_is_what_a_restore_cannot_give() {
+    let ground = Ground::new();
+    let repo = ground.repo();
+    let all: BTreeSet<String> = ground.ids.iter().cloned().collect();
+    let of = |part: &str, id: usize| {
+        repo.key(&format!("{part}{}{}", ground.ids[id], if part == "/packs/" { "/00000000" } else { "" }))
+    };
+    let table = |name: &str, id: usize| repo.key(&format!("/tables/{}/{name}", ground.ids[id]));
+    let segments = {
+        let mut keys = repo.keys("/wal/");
+        keys.retain(|key| !key.contains(".backup"));
+        keys
+    };
+    // The victim, another one of its kind, whether a backup is lost with it, whether later instants are.
+    let matrix = [
+        (of("/packs/", 0), of("/packs/", 1), true, false),
+        (table("files-00000000", 0), table("files-00000000", 1), true, false),
+        (table("digests-00000000", 0), table("digests-00000000", 1), true, false),
+        (table("packs", 0), table("packs", 1), false, false),
+        (of("/watch/backups/", 0), of("/watch/backups/", 1), true, false),
+        (ground.segment(), segments[segments.len() - 4].clone(), false, true),
+    ];
+    for (victim, partner, loses_backup, loses_instants) in &matrix {
+        let (content, other) = (repo.read(victim), repo.read(partner));
+        for harm in ["delete", "truncate", "flip", "replace"] {
+            match harm {
+                "delete" => repo.delete(victim),
+                "truncate" => repo.truncate(victim, content.len() / 2),
+                "flip" => repo.flip_bit(victim, content.len() / 2),
+                _ => repo.write(victim, &other),
+            }
+            let what = format!("{harm} {victim}");
+            println!("{what}");
+            let found = ground.expect(&what, &[victim], &["--content"]);
+            let good = restorable(&found);
+            assert_eq!(good.len() < 2, *loses_backup, "{what}: {found:#}");
+            if *loses_backup && harm != "truncate" {
+                assert_eq!(good, restored(&ground.archived, &ground.ids, harm), "{what}: {found:#}");
+            }
+            assert_eq!(!days_are_whole(&found), *loses_instants || *loses_backup, "{what}: {found:#}");
+            repo.write(victim, &content);
+        }
+        if repo.objects().iter().any(|(key, _)| key == victim) && !loses_instants {
+            repo.write(victim, &other);
+            repo.write(partner, &content);
+            ground.expect(&format!("swap {victim}"), &[victim, partner], &["--content"]);
+            repo.write(partner, &other);
+            repo.write(victim, &content);
+        }
+    }
+    let hold = repo.key("/holds/");
+    let content = repo.read(&hold);
+    repo.flip_bit(&hold, content.len() / 2);
+    ground.expect("flip hold", &[&hold], &["--content"]);
+    repo.write(&hold, &content);
+
+    // A copy under another name of the same kind, and something of somebody else.
+    let copy = segments[2].rsplit_once('-').unwrap().0.to_owned() + "-00000000000000000000000000000000";
+    repo.copy(&segments[2], &copy);
+    let found = ground.expect("a second content", &[&copy, &segments[2]], &["--content"]);
+    assert_eq!(restorable(&found), all, "{found:#}");
+    repo.delete(&copy);
+    let foreign = repo.key("identity").replace("identity", "README");
+    repo.write(&foreign, b"mine");
+    let found = ground.expect("foreign", &[], &[]);
+    assert!(found["remarks"][0]["object"].as_str().unwrap().ends_with("README"), "{found:#}");
+    repo.delete(&foreign);
+    ground.expect("all is well again", &[], &["--content"]);
+}
+
+#[test]
+fn what_an_interrupted_backup_left_is_a_remark_and_its_lease_protects_it() {
+    let ground = Ground::new();
+    let backup = ground.archived.slow_backup("1MB");
+    let found = ground.expect("while a backup runs", &[], &[]);
+    assert_eq!(found["remarks"].as_array().unwrap().len(), 0, "{found:#}");
+    backup.kill9();
+    let manifest = ground.repo().key(&format!("/watch/backups/{}", ground.ids[1]));
+    ground.repo().delete(&manifest);
+    let found = ground.expect("its manifest is gone", &[], &[]);
+    let remarks = found["remarks"].as_array().unwrap();
+    let named =
+        |part: &str| remarks.iter().any(|remark| remark["object"] == format!("{part}/{}", ground.ids[1]));
+    assert!(named("packs") && named("tables"), "{found:#}");
+}
