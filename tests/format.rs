@@ -5,8 +5,8 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
 use walproof::repository::{
-    FileTable, Identity, Manifest, Namespace, PackList, PackName, PackReader, PackUse, Summary,
-    TailPieceName, Verbatim, open_wal, page_digest_seed,
+    ExpiryRecord, FileTable, Hold, Identity, Manifest, Namespace, PackList, PackName, PackReader, PackUse,
+    Summary, TailPieceName, Verbatim, open_wal, page_digest_seed,
 };
 use walproof::seal::{
     Cipher, Compression, Context, Decompressor, Header, KeyId, KeyRing, MasterKey, ObjectKind, PageFilter,
@@ -541,6 +541,10 @@ fn json_objects_have_the_fields_of_the_specification() {
     let manifest = Manifest::parse(block("json manifest").as_bytes()).unwrap();
     same("json manifest", &manifest.to_bytes().unwrap());
     same("json identity", &serde_json::to_vec(&identity()).unwrap());
+    let hold: Hold = serde_json::from_str(block("json hold")).unwrap();
+    same("json hold", &serde_json::to_vec(&hold).unwrap());
+    let expiry: ExpiryRecord = serde_json::from_str(block("json expiry")).unwrap();
+    same("json expiry", &serde_json::to_vec(&expiry).unwrap());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::start;
 use crate::archive::{Request, ask_for_line};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::repository::{BackupId, Hold, Namespace};
+use crate::repository::{BackupId, Hold, Namespace, Refused};
 use crate::retention::{Expired, Plan, Policy, expire, held_bytes, plan_now};
 use crate::store::Policy as Deadlines;
 use crate::window::{Records, WalTimes, look};
@@ -60,8 +60,14 @@ fn log(expired: &Expired) {
     if expired.deleted > 0 {
         tracing::info!(objects = expired.deleted, "expired");
     }
-    if let Some((count, error)) = &expired.refused {
-        tracing::warn!(objects = count, %error, "the store refuses deletes: what is expired is still paid for");
+    if let Some(refused) = &expired.refused {
+        let Refused { objects, bytes, reason } = refused;
+        let bytes = size(*bytes);
+        tracing::warn!(objects, %bytes, reason, "the store refuses deletes: what is expired is still paid for");
+    }
+    if let Some(old) = expired.old_versions.filter(|old| old.objects > 0) {
+        let bytes = format!("{}{}", if old.whole { "" } else { "at least " }, size(old.bytes));
+        tracing::warn!(objects = old.objects, %bytes, "the bucket keeps old versions of what is deleted, and they are paid for until a lifecycle rule removes them");
     }
 }
 
@@ -78,14 +84,16 @@ fn show(global: &Global, done: &[(u64, Expired)], dry_run: bool) -> Result<u8> {
             all.map(|line| json!({"object": line.object, "reason": line.reason, "bytes": line.bytes}))
                 .collect()
         };
-        let refused: u64 =
-            done.iter().filter_map(|(_, expired)| expired.refused.as_ref()).map(|(count, _)| count).sum();
+        let refused = || done.iter().filter_map(|(_, expired)| expired.refused.as_ref());
+        let old_bytes = done.iter().filter_map(|(_, expired)| expired.old_versions).map(|old| old.bytes);
         output::json(&json!({
             "dry_run": dry_run,
             "keep": lines(|plan| &plan.keep),
             "delete": lines(|plan| &plan.delete),
             "deleted_objects": done.iter().map(|(_, expired)| expired.deleted).sum::<u64>(),
-            "refused_objects": refused,
+            "refused_objects": refused().map(|refused| refused.objects).sum::<u64>(),
+            "refused_bytes": refused().map(|refused| refused.bytes).sum::<u64>(),
+            "old_version_bytes": old_bytes.sum::<u64>(),
             "spared_objects": done.iter().map(|(_, expired)| expired.spared).sum::<u64>(),
         }))?;
         return Ok(0);
@@ -143,7 +151,7 @@ pub(super) fn hold(global: &Global, arguments: &HoldArguments) -> Result<u8> {
             until,
         };
         repository.put_hold(&hold).await?;
-        let bytes = held_bytes(&repository, &listing, &catalog, &hold).await?;
+        let bytes = held_bytes(&catalog, &hold);
         Ok((hold, bytes))
     })?;
     if global.json {
@@ -160,7 +168,7 @@ pub(super) fn hold(global: &Global, arguments: &HoldArguments) -> Result<u8> {
             |until| format!("the WAL up to {until}"),
         );
         output::line(format!(
-            "backup {} is held with {wal}: {} that would expire with the window",
+            "backup {} is held with {wal}: up to {} that would expire with the window",
             hold.backup,
             size(bytes)
         ))?;

@@ -60,6 +60,7 @@ pub async fn repository_snapshot(
         estimates: Estimates::default(),
         backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
+        retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
         drills: drills::read(repository).await.summary(PgTime::now()),
         store: Store {
             repository: repository.store().to_string(),

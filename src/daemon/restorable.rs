@@ -1,9 +1,14 @@
 //! What can be restored, as a snapshot shows it: lines of backups and branches, and what a restore would trip over (R31).
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::postgres::PgTime;
-use crate::repository::Manifest;
-use crate::status::{BackupLine, Backups, BranchLine, Code, RepositoryBytes, Trouble, Window};
+use crate::repository::{Hold, Manifest};
+use crate::retention::{Policy, held_bytes, next};
+use crate::status::{
+    BackupLine, Backups, BranchLine, Code, HoldLine, NextLine, RepositoryBytes, Retention, Trouble, Window,
+};
 use crate::window::{Branch, Catalog, Cut, RecoveryWindow, Usage};
 
 /// The backups of the repository that count.
@@ -83,6 +88,34 @@ fn faults(window: &RecoveryWindow, branch: Option<&Branch>) -> Vec<Trouble> {
 
 fn unusable(segment: &str, error: &Error) -> Error {
     error.clone().context(format!("WAL from segment {segment} on cannot be restored"))
+}
+
+/// What retention did, what it keeps past the window, and what goes next.
+pub(super) fn retention(
+    catalog: &Catalog,
+    window: &RecoveryWindow,
+    promised: Duration,
+    now: PgTime,
+) -> Retention {
+    let hold = |hold: &Hold| HoldLine {
+        backup: hold.backup.to_string(),
+        reason: hold.reason.clone(),
+        finished_at: catalog
+            .backups
+            .iter()
+            .find(|backup| backup.id == hold.backup)
+            .map(|backup| backup.finished_at),
+        bytes: held_bytes(catalog, hold),
+    };
+    Retention {
+        expiry: Some(catalog.expiry.clone()),
+        holds: catalog.holds.iter().map(hold).collect(),
+        expires_next: next(catalog, window, Policy { window: promised }, now).map(|next| NextLine {
+            at: next.at,
+            backups: next.backups.iter().map(ToString::to_string).collect(),
+            bytes: next.bytes,
+        }),
+    }
 }
 
 /// Bytes by what they are for.

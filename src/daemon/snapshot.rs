@@ -1,7 +1,8 @@
 //! What the archiver's ledger knows, as a snapshot.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::drills::DrillsHandle;
 use super::restorable;
@@ -10,9 +11,10 @@ use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Sta
 use crate::disk::Space;
 use crate::error::{Error, Kind};
 use crate::postgres::{PgTime, WalName};
+use crate::repository::{BackupId, ExpiryRecord, Hold};
 use crate::status::{
-    Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Role, Server, Snapshot, Store,
-    TailLine, Teller, Trouble, Wal, Window,
+    Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Retention, Role, Server, Snapshot,
+    Store, TailLine, Teller, Trouble, Wal, Window,
 };
 use crate::window::Branch;
 
@@ -24,7 +26,22 @@ pub(super) struct Desk {
     place: Place,
     promises: Promises,
     drills: DrillsHandle,
+    outlook: Mutex<Option<Outlook>>,
 }
+
+/// What retention did and will do, and of what that was told: it is worked out anew when that has changed, or after a
+/// while.
+#[derive(Debug)]
+struct Outlook {
+    at: Instant,
+    backups: Vec<BackupId>,
+    holds: Vec<Hold>,
+    expiry: ExpiryRecord,
+    told: Retention,
+}
+
+/// After so long WAL was added that a hold may cost.
+const OUTLOOK_LASTS: Duration = Duration::from_mins(10);
 
 /// What is archived, and where to.
 #[derive(Debug)]
@@ -41,7 +58,14 @@ pub(super) struct Place {
 
 impl Desk {
     pub(super) fn new(archiver: Arc<Archiver>, place: Place, promises: Promises) -> Self {
-        Self { archiver, since: PgTime::now(), place, promises, drills: DrillsHandle::default() }
+        Self {
+            archiver,
+            since: PgTime::now(),
+            place,
+            promises,
+            drills: DrillsHandle::default(),
+            outlook: Mutex::default(),
+        }
     }
 
     /// Whether a client's configuration means this repository; that it means another one is a problem until it no
@@ -73,6 +97,34 @@ impl Desk {
         let backup = coverage.catalog().backups.last()?;
         let (segments, _) = coverage.catalog().stored_from(coverage.history(), backup.start_lsn);
         self.drills.get().estimate(backup.size_bytes, segments.len() as u64)
+    }
+
+    fn retention(&self, ledger: &Ledger, now: Now) -> Retention {
+        let Some((coverage, window)) = ledger.coverage().zip(ledger.window.as_ref()) else {
+            return Retention::default();
+        };
+        let catalog = coverage.catalog();
+        let mut outlook = self.outlook.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = || catalog.backups.iter().map(|backup| &backup.id);
+        let holds_still = |known: &Outlook| {
+            known.at.elapsed() < OUTLOOK_LASTS
+                && known.backups.iter().eq(ids())
+                && known.holds == catalog.holds
+                && known.expiry == catalog.expiry
+                && known.told.expires_next.as_ref().is_none_or(|next| next.at > now.time)
+        };
+        if let Some(known) = outlook.as_ref().filter(|known| holds_still(known)) {
+            return known.told.clone();
+        }
+        let told = restorable::retention(catalog, window, self.promises.retention_window, now.time);
+        *outlook = Some(Outlook {
+            at: now.instant,
+            backups: ids().cloned().collect(),
+            holds: catalog.holds.clone(),
+            expiry: catalog.expiry.clone(),
+            told: told.clone(),
+        });
+        told
     }
 
     /// What archives.
@@ -111,6 +163,7 @@ impl Desk {
             },
             backups: backups(ledger),
             window: window(ledger),
+            retention: self.retention(ledger, now),
             drills: self.drills(now.time),
             store: Store {
                 repository: self.place.repository.clone(),

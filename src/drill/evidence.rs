@@ -13,10 +13,8 @@ use super::signing::{DrillKey, PublicKey, hex_digest};
 use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::PgTime;
-use crate::repository::Repository;
+use crate::repository::{REPORTS_KEPT, Repository};
 
-/// Reports stay so long: 13 months.
-const KEPT: Duration = Duration::from_hours(24 * 396);
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;
 
@@ -130,8 +128,10 @@ impl Evidence {
             && named.first() == Some(&first.link.sequence)
             && first.link.sequence > 1
         {
-            let expired =
-                first.link.previous_at.is_some_and(|at| PgTime::now().seconds_since(at) > KEPT.as_secs_f64());
+            let expired = first
+                .link
+                .previous_at
+                .is_some_and(|at| PgTime::now().seconds_since(at) > REPORTS_KEPT.as_secs_f64());
             if !expired {
                 let gone = missing(1, first.link.sequence - 1);
                 self.tampered.push(format!("{gone}, before it was due"));

@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::evidence::{Evidence, Proven};
 use super::report::{CheckVerdict, Report, Verdict};
 use super::text::word;
-use crate::present::{seconds, size, utc};
+use crate::present::{self, seconds, size, utc};
 
 const STYLE: &str = include_str!("report.css");
 /// Drills in the trend.
@@ -23,7 +23,7 @@ pub fn page(evidence: &Evidence, proven: &Proven, report: &Report) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
                 title { "Restore drill of " (report.cluster) ": " (report.verdict.as_str()) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(present::STYLE)) (PreEscaped(STYLE)) }
             }
             body {
                 header {

@@ -42,17 +42,7 @@ impl Repository {
     /// All holds.
     pub async fn list_holds(&self) -> Result<Vec<Hold>> {
         let objects = self.store().list(&self.key(HOLDS)).await.context("list the holds")?;
-        let mut found = Vec::new();
-        for object in &objects {
-            let key = self.relative(&object.key).and_then(|key| key.parse().ok());
-            if let Some(ObjectKey::Hold(id)) = key {
-                match self.get_hold(&id, object.modified).await {
-                    Err(error) if error.kind() == Kind::NotFound => {}
-                    hold => found.push(hold?),
-                }
-            }
-        }
-        Ok(found)
+        self.holds(&self.parse_listing(objects)).await
     }
 
     /// The holds that a listing shows. One that cannot be read still holds, without a reason.

@@ -28,6 +28,7 @@ pub(super) const PROBES: &str = "probes";
 const PACKS: &str = "packs";
 const TABLES: &str = "tables";
 pub(super) const HOLDS: &str = "watch/holds";
+const EXPIRY: &str = "watch/expiry";
 
 /// What an object is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +66,8 @@ pub enum ObjectKey {
     Lease(String),
     /// That a backup is kept.
     Hold(BackupId),
+    /// What retention did last.
+    Expiry,
     /// A drill's report or a note on one: its number, and the first 8 bytes of its digest.
     Report(u32, u64),
     /// Which report is the newest.
@@ -87,6 +90,7 @@ impl ObjectKey {
     fn read(key: &str) -> Option<Self> {
         let (directory, rest) = match key.split_once('/') {
             None => return (key == IDENTITY).then_some(Self::Identity),
+            Some(_) if key == EXPIRY => return Some(Self::Expiry),
             Some(("watch", rest)) => rest.split_once('/')?,
             Some(halves) => halves,
         };
@@ -155,6 +159,7 @@ impl fmt::Display for ObjectKey {
             }
             Self::Lease(name) => write!(f, "{LEASES}/{name}"),
             Self::Hold(backup) => write!(f, "{HOLDS}/{backup}"),
+            Self::Expiry => f.write_str(EXPIRY),
             Self::Report(number, digest) => write!(f, "{REPORTS}/{number:08x}-{digest:016x}"),
             Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
             Self::Probe(name) => write!(f, "{PROBES}/{name}"),
@@ -216,6 +221,7 @@ mod tests {
             ObjectKey::Tail(TailPieceName { segment, generation, start: 8192, end: 9000 }),
             ObjectKey::Lease("backup-0123456789abcdef".to_owned()),
             ObjectKey::Hold(backup),
+            ObjectKey::Expiry,
             ObjectKey::Report(7, 0x0123_4567_89AB_CDEF),
             ObjectKey::ReportHead,
             ObjectKey::Probe("0123456789abcdef".to_owned()),
@@ -253,6 +259,7 @@ mod tests {
                 | ObjectKey::Tail(_)
                 | ObjectKey::Lease(_)
                 | ObjectKey::Hold(_)
+                | ObjectKey::Expiry
                 | ObjectKey::Report(..)
                 | ObjectKey::ReportHead => assert!(text.as_str() > newest, "{text}"),
                 ObjectKey::Wal(..) => {}

@@ -181,8 +181,7 @@ impl Lease {
     /// Give the lease back.
     pub async fn release(self) -> Result<()> {
         self.renewal.abort();
-        let repository = &self.grip.repository;
-        repository.store().delete(&repository.key(&self.grip.relative)).await.context("release the lease")
+        self.grip.release().await.context("release the lease")
     }
 }
 

@@ -146,6 +146,13 @@ impl Record {
     pub(super) fn lifetime(&self) -> Duration {
         Duration::from_secs(self.lifetime_seconds)
     }
+
+    /// What the lease object `plain` becomes when it ends and cannot be deleted.
+    pub(super) fn ended(plain: &[u8]) -> Result<Vec<u8>> {
+        let malformed = |cause| Error::corrupt(format!("end lease: {cause}"));
+        let record: Self = serde_json::from_slice(plain).map_err(malformed)?;
+        serde_json::to_vec(&Self { lifetime_seconds: 0, ..record }).map_err(malformed)
+    }
 }
 
 /// That of new leases.

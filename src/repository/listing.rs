@@ -106,7 +106,7 @@ impl Repository {
         Ok(self.parse_listing(objects.context("list what is new in the repository")?))
     }
 
-    fn parse_listing(&self, objects: Vec<Object>) -> Listing {
+    pub(super) fn parse_listing(&self, objects: Vec<Object>) -> Listing {
         let mut listing = Listing::default();
         for object in objects {
             match self.relative(&object.key).and_then(|key| key.parse().ok()) {

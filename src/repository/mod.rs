@@ -6,6 +6,7 @@
 mod backup_id;
 mod backup_store;
 mod canary;
+mod expiry;
 mod file_table;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -34,6 +35,7 @@ mod wal_store;
 pub use backup_id::BackupId;
 pub use backup_store::{Backups, DamagedBackup};
 pub use canary::CANARY_PREFIX;
+pub use expiry::{ExpiryFailure, ExpiryRecord, Refused};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef, first_other_page, page_digest_seed};
 pub use hold::Hold;
 pub use identity::{ClusterName, Identity, WalDigest};
@@ -47,7 +49,7 @@ pub use manifest::{
 pub use namespace::{Namespace, Repository};
 pub use pack::{PackName, PackReader, PackWriter, SealedPack};
 pub use pack_list::{PackList, PackTally, PackUse};
-pub use report_store::StoredReport;
+pub use report_store::{REPORTS_KEPT, StoredReport};
 pub use rotation::{OlderKey, Rotation};
 pub use summary::Summary;
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};

@@ -11,7 +11,7 @@ use super::layout;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::ControlFile;
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
-use crate::store::{Observe, Store};
+use crate::store::{Observe, OldVersions, Store};
 
 /// All repositories of one cluster's name; `initdb` and `pg_upgrade` begin a new one.
 #[derive(Debug, Clone)]
@@ -258,6 +258,12 @@ impl Repository {
     /// The key below the repository, of one that a listing shows.
     pub(super) fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(&self.root)?.strip_prefix('/')
+    }
+
+    /// What the store keeps of objects of the repository that were deleted or overwritten; `None` where it has not said
+    /// that it keeps anything.
+    pub async fn old_versions(&self) -> Result<Option<OldVersions>> {
+        self.store().old_versions(&self.root).await
     }
 
     /// Delete these objects; what became of each, in their order. See [`Store::delete_many`].

@@ -1,5 +1,7 @@
 //! Reports of drills in the repository: put, list, get. What they say and who signed them is the drill's business.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::key::ObjectKey;
@@ -7,6 +9,9 @@ use super::layout;
 use super::namespace::Repository;
 use crate::error::{Kind, Result, ResultExt};
 use crate::seal::ObjectKind;
+
+/// Reports stay so long: 13 months.
+pub const REPORTS_KEPT: Duration = Duration::from_hours(24 * 396);
 
 /// A report that is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

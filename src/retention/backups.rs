@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::facts::Facts;
-use crate::postgres::{Lsn, PgTime, TimelineId};
+use crate::postgres::{Lsn, PgTime};
 use crate::repository::{BackupId, Manifest};
 use crate::window::{Branch, Reach};
 
@@ -197,7 +197,7 @@ fn latest(branch: &Branch) -> Option<&Reach> {
 }
 
 fn keep_held(facts: &Facts<'_>, decisions: &mut Decisions) {
-    for hold in &facts.holds {
+    for hold in &facts.catalog.holds {
         let backup = facts.catalog.backups.iter().find(|backup| backup.id == hold.backup);
         let reason =
             if hold.reason.is_empty() { "held".to_owned() } else { format!("held: {}", hold.reason) };
@@ -221,10 +221,4 @@ fn keep_leased(facts: &Facts<'_>, decisions: &mut Decisions) {
             }
         }
     }
-}
-
-/// The timeline that a backup was taken on, for those that need its WAL.
-pub(super) fn timeline_of(facts: &Facts<'_>, id: &BackupId) -> Option<(TimelineId, Lsn)> {
-    let backup = facts.catalog.backups.iter().find(|backup| backup.id == *id)?;
-    Some((backup.timeline, backup.start_lsn))
 }

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::backups::decide;
 use super::facts::{Facts, Policy};
-use super::plan::{Plan, decisions, lists_needed, plan};
-use crate::error::{Error, Kind, Result, ResultExt};
+use super::plan::{Doomed, Plan, REPORTS, lists_needed, plan};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::PgTime;
 use crate::repository::{
-    HeldLease, Hold, Lease, Listed, Listing, Namespace, ObjectKey, Protection, Purpose, Repository,
+    ExpiryFailure, ExpiryRecord, HeldLease, Lease, Namespace, ObjectKey, Protection, Purpose, Refused,
+    Repository,
 };
-use crate::window::{Branch, Catalog, Records, RecoveryWindow, WalTimes, look};
+use crate::store::OldVersions;
+use crate::window::{Records, RecoveryWindow, WalTimes, look};
 
 /// Objects that are deleted between two looks at the leases.
 const BATCH: usize = 10_000;
@@ -26,8 +29,10 @@ pub struct Expired {
     pub plan: Plan,
     /// Objects that were deleted.
     pub deleted: u64,
-    /// Objects that the store refused to delete, and why; they are still paid for.
-    pub refused: Option<(u64, Error)>,
+    /// Objects that the store refused to delete; they are still paid for.
+    pub refused: Option<Refused>,
+    /// What the store keeps of what was deleted: that is still paid for, too.
+    pub old_versions: Option<OldVersions>,
     /// Objects that another process began to need meanwhile: left for the next run.
     pub spared: u64,
 }
@@ -79,58 +84,97 @@ async fn older(repository: &Repository) -> Result<Vec<Repository>> {
 
 async fn expire_one(repository: &Repository, policy: Policy, superseded: bool) -> Result<(Expired, bool)> {
     let lease = Lease::take(repository, Purpose::Expire, Protection::default()).await?;
-    let result = under_lease(repository, &lease, policy, superseded).await;
-    let released = lease.release().await;
-    let done = result?;
-    released?;
-    Ok(done)
+    let mut expired = Expired::default();
+    let covers = under_lease(repository, &lease, policy, superseded, &mut expired).await;
+    if !superseded && let Err(error) = expired.note(repository, covers.as_ref().err()).await {
+        tracing::warn!(%error, "what retention did could not be noted in the repository");
+    }
+    if let Err(error) = lease.release().await {
+        tracing::warn!(%error, "the expiry's lease is left to age");
+    }
+    Ok((expired, covers?))
 }
 
+/// Whether the window is covered by a good backup from its start on; what was done is in `expired`.
 async fn under_lease(
     repository: &Repository,
     lease: &Lease,
     policy: Policy,
     superseded: bool,
-) -> Result<(Expired, bool)> {
+    expired: &mut Expired,
+) -> Result<bool> {
     let now = earlier_clock(repository, lease).await?;
     let (plan, covers) = look_and_plan(repository, policy, now, superseded, Some(lease)).await?;
-    let mut expired = Expired { plan, ..Expired::default() };
     let mut known = lease.others().await?;
-    // R23: manifests, then packs that no manifest names, then WAL.
+    expired.plan = plan;
+    // R23: manifests, then packs that no manifest names, then WAL; reports one by one.
     for step in 0..expired.plan.steps.len() {
-        let keys = std::mem::take(&mut expired.plan.steps[step]);
-        for batch in keys.chunks(BATCH) {
+        let doomed = std::mem::take(&mut expired.plan.steps[step]);
+        let size = if step == REPORTS { 1 } else { BATCH };
+        for (at, batch) in doomed.chunks(size).enumerate() {
             // R32, and R22: who began to need something since the plan was made gets a new plan.
             lease.still_held()?;
             let others = lease.others().await?;
             if others.iter().any(|other| protects(other) && !known.contains(other)) {
-                expired.spared += keys.len() as u64;
+                let rest = expired.plan.steps[step + 1..].iter().map(Vec::len).sum::<usize>();
+                expired.spared = (doomed.len() - at * size + rest) as u64;
                 tracing::warn!(
                     "another process began to work on the repository: the rest is left for the next run"
                 );
-                return Ok((expired, covers));
+                return Ok(covers);
             }
             known = others;
+            let refused = expired.refused.clone();
             expired.delete(repository, batch).await?;
+            if step == REPORTS && expired.refused != refused {
+                // What comes behind one that stays would leave a gap.
+                break;
+            }
         }
-        expired.plan.steps[step] = keys;
+        expired.plan.steps[step] = doomed;
     }
-    Ok((expired, covers))
+    match repository.old_versions().await {
+        Ok(old_versions) => expired.old_versions = old_versions,
+        Err(error) => {
+            tracing::warn!(%error, "the store keeps old versions, and does not say how much they are");
+        }
+    }
+    Ok(covers)
 }
 
 impl Expired {
-    async fn delete(&mut self, repository: &Repository, batch: &[ObjectKey]) -> Result<()> {
-        for (_, result) in repository.delete_objects(batch).await {
+    async fn delete(&mut self, repository: &Repository, batch: &[Doomed]) -> Result<()> {
+        let keys: Vec<ObjectKey> = batch.iter().map(|doomed| doomed.key.clone()).collect();
+        let results = repository.delete_objects(&keys).await;
+        let mut failed = None;
+        for ((_, result), doomed) in results.into_iter().zip(batch) {
             match result {
                 Ok(()) => self.deleted += 1,
                 Err(error) if error.kind() == Kind::Denied => {
-                    let (count, _) = self.refused.get_or_insert((0, error));
-                    *count += 1;
+                    let first = || Refused { objects: 0, bytes: 0, reason: error.to_string() };
+                    let refused = self.refused.get_or_insert_with(first);
+                    refused.objects += 1;
+                    refused.bytes += doomed.bytes;
                 }
-                Err(error) => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Keep in the repository what was done, and why it ended early if it did.
+    async fn note(&self, repository: &Repository, failed: Option<&Error>) -> Result<()> {
+        let before = repository.get_expiry().await?;
+        let now = Timestamp::now();
+        let complete = failed.is_none() && self.refused.is_none() && self.spared == 0;
+        let record = ExpiryRecord {
+            completed_at: if complete { Some(now) } else { before.completed_at },
+            deleted_objects: before.deleted_objects + self.deleted,
+            refused: self.refused.clone().or(before.refused.filter(|_| failed.is_some())),
+            old_versions: self.old_versions.or(before.old_versions.filter(|_| failed.is_some())),
+            failure: failed.map(|error| ExpiryFailure { at: now, reason: error.to_string() }),
+        };
+        repository.put_expiry(&record).await
     }
 }
 
@@ -165,58 +209,20 @@ async fn look_and_plan(
     let listing = repository.list().await?;
     let (mut records, mut times) = (Records::default(), WalTimes::default());
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
-    let holds = repository.holds(&listing).await.context("read the holds")?;
-    let facts = Facts {
-        policy,
-        now,
-        listing: &listing,
-        catalog: &catalog,
-        window: &window,
-        holds,
-        leases,
-        superseded,
-    };
-    let decisions = decisions(&facts);
+    let facts = Facts { policy, now, catalog: &catalog, window: &window, leases, superseded };
+    let decisions = decide(&facts);
     let mut lists = BTreeMap::new();
     for id in lists_needed(&facts, &decisions) {
         lists.insert(id.clone(), repository.get_pack_list(&id).await?);
     }
     let covers = covers(&window, facts.horizon());
-    Ok((plan(&facts, &decisions, &lists), covers))
+    Ok((plan(&facts, &listing, &decisions, &lists), covers))
 }
 
 /// Whether every instant from `horizon` on can be restored from a good backup on the last writer's branch.
 fn covers(window: &RecoveryWindow, horizon: PgTime) -> bool {
     let Some(branch) = window.last_writer() else { return false };
-    let good: Vec<_> =
-        branch.reaches.iter().filter(|reach| reach.backup.page_errors.is_empty()).cloned().collect();
-    let good = Branch { reaches: good, ..branch.clone() };
+    let good = branch.from_those(|backup| backup.page_errors.is_empty());
     let instants = RecoveryWindow::instants(&good);
     instants.last().is_some_and(|instants| instants.start <= horizon)
-}
-
-/// Bytes that only a hold keeps, once its backup is older than the window: of the packs that the backup itself wrote, its
-/// file tables and its WAL.
-pub async fn held_bytes(
-    repository: &Repository,
-    listing: &Listing,
-    catalog: &Catalog,
-    hold: &Hold,
-) -> Result<u64> {
-    let Some(backup) = catalog.backups.iter().find(|backup| backup.id == hold.backup) else { return Ok(0) };
-    let size = catalog.segment_size;
-    let until = hold.until.unwrap_or(backup.stop_lsn).max(backup.stop_lsn);
-    let numbers = backup.start_lsn.get() / size.bytes()..=until.get().saturating_sub(1) / size.bytes();
-    let packs = repository.get_pack_list(&backup.id).await?;
-    let packs: u64 = packs.0.iter().map(|pack| u64::from(pack.bytes)).sum();
-    let of_backup = |listed: &&Listed| match &listed.key {
-        ObjectKey::FileTable(id, _) | ObjectKey::PageDigests(id, _) | ObjectKey::PackList(id) => {
-            *id == backup.id
-        }
-        ObjectKey::Wal(name, _) => name.segment().is_some_and(|segment| {
-            segment.timeline == backup.timeline && numbers.contains(&segment.number(size))
-        }),
-        _ => false,
-    };
-    Ok(packs + listing.objects.iter().filter(of_backup).map(|listed| listed.size).sum::<u64>())
 }

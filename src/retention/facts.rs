@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::postgres::PgTime;
-use crate::repository::{HeldLease, Hold, Listing};
+use crate::repository::HeldLease;
 use crate::window::{Catalog, RecoveryWindow};
 
 /// What was promised.
@@ -19,10 +19,8 @@ pub(super) struct Facts<'a> {
     pub(super) policy: Policy,
     /// The earlier of this host's and the store's clock: the window rather begins too early than too late.
     pub(super) now: PgTime,
-    pub(super) listing: &'a Listing,
     pub(super) catalog: &'a Catalog,
     pub(super) window: &'a RecoveryWindow,
-    pub(super) holds: Vec<Hold>,
     pub(super) leases: Vec<HeldLease>,
     /// A newer repository of the same cluster covers the whole window: this one needs to keep nothing for it.
     pub(super) superseded: bool,

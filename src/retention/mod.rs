@@ -8,11 +8,13 @@
 mod backups;
 mod execute;
 mod facts;
+mod outlook;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod wal;
 
-pub use execute::{Expired, expire, held_bytes, plan_now};
+pub use execute::{Expired, expire, plan_now};
 pub use facts::Policy;
+pub use outlook::{Next, held_bytes, next};
 pub use plan::{Line, Plan};

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::backups::{Decisions, decide};
+use super::backups::Decisions;
 use super::facts::Facts;
 use super::wal::{KeptWal, kept, range_text};
 use crate::postgres::{PgTime, SegmentName, WalName};
-use crate::repository::{BackupId, Listed, ObjectKey, PackList, PackName};
+use crate::repository::{BackupId, Listed, Listing, ObjectKey, PackList, PackName, REPORTS_KEPT};
 
 /// An object that no backup names and that is younger may belong to one that has just begun.
 const ORPHAN_AGE: Duration = Duration::from_hours(1);
+
+/// Between the store's clock, by which reports are put, and those of the hosts that write and read them.
+const REPORTS_MARGIN: Duration = Duration::from_hours(24);
 
 const OVER: &str =
     "a newer database of this name covers the whole window, and nothing else is left of this one";
@@ -33,9 +36,22 @@ pub struct Plan {
     pub keep: Vec<Line>,
     /// What goes.
     pub delete: Vec<Line>,
-    /// Keys to delete, in the order of R23: manifests, what only they named, WAL and tails.
-    pub(super) steps: [Vec<ObjectKey>; 3],
+    /// What to delete, in the order of R23.
+    pub(super) steps: Steps,
 }
+
+/// An object to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Doomed {
+    pub(super) key: ObjectKey,
+    pub(super) bytes: u64,
+}
+
+/// Manifests; what only they named; WAL and tails; reports, which go one by one.
+pub(super) type Steps = [Vec<Doomed>; 4];
+
+/// The step of reports: of a chain that is cut off in the middle, nobody could tell who did it.
+pub(super) const REPORTS: usize = 3;
 
 impl Plan {
     /// Objects to delete.
@@ -49,11 +65,6 @@ impl Plan {
     }
 }
 
-/// Which backups a plan keeps, so that the pack lists that matter can be read before it is made.
-pub(super) fn decisions(facts: &Facts<'_>) -> Decisions {
-    decide(facts)
-}
-
 /// The kept backups whose pack lists tell which packs of others are needed: those that use packs of backups that go.
 pub(super) fn lists_needed(facts: &Facts<'_>, decisions: &Decisions) -> Vec<BackupId> {
     let stays = |id: &BackupId| decisions.get(id).is_some_and(|decision| decision.needs.is_some());
@@ -64,10 +75,19 @@ pub(super) fn lists_needed(facts: &Facts<'_>, decisions: &Decisions) -> Vec<Back
 }
 
 /// Make the plan. `lists`: the pack lists of [`lists_needed`].
-pub(super) fn plan(facts: &Facts<'_>, decisions: &Decisions, lists: &BTreeMap<BackupId, PackList>) -> Plan {
+pub(super) fn plan(
+    facts: &Facts<'_>,
+    listing: &Listing,
+    decisions: &Decisions,
+    lists: &BTreeMap<BackupId, PackList>,
+) -> Plan {
+    let reports = Reports::of(facts, listing);
+    let keeps = decisions.values().any(|decision| decision.needs.is_some());
     let mut planner = Planner {
         facts,
         decisions,
+        is_over: facts.superseded && !keeps && reports.stays == 0 && facts.leases.is_empty(),
+        reports,
         wal: kept(facts, decisions),
         used: lists.values().flat_map(|list| list.0.iter().map(|pack| pack.name.clone())).collect(),
         unreadable: facts
@@ -78,10 +98,45 @@ pub(super) fn plan(facts: &Facts<'_>, decisions: &Decisions, lists: &BTreeMap<Ba
         groups: BTreeMap::new(),
         steps: Default::default(),
     };
-    for listed in &facts.listing.objects {
+    for listed in &listing.objects {
         planner.judge(listed);
     }
     planner.finish()
+}
+
+/// Which reports of drills go: those at the beginning of their chain, so that what stays follows on without a gap. Whoever
+/// reads it knows that they were due by the time that the first one that stays says of the one before it.
+#[derive(Debug, Default)]
+struct Reports {
+    /// The number of the last one that goes.
+    until: Option<u32>,
+    /// How many stay.
+    stays: usize,
+}
+
+impl Reports {
+    fn of(facts: &Facts<'_>, listing: &Listing) -> Self {
+        let mut reports: Vec<(u32, PgTime)> = Vec::new();
+        for listed in &listing.objects {
+            if let ObjectKey::Report(number, _) = listed.key {
+                reports.push((number, PgTime::from(listed.modified)));
+            }
+        }
+        reports.sort_unstable();
+        let old = |at: PgTime| facts.now.seconds_since(at) > (REPORTS_KEPT + REPORTS_MARGIN).as_secs_f64();
+        let due = reports.iter().take_while(|(_, put)| old(*put)).count();
+        // Of several under one number all go, or none; and the newest stays: the head names it.
+        let newest = reports.last().map(|(number, _)| *number).filter(|_| !facts.superseded);
+        let blocked = reports.get(due).map(|(number, _)| *number).or(newest);
+        let going = |(number, _): &&(u32, PgTime)| blocked.is_none_or(|blocked| *number < blocked);
+        let until = reports[..due].iter().take_while(going).last().map(|(number, _)| *number);
+        let stays = reports.iter().filter(|(number, _)| until.is_none_or(|until| *number > until)).count();
+        Self { until, stays }
+    }
+
+    fn goes(&self, number: u32) -> bool {
+        self.until.is_some_and(|until| number <= until)
+    }
 }
 
 /// Objects that one line of the plan is about.
@@ -90,13 +145,16 @@ type Group = (u8, String, Option<String>);
 struct Planner<'a> {
     facts: &'a Facts<'a>,
     decisions: &'a Decisions,
+    /// Nothing of the repository is needed any more.
+    is_over: bool,
+    reports: Reports,
     wal: KeptWal,
     /// Packs of backups that go, which backups that stay use.
     used: BTreeSet<PackName>,
     /// A backup stays that cannot be read: which packs it uses is not known.
     unreadable: bool,
     groups: BTreeMap<Group, Found>,
-    steps: [Vec<ObjectKey>; 3],
+    steps: Steps,
 }
 
 #[derive(Debug, Default)]
@@ -111,15 +169,6 @@ struct Found {
 impl Planner<'_> {
     fn stays(&self, id: &BackupId) -> bool {
         self.decisions.get(id).is_some_and(|decision| decision.needs.is_some())
-    }
-
-    /// Whether nothing of the repository is needed any more.
-    fn is_over(&self) -> bool {
-        let keeps = self.decisions.values().any(|decision| decision.needs.is_some());
-        let is_report =
-            |listed: &Listed| matches!(listed.key, ObjectKey::Report { .. } | ObjectKey::ReportHead);
-        let reports = self.facts.listing.objects.iter().any(is_report);
-        self.facts.superseded && !keeps && !reports && self.facts.leases.is_empty()
     }
 
     /// Whether a running backup writes under this id.
@@ -175,17 +224,29 @@ impl Planner<'_> {
                 );
             }
             ObjectKey::Identity => {
-                let reason = if self.is_over() { OVER } else { "without it nothing can be opened" };
+                let reason = if self.is_over { OVER } else { "without it nothing can be opened" };
                 self.note(
                     listed,
                     (6, "identity".to_owned(), None),
-                    self.is_over().then_some(2),
+                    self.is_over.then_some(2),
                     reason.to_owned(),
                 );
             }
-            ObjectKey::Report { .. } | ObjectKey::ReportHead => {
-                let group = (5, "reports of drills".to_owned(), None);
-                self.note(listed, group, None, "evidence outlasts the backups that it is about".to_owned());
+            ObjectKey::Report(number, _) => {
+                let goes = self.reports.goes(*number);
+                let reason = if goes { "older than 13 months" } else { "evidence is kept for 13 months" };
+                let group = (5, "reports of drills".to_owned(), Some(goes.to_string()));
+                self.note(listed, group, goes.then_some(REPORTS), reason.to_owned());
+            }
+            ObjectKey::ReportHead => {
+                let reason = if self.is_over { OVER } else { "it names the newest report" };
+                let group = (5, "head of the reports".to_owned(), None);
+                self.note(listed, group, self.is_over.then_some(REPORTS), reason.to_owned());
+            }
+            ObjectKey::Expiry => {
+                let reason = if self.is_over { OVER } else { "what retention did last" };
+                let group = (5, "record of retention".to_owned(), None);
+                self.note(listed, group, self.is_over.then_some(2), reason.to_owned());
             }
             ObjectKey::Lease(_) | ObjectKey::Probe(_) => {
                 let group = (5, "leases and probes".to_owned(), None);
@@ -231,9 +292,9 @@ impl Planner<'_> {
         let size = self.facts.catalog.segment_size;
         let Some(segment) = name.segment() else {
             let reason =
-                if self.is_over() { OVER } else { "they are small, and tell how timelines belong together" };
+                if self.is_over { OVER } else { "they are small, and tell how timelines belong together" };
             let group = (2, "histories of timelines".to_owned(), None);
-            return self.note(listed, group, self.is_over().then_some(2), reason.to_owned());
+            return self.note(listed, group, self.is_over.then_some(2), reason.to_owned());
         };
         let reason = self.wal.reason(segment.timeline, segment.number(size)).map(str::to_owned);
         let delete = reason.is_none();
@@ -256,7 +317,7 @@ impl Planner<'_> {
 
     fn note(&mut self, listed: &Listed, group: Group, step: Option<usize>, reason: String) {
         if let Some(step) = step {
-            self.steps[step].push(listed.key.clone());
+            self.steps[step].push(Doomed { key: listed.key.clone(), bytes: listed.size });
         }
         let found = self.groups.entry(group).or_default();
         found.delete = step.is_some();
@@ -268,7 +329,11 @@ impl Planner<'_> {
     fn finish(self) -> Plan {
         let mut plan = Plan { steps: self.steps, ..Plan::default() };
         // Without it the rest could not be opened.
-        plan.steps[2].sort_by_key(|key| *key == ObjectKey::Identity);
+        let (identity, rest) = std::mem::take(&mut plan.steps[2])
+            .into_iter()
+            .partition(|doomed: &Doomed| doomed.key == ObjectKey::Identity);
+        plan.steps[2] = rest;
+        plan.steps[REPORTS].extend(identity);
         for ((_, name, _), found) in self.groups {
             let Found { delete, objects, bytes, runs, reason } = found;
             let lines = if delete { &mut plan.delete } else { &mut plan.keep };

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::backups::Decisions;
+use super::backups::decide;
 use super::facts::{Facts, Policy};
-use super::plan::{Plan, decisions, lists_needed, plan};
+use super::plan::{Plan, lists_needed, plan};
 use crate::postgres::{Lsn, SegmentName, WalName};
 use crate::repository::{Hold, ObjectKey};
 use crate::window::generator::{World, seconds, seed, size};
@@ -19,29 +20,22 @@ struct Planned {
 }
 
 fn planned(world: &World, holds: &[Hold]) -> Planned {
-    let (catalog, window, _) = world.window();
+    let (mut catalog, window, _) = world.window();
+    catalog.holds = holds.to_vec();
     let listing = world.listing();
-    let facts = facts(world, &catalog, &window, &listing, holds);
-    let decisions = decisions(&facts);
+    let facts = facts(world, &catalog, &window);
+    let decisions = decide(&facts);
     assert!(lists_needed(&facts, &decisions).is_empty(), "no backup shares packs here");
-    let plan = plan(&facts, &decisions, &BTreeMap::new());
+    let plan = plan(&facts, &listing, &decisions, &BTreeMap::new());
     Planned { plan, decisions, window }
 }
 
-fn facts<'a>(
-    world: &World,
-    catalog: &'a Catalog,
-    window: &'a RecoveryWindow,
-    listing: &'a crate::repository::Listing,
-    holds: &[Hold],
-) -> Facts<'a> {
+fn facts<'a>(world: &World, catalog: &'a Catalog, window: &'a RecoveryWindow) -> Facts<'a> {
     Facts {
         policy: Policy { window: std::time::Duration::from_secs(WINDOW.unsigned_abs()) },
         now: seconds(world.now),
-        listing,
         catalog,
         window,
-        holds: holds.to_vec(),
         leases: Vec::new(),
         superseded: false,
     }
@@ -78,8 +72,7 @@ fn key_of(segment: &SegmentName) -> (u32, u64) {
 fn reachable(world: &World, window: &RecoveryWindow, good: bool) -> BTreeMap<u32, Vec<Instants>> {
     let horizon = seconds(world.now - WINDOW);
     let of = |branch: &Branch| {
-        let reaches = branch.reaches.iter().filter(|reach| !good || reach.backup.page_errors.is_empty());
-        let branch = Branch { reaches: reaches.cloned().collect(), ..branch.clone() };
+        let branch = branch.from_those(|backup| !good || backup.page_errors.is_empty());
         let cut = |instants: Instants| Instants { start: instants.start.max(horizon), ..instants };
         let all = RecoveryWindow::instants(&branch).into_iter().filter(|instants| instants.end >= horizon);
         all.map(cut).collect::<Vec<_>>()
@@ -116,7 +109,7 @@ fn r21_every_instant_of_the_window_stays_reachable_and_a_second_run_deletes_noth
             assert!(!line.reason.is_empty(), "seed {seed}: {line:?}");
         }
         for key in plan.steps.iter().flatten() {
-            delete(&mut world, key);
+            delete(&mut world, &key.key);
         }
         let (_, window, _) = world.window();
         let after = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
@@ -154,7 +147,7 @@ fn r22_with_no_newer_good_backup_nothing_that_it_needs_expires() {
             good.max_by_key(|reach| reach.backup.finished_at).map(|reach| reach.backup.id.clone())
         });
         for key in plan.steps.iter().flatten() {
-            delete(&mut world, key);
+            delete(&mut world, &key.key);
         }
         let (_, after, _) = world.window();
         if let Some(id) = newest_good {
@@ -176,7 +169,7 @@ fn r23_killed_after_any_delete_the_rest_is_consistent_and_the_next_run_completes
         }
         let Planned { plan, window, .. } = planned(&world, &[]);
         let before = reachable(&world, &window, true);
-        let keys: Vec<ObjectKey> = plan.steps.iter().flatten().cloned().collect();
+        let keys: Vec<ObjectKey> = plan.steps.iter().flatten().map(|doomed| doomed.key.clone()).collect();
         let mut killed = world.clone();
         for key in &keys {
             delete(&mut killed, key);
@@ -189,7 +182,7 @@ fn r23_killed_after_any_delete_the_rest_is_consistent_and_the_next_run_completes
             let mut completed = killed.clone();
             let rest = planned(&completed, &[]).plan;
             for key in rest.steps.iter().flatten() {
-                delete(&mut completed, key);
+                delete(&mut completed, &key.key);
             }
             let objects = |world: &World| world.listing().objects.len();
             let mut whole = world.clone();
@@ -227,7 +220,7 @@ fn a_hold_keeps_its_backup_and_the_wal_that_makes_it_consistent() {
         let kept = with_hold.keep.iter().find(|line| line.object == format!("backup {}", backup.id));
         assert_eq!(kept.map(|line| line.reason.as_str()), Some("held: the audit"), "seed {seed}");
         for key in with_hold.steps.iter().flatten() {
-            delete(&mut world, key);
+            delete(&mut world, &key.key);
         }
         // Along its own timeline, or along a later one whose first file holds the end of it.
         let timelines: Vec<u32> = world.commits.keys().copied().collect();

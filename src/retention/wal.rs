@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::backups::{Decisions, Needs, is_needed, timeline_of};
+use super::backups::{Decision, Decisions, Needs, is_needed};
 use super::facts::Facts;
-use crate::postgres::{History, Lsn, PgTime, SegmentName, TimelineId};
-use crate::window::Branch;
+use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
+use crate::repository::{BackupId, Manifest};
+use crate::window::{Branch, files};
 
 /// A range of segments of one timeline that stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,16 +35,16 @@ impl KeptWal {
         self.ranges.entry(timeline).or_default().push(Kept { first, last, reason: reason.into() });
     }
 
-    /// Everything from `start` on along `history`: of older timelines up to where the next one begins, and the segment in
-    /// which it does.
-    fn add_lineage(&mut self, facts: &Facts<'_>, history: &History, start: Lsn, reason: &str) {
-        let size = facts.catalog.segment_size.bytes();
-        for stretch in history.lineage() {
-            let first = stretch.begin.max(start).get() / size;
-            let last = stretch.end.map_or(u64::MAX, |end| end.get() / size);
-            if first <= last {
-                self.add(stretch.timeline, first, last, reason);
-            }
+    /// What recovery along `branch` may read from `from` on, to `to`, else to the end.
+    fn add_files(
+        &mut self,
+        facts: &Facts<'_>,
+        branch: &Branch,
+        (from, to): (Lsn, Option<Lsn>),
+        reason: &str,
+    ) {
+        for (timeline, numbers) in files(&branch.history, facts.catalog.segment_size, from, to) {
+            self.add(timeline, *numbers.start(), *numbers.end(), reason);
         }
     }
 }
@@ -52,87 +53,75 @@ impl KeptWal {
 pub(super) fn kept(facts: &Facts<'_>, decisions: &Decisions) -> KeptWal {
     let mut kept = KeptWal::default();
     for branch in facts.window.tips().filter(|branch| is_needed(facts, branch)) {
-        let start = oldest_start(facts, branch, decisions);
-        match start {
-            Some((start, id)) => {
-                let reason = format!("backup {id} and every later instant need it");
-                kept.add_lineage(facts, &branch.history, start, &reason);
-            }
-            None if branch.reaches.is_empty() && is_last(facts, branch) => {
-                let begin = branch.fork().map_or(Lsn::INVALID, |(_, at)| at);
-                kept.add_lineage(facts, &branch.history, begin, "no backup leads to it yet");
-            }
-            None => {}
-        }
+        keep_branch(facts, &mut kept, branch, decisions);
     }
-    for (id, decision) in decisions {
-        let Some((timeline, start)) = timeline_of(facts, id) else { continue };
-        let size = facts.catalog.segment_size.bytes();
-        match decision.needs {
-            Some(Needs::Until(until)) => {
-                // A position at a boundary needs nothing of the segment behind it.
-                let last = until.get().saturating_sub(1) / size;
-                let reason = format!("backup {id} needs it, which is {}", decision.reason);
-                // The file of a later timeline that began in that segment holds it, too, and may be the only one.
-                let leads = |branch: &&Branch| branch.reaches.iter().any(|reach| reach.backup.id == *id);
-                for branch in facts.window.branches.iter().filter(leads) {
-                    for stretch in branch.history.lineage() {
-                        let first = stretch.begin.max(start).get() / size;
-                        if stretch.timeline > timeline && first <= last {
-                            kept.add(stretch.timeline, first, last, reason.clone());
-                        }
-                    }
-                }
-                kept.add(timeline, start.get() / size, last, reason);
-            }
-            Some(Needs::Everything) => keep_beside_tips(facts, &mut kept, timeline, start, &decision.reason),
-            Some(Needs::Nothing) | None => {}
+    for backup in &facts.catalog.backups {
+        if let Some(decision) = decisions.get(&backup.id) {
+            keep_of_backup(facts, &mut kept, backup, decision);
         }
     }
     for lease in &facts.leases {
         let reason = format!("a {} on {} needs it now", lease.purpose, lease.host);
         for wal in &lease.protects.wal {
-            for branch in facts.window.tips() {
-                if branch.history.stretch(wal.timeline).is_some() {
-                    kept.add_lineage(facts, &branch.history, wal.start, &reason);
-                }
+            let first = wal.start.get() / facts.catalog.segment_size.bytes();
+            kept.add(wal.timeline, first, u64::MAX, reason.clone());
+            for branch in facts.window.tips().filter(|tip| tip.history.stretch(wal.timeline).is_some()) {
+                kept.add_files(facts, branch, (wal.start, None), &reason);
             }
-            kept.add(
-                wal.timeline,
-                wal.start.get() / facts.catalog.segment_size.bytes(),
-                u64::MAX,
-                reason.clone(),
-            );
         }
     }
     keep_unreadable(facts, &mut kept);
     kept
 }
 
+/// From the oldest backup on that is kept to lead to the end of a branch that the window needs.
+fn keep_branch(facts: &Facts<'_>, kept: &mut KeptWal, branch: &Branch, decisions: &Decisions) {
+    match oldest_start(facts, branch, decisions) {
+        Some((start, id)) => {
+            let reason = format!("backup {id} and every later instant need it");
+            kept.add_files(facts, branch, (start, None), &reason);
+        }
+        None if branch.reaches.is_empty() && is_last(facts, branch) => {
+            let begin = branch.fork().map_or(Lsn::INVALID, |(_, at)| at);
+            kept.add_files(facts, branch, (begin, None), "no backup leads to it yet");
+        }
+        None => {}
+    }
+}
+
+/// What a kept backup needs that no branch of the window keeps for it.
+fn keep_of_backup(facts: &Facts<'_>, kept: &mut KeptWal, backup: &Manifest, decision: &Decision) {
+    let leads = |branch: &&Branch| Branch::leads_here(&branch.history, backup);
+    let (until, reason) = match decision.needs {
+        // The file of a later timeline that began in the last segment holds it, too, and may be the only one.
+        Some(Needs::Until(until)) => {
+            (Some(until), format!("backup {} needs it, which is {}", backup.id, decision.reason))
+        }
+        Some(Needs::Everything) => {
+            if facts.window.tips().filter(|branch| is_needed(facts, branch)).any(|branch| leads(&branch)) {
+                return;
+            }
+            (None, decision.reason.clone())
+        }
+        Some(Needs::Nothing) | None => return,
+    };
+    let along = |branch: &&Branch| until.is_some() || branch.timeline() == backup.timeline;
+    for branch in facts.window.branches.iter().filter(leads).filter(along) {
+        kept.add_files(facts, branch, (backup.start_lsn, until), &reason);
+    }
+    if facts.window.branch(backup.timeline).is_none() {
+        let size = facts.catalog.segment_size.bytes();
+        let last = until.map_or(u64::MAX, |until| until.get().saturating_sub(1) / size);
+        kept.add(backup.timeline, backup.start_lsn.get() / size, last, reason);
+    }
+}
+
 /// Where the oldest kept backup of a branch starts that has to lead to its end.
-fn oldest_start(
-    facts: &Facts<'_>,
-    branch: &Branch,
-    decisions: &Decisions,
-) -> Option<(Lsn, crate::repository::BackupId)> {
+fn oldest_start(facts: &Facts<'_>, branch: &Branch, decisions: &Decisions) -> Option<(Lsn, BackupId)> {
     let leads = |id| decisions.get(id).is_some_and(|decision| decision.needs == Some(Needs::Everything));
     let on_branch = facts.catalog.backups.iter().filter(|backup| Branch::leads_here(&branch.history, backup));
     let kept = on_branch.filter(|backup| leads(&backup.id)).min_by_key(|backup| backup.start_lsn)?;
     Some((kept.start_lsn, kept.id.clone()))
-}
-
-/// A backup that is kept although no branch that the window needs leads from it.
-fn keep_beside_tips(facts: &Facts<'_>, kept: &mut KeptWal, timeline: TimelineId, start: Lsn, reason: &str) {
-    let size = facts.catalog.segment_size;
-    let number = start.get() / size.bytes();
-    if kept.reason(timeline, number).is_some() {
-        return;
-    }
-    let last = facts.window.branch(timeline).map_or(u64::MAX, |branch| {
-        let end = branch.spans.iter().map(|span| span.end).max().unwrap_or(start);
-        end.get().saturating_sub(1) / size.bytes()
-    });
-    kept.add(timeline, number, last, reason);
 }
 
 /// WAL of a timeline that cannot be followed stays until it is older than the window by the store's clock: nobody knows

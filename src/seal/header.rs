@@ -39,10 +39,12 @@ pub enum ObjectKind {
     Probe = 11,
     /// The packs of a backup.
     PackList = 12,
+    /// What retention did last.
+    Expiry = 13,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Identity,
         Self::Wal,
         Self::Pack,
@@ -55,6 +57,7 @@ impl ObjectKind {
         Self::Hold,
         Self::Probe,
         Self::PackList,
+        Self::Expiry,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

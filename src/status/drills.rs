@@ -2,10 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::exposition::{Format, Page, Series};
 use super::snapshot::{DrillLine, Drills};
 use crate::postgres::PgTime;
-use crate::present::{age, seconds, utc, when};
+use crate::present::{Format, Page, Series, age, seconds, utc, when};
 
 /// Drills on the page.
 const SHOWN: usize = 6;

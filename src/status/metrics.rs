@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::drills;
-use super::exposition::{Format, Page, Series};
 use super::snapshot::{BackupLine, Snapshot};
 use crate::postgres::{Lsn, PgTime};
-use crate::present::{Counts, VERBS};
+use crate::present::{Counts, Format, Page, Series, VERBS};
 
 /// The text of a scrape, or of a file for node_exporter's textfile collector. Without a daemon nothing was counted.
 pub fn render(snapshot: &Snapshot, format: Format) -> String {
@@ -179,6 +178,14 @@ fn window(page: &mut Page, snapshot: &Snapshot) {
         "How far back every instant shall stay restorable",
         Some(snapshot.promises.retention_window.as_secs_f64()),
     );
+    let Some(expiry) = &snapshot.retention.expiry else { return };
+    page.gauge(
+        "retention_last_success_timestamp_seconds",
+        "When everything that had expired was last deleted",
+        expiry.completed_at.map(|at| seconds(at.into())),
+    );
+    let deleted = Series::counter().with([], expiry.deleted_objects);
+    page.family("retention_deleted_objects_total", "Objects that retention has deleted", deleted);
 }
 
 fn store(page: &mut Page, snapshot: &Snapshot) {
@@ -188,8 +195,9 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
             .with([("kind", "wal")], bytes.wal)
             .with([("kind", "tail")], bytes.tail)
             .with([("kind", "other")], bytes.other)
+            .with([("kind", "deleted")], snapshot.retention.old_bytes())
     });
-    page.family("repository_bytes", "Bytes in the repository, by what they are for", bytes);
+    page.family("repository_bytes", "Bytes that are paid for, by what they are for; deleted: what a bucket with versioning keeps nevertheless", bytes);
     page.gauge(
         "store_up",
         "Whether the last request to the store succeeded",
@@ -293,8 +301,16 @@ mod tests {
             ("retention_window_seconds", &["604800.0"]),
             (
                 "repository_bytes",
-                &["kind=\"pack\"} 1", "kind=\"wal\"} 2", "kind=\"tail\"} 3", "kind=\"other\"} 4"],
+                &[
+                    "kind=\"pack\"} 1",
+                    "kind=\"wal\"} 2",
+                    "kind=\"tail\"} 3",
+                    "kind=\"other\"} 4",
+                    "kind=\"deleted\"} 500",
+                ],
             ),
+            ("retention_last_success_timestamp_seconds", &["1759990000.0"]),
+            ("retention_deleted_objects_total", &["77"]),
             ("store_up", &["1"]),
         ];
         for format in [Format::Classic, Format::OpenMetrics] {

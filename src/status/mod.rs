@@ -1,9 +1,9 @@
 //! What is known, shown: one snapshot of plain values becomes problems, words, a page, metrics, JSON.
 
 mod drills;
-mod exposition;
 mod metrics;
 mod page;
+mod picture;
 mod problem;
 mod problems;
 #[cfg(test)]
@@ -12,12 +12,13 @@ mod snapshot;
 pub mod text;
 mod words;
 
+pub use crate::present::Format;
 pub use drills::textfile as drill_textfile;
-pub use exposition::Format;
 pub use metrics::render as metrics;
 pub use page::render as page;
 pub use problem::{Code, Problem, Severity, Trouble};
 pub use snapshot::{
-    BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, Promises, PushLine,
-    RepositoryBytes, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
+    BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, HoldLine, NextLine,
+    Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal,
+    Window,
 };

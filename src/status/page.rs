@@ -6,7 +6,7 @@ use super::problem::{Problem, Severity};
 use super::snapshot::{BackupLine, PushLine, Snapshot};
 use super::words::{self, Reading, State};
 use crate::postgres::Lsn;
-use crate::present::{age, seconds, size, utc, when_known};
+use crate::present::{self, age, seconds, size, utc, when_known};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -25,6 +25,7 @@ pub fn render(snapshot: &Snapshot) -> String {
                 main {
                     (state(snapshot))
                     (cards(snapshot))
+                    (super::picture::section(snapshot))
                     (wal(snapshot))
                     (recent(snapshot))
                     (backups(snapshot))
@@ -46,7 +47,7 @@ fn head(snapshot: &Snapshot) -> Markup {
             meta http-equiv="refresh" content="10";
             meta name="robots" content="noindex";
             title { (snapshot.cluster) " " (words::state(snapshot).as_str()) ": walproof" }
-            style { (PreEscaped(STYLE)) }
+            style { (PreEscaped(present::STYLE)) (PreEscaped(STYLE)) }
         }
     }
 }

@@ -102,6 +102,12 @@ codes! {
     BackupDamaged = "backup_damaged",
     /// Pages of the newest backup fail their checksum.
     PageErrors = "page_errors",
+    /// Nothing was expired for days.
+    RetentionOverdue = "retention_overdue",
+    /// The last expiry did not reach its end.
+    RetentionFailed = "retention_failed",
+    /// The store refuses to delete what is expired.
+    DeletesRefused = "deletes_refused",
 }
 
 /// Something that needs attention.

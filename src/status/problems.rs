@@ -2,9 +2,13 @@
 
 use super::problem::{Code, Problem, Severity, Trouble};
 use super::snapshot::{BackupLine, Daemon, Role, Snapshot};
+use crate::postgres::PgTime;
+use crate::present::{seconds, size};
 
 /// A backup that is older than a day and a bit was not taken by the daily timer.
 const OLDEST_BACKUP_SECONDS: f64 = 26.0 * 3600.0;
+/// Backups and the timer expire once a day at least.
+const LONGEST_UNEXPIRED_SECONDS: f64 = 3.0 * 86_400.0;
 /// Files that wait longer than this without the RPO telling (the tail covers for them) are worth a word.
 const LONGEST_WAIT_SECONDS: f64 = 300.0;
 /// Files that fail are named up to so many.
@@ -50,6 +54,7 @@ fn of(snapshot: &Snapshot) -> Vec<Problem> {
     of_wal(snapshot, &mut found);
     if snapshot.store.repository_bytes.is_some() {
         of_backups(snapshot, &mut found);
+        of_retention(snapshot, &mut found);
     }
     found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found.0
@@ -230,6 +235,44 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
             Code::BackupFailed,
             "the last backup failed",
             "journalctl -u walproof-backup says why",
+        );
+    }
+}
+
+fn of_retention(snapshot: &Snapshot, found: &mut Found) {
+    let Some(expiry) = &snapshot.retention.expiry else { return };
+    if let Some(failure) = &expiry.failure {
+        found.warning(
+            Code::RetentionFailed,
+            format!("the last expiry failed: {}", failure.reason),
+            "nothing is lost by it; `walproof expire` tries again, and what is older is paid for until then",
+        );
+    }
+    if let Some(refused) = &expiry.refused {
+        return found.warning(
+            Code::DeletesRefused,
+            format!(
+                "the store refuses to delete {} expired objects ({}), which are still paid for: {}",
+                refused.objects,
+                size(refused.bytes),
+                refused.reason
+            ),
+            "may these credentials delete, and does an Object Lock or a retention rule hold the objects?",
+        );
+    }
+    // Where it never ran, since something was there that should have gone.
+    let oldest = snapshot.backups.finished.first().map(|backup| backup.finished_at);
+    let window = snapshot.promises.retention_window.as_secs_f64();
+    let waits = match (expiry.completed_at, oldest) {
+        (Some(at), _) => snapshot.taken_at.seconds_since(PgTime::from(at)),
+        (None, Some(oldest)) => snapshot.taken_at.seconds_since(oldest) - window,
+        (None, None) => return,
+    };
+    if waits > LONGEST_UNEXPIRED_SECONDS {
+        found.warning(
+            Code::RetentionOverdue,
+            format!("for {} nothing was expired: what is older than the window is paid for", seconds(waits)),
+            "are backups taken, and does walproof-expire.timer run (systemctl list-timers)?",
         );
     }
 }

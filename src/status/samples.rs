@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::problem::{Code, Problem, Severity};
 use super::snapshot::{
-    BackupLine, Backups, Drills, Estimates, Promises, PushLine, RepositoryBytes, Role, Server, Snapshot,
-    Store, TailLine, Teller, Wal, Window,
+    BackupLine, Backups, Drills, Estimates, HoldLine, NextLine, Promises, PushLine, RepositoryBytes,
+    Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
 };
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
+use crate::repository::ExpiryRecord;
+use crate::store::OldVersions;
 
 const NOW: i64 = 1_795_329_667_000_000;
 const MIB: u64 = 1 << 20;
@@ -69,6 +71,7 @@ pub(crate) fn unknown() -> Snapshot {
         estimates: Estimates::default(),
         backups: Backups::default(),
         window: Window::default(),
+        retention: Retention::default(),
         drills: Drills::default(),
         store: Store { repository: "s3://b".to_owned(), ..Store::default() },
         counts: None,
@@ -113,6 +116,12 @@ pub(super) fn filled() -> Snapshot {
     ];
     snapshot.backups.backup_failed_at = Some(at(1_759_800_000));
     snapshot.window.window = Some((at(1_759_000_100), at(1_760_000_000)));
+    snapshot.retention.expiry = Some(ExpiryRecord {
+        completed_at: Some(at(1_759_990_000).timestamp()),
+        deleted_objects: 77,
+        old_versions: Some(OldVersions { objects: 5, bytes: 500, whole: true }),
+        ..ExpiryRecord::default()
+    });
     snapshot.store.repository_bytes = Some(RepositoryBytes { pack: 1, wal: 2, tail: 3, other: 4 });
     snapshot.store.store_up = Some(true);
     snapshot
@@ -170,6 +179,21 @@ pub(super) fn busy() -> Snapshot {
     };
     snapshot.backups.finished = (0..8).rev().map(backup).collect();
     snapshot.window.window = Some((ago(7 * 86_400 + 6 * 3600 - 1384), ago(4)));
+    let held = backup(12);
+    snapshot.retention = Retention {
+        expiry: Some(ExpiryRecord {
+            completed_at: Some(ago(10_000).timestamp()),
+            deleted_objects: 18_211,
+            ..ExpiryRecord::default()
+        }),
+        holds: vec![HoldLine {
+            backup: held.id,
+            reason: "audit of 2026".to_owned(),
+            finished_at: Some(held.finished_at),
+            bytes: 119 << 30,
+        }],
+        expires_next: Some(NextLine { at: ago(-64_800), backups: vec![backup(7).id], bytes: 41 << 30 }),
+    };
     snapshot.store = Store {
         repository: "s3://roadwave-backups/pg".to_owned(),
         repository_bytes: Some(RepositoryBytes {
@@ -194,6 +218,7 @@ pub(super) fn store_down() -> Snapshot {
     (snapshot.wal.ready, snapshot.wal.oldest_ready) = (94, Some(ago(1376)));
     snapshot.wal.last_push = Some(ago(1390));
     snapshot.store.store_up = Some(false);
+    snapshot.window.window_gaps = vec![(ago(3 * 86_400), ago(2 * 86_400 + 20_000))];
     snapshot.window.window = Some((ago(7 * 86_400 + 6 * 3600 - 1384), ago(1384)));
     if let Some(tail) = &mut snapshot.wal.tail {
         tail.at = ago(1385);
@@ -240,6 +265,7 @@ pub(super) fn brand_new() -> Snapshot {
     snapshot.estimates.rto_estimate_seconds = None;
     (snapshot.wal.flushed, snapshot.wal.stored, snapshot.wal.archived) = (None, None, None);
     (snapshot.wal.last_push, snapshot.wal.tail, snapshot.window.window) = (None, None, None);
+    snapshot.retention = Retention::default();
     snapshot.store.repository_bytes = None;
     snapshot.store.store_up = None;
     snapshot.backups.finished.clear();
@@ -276,6 +302,12 @@ pub(super) fn hostile() -> Snapshot {
     }
     for backup in &mut snapshot.backups.finished {
         backup.id = evil();
+    }
+    for hold in &mut snapshot.retention.holds {
+        (hold.backup, hold.reason) = (evil(), evil());
+    }
+    if let Some(next) = &mut snapshot.retention.expires_next {
+        next.backups = vec![evil()];
     }
     for line in &mut snapshot.wal.recent {
         (line.name, line.error) = (evil(), Some(evil()));

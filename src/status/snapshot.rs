@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Problem, Severity, Trouble};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
+use crate::repository::ExpiryRecord;
 
 /// What the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +243,49 @@ pub struct Window {
     pub window_faults: Vec<Trouble>,
 }
 
+/// A backup that is kept past the window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldLine {
+    /// Its id.
+    pub backup: String,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+    /// When the backup ended; `None` if it is gone or cannot be read.
+    pub finished_at: Option<PgTime>,
+    /// Bytes that it costs once it is older than the window, at most.
+    pub bytes: u64,
+}
+
+/// What expires next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextLine {
+    /// From when on.
+    pub at: PgTime,
+    /// Backups.
+    pub backups: Vec<String>,
+    /// Bytes that become free, about, WAL included.
+    pub bytes: u64,
+}
+
+/// Retention, as the repository tells.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// What it did last; `None` before the repository was read.
+    pub expiry: Option<ExpiryRecord>,
+    /// Holds.
+    pub holds: Vec<HoldLine>,
+    /// What goes next, if anything ever does.
+    pub expires_next: Option<NextLine>,
+}
+
+impl Retention {
+    /// Bytes that a bucket with versioning keeps of what was deleted.
+    pub fn old_bytes(&self) -> u64 {
+        self.expiry.as_ref().and_then(|expiry| expiry.old_versions).map_or(0, |old| old.bytes)
+    }
+}
+
 /// A drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillLine {
@@ -320,6 +364,9 @@ pub struct Snapshot {
     /// What can be restored.
     #[serde(flatten)]
     pub window: Window,
+    /// Retention.
+    #[serde(flatten)]
+    pub retention: Retention,
     /// Drills.
     #[serde(flatten)]
     pub drills: Drills,

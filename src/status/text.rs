@@ -26,7 +26,10 @@ pub fn render(snapshot: &Snapshot) -> String {
         }
     }
     lines.push(String::new());
-    for (name, value) in promises(snapshot).into_iter().chain(wal(snapshot)).chain(place(snapshot)) {
+    let picture = super::picture::rows(snapshot, WIDTH - NAMES);
+    for (name, value) in
+        promises(snapshot).into_iter().chain(picture).chain(wal(snapshot)).chain(place(snapshot))
+    {
         wrap(&mut lines, &format!("{name:<NAMES$}"), NAMES, &value);
     }
     lines.push(String::new());
@@ -136,6 +139,10 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "repository": snapshot.store.repository,
         "store_up": snapshot.store.store_up,
         "repository_bytes": snapshot.store.repository_bytes,
+        "deleted_bytes": snapshot.retention.old_bytes(),
+        "expiry": snapshot.retention.expiry,
+        "holds": snapshot.retention.holds,
+        "expires_next": snapshot.retention.expires_next,
         "objectives": {
             "rpo_seconds": snapshot.promises.rpo_objective.as_secs_f64(),
             "rto_seconds": snapshot.promises.rto_objective.as_secs_f64(),

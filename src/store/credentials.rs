@@ -50,7 +50,7 @@ impl Provider {
         Self { source, last: Mutex::new(None) }
     }
 
-    fn credential(&self) -> Arc<AwsCredential> {
+    pub(super) fn credential(&self) -> Arc<AwsCredential> {
         let now = self.source.current();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, credential)) = last.as_ref().filter(|(source, _)| Arc::ptr_eq(source, &now)) {

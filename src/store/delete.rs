@@ -81,7 +81,13 @@ impl Store {
             Err(error) if error.kind() == Kind::Unreachable => {
                 Some(vec![Some(Err(error.context(what()))); keys.len()])
             }
-            // A refusal of the whole says nothing of each, nor does an answer that is not one for each.
+            // A refusal of the whole may be a server that knows no such requests. Where the first is refused by itself,
+            // too, the rest need not be asked for.
+            Err(error) if error.kind() == Kind::Denied => match self.delete(keys.first()?).await {
+                Err(error) if error.kind() == Kind::Denied => Some(vec![Some(Err(error)); keys.len()]),
+                first => Some(std::iter::once(Some(first)).chain(vec![None; keys.len() - 1]).collect()),
+            },
+            // Nor does an answer that is not one for each say anything of each.
             Ok(_) | Err(_) => None,
         }
     }

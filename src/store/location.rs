@@ -77,6 +77,11 @@ impl Bulk {
         }
     }
 
+    /// The service, for requests that the library does not know.
+    pub(super) const fn location(&self) -> &S3Location {
+        &self.location
+    }
+
     pub(super) fn get(&self) -> Result<Arc<AmazonS3>> {
         if let Some(opened) = self.opened.get() {
             return Ok(Arc::clone(opened));
@@ -117,7 +122,8 @@ pub(super) fn open(location: &Location, policy: &Policy) -> Result<Opened> {
     }
 }
 
-fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS3> {
+/// How the service is reached.
+pub(super) fn client_options(s3: &S3Location, policy: &Policy) -> Result<ClientOptions> {
     let mut client = ClientOptions::new()
         .with_allow_http(s3.allow_http)
         .with_connect_timeout(policy.connect)
@@ -132,6 +138,10 @@ fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS
             client = client.with_root_certificate(certificate);
         }
     }
+    Ok(client)
+}
+
+fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS3> {
     let retry =
         RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: policy.attempt };
     let mut builder = AmazonS3Builder::new()
@@ -141,7 +151,7 @@ fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS
         .with_allow_http(s3.allow_http)
         .with_virtual_hosted_style_request(false)
         .with_credentials(Arc::new(Provider::new(Arc::clone(&s3.credentials))))
-        .with_client_options(client)
+        .with_client_options(client_options(s3, policy)?)
         .with_retry(retry)
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, (deletes == Deletes::OneByOne).to_string());
     if s3.server_side_encryption {

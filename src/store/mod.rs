@@ -11,12 +11,14 @@ mod local;
 mod location;
 mod observe;
 mod policy;
+mod versions;
 mod waiting;
 
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +31,7 @@ pub use credentials::{CredentialSource, Credentials};
 pub use location::{Location, S3Location};
 pub use observe::{Observe, Outcome};
 pub use policy::Policy;
+pub use versions::OldVersions;
 
 use self::local::LocalRoot;
 use self::location::{Bulk, Opened};
@@ -59,6 +62,8 @@ pub struct Store {
     /// Where listings come in pages.
     pages: Option<Arc<dyn PaginatedListStore>>,
     bulk: Option<Arc<Bulk>>,
+    /// Whether the store's answer to a put named a version: then nothing that is deleted or overwritten is gone.
+    keeps_versions: Arc<AtomicBool>,
     observer: Option<Arc<dyn Observe>>,
 }
 
@@ -72,7 +77,8 @@ impl Store {
             Location::S3(_) | Location::Memory => None,
         };
         let bulk = Bulk::new(location, policy).map(Arc::new);
-        Ok(Self { objects, policy, description, local, pages, bulk, observer: None })
+        let keeps_versions = Arc::default();
+        Ok(Self { objects, policy, description, local, pages, bulk, keeps_versions, observer: None })
     }
 
     /// The same store with other deadlines.
@@ -103,7 +109,14 @@ impl Store {
             return Err(error.context(self.doing("put", key)));
         }
         let payload: PutPayload = parts.into_iter().collect();
-        let put = || async { self.objects.put(&path, payload.clone()).await.map(|_| ()) };
+        let put = || async {
+            let stored = self.objects.put(&path, payload.clone()).await?;
+            // A bucket whose versioning was suspended says "null".
+            if stored.version.is_some_and(|version| version != "null") {
+                self.keeps_versions.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        };
         self.run("put", || self.doing("put", key), put).await.with_context(|| self.doing("put", key))
     }
 

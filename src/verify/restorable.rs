@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::postgres::{Lsn, PgTime};
 use crate::repository::BackupId;
-use crate::window::{Branch, Catalog, Instants, Reach, RecoveryWindow};
+use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -70,9 +70,7 @@ impl Restorable {
         let mut promised = Promised { from: oldest(catalog, lost), until: now, why: None };
         let instants = match window.default_branch() {
             Ok(branch) => {
-                let sound = |reach: &&Reach| !lost.contains_key(&reach.backup.id);
-                let reaches = branch.reaches.iter().filter(sound).cloned().collect();
-                let branch = Branch { reaches, ..branch.clone() };
+                let branch = branch.from_those(|backup| !lost.contains_key(&backup.id));
                 // Behind the last commit nothing happened, as far as anybody knows.
                 if let Some(span) = branch.farthest().filter(|span| span.end >= last_end(&branch)) {
                     promised.until =

@@ -1,12 +1,14 @@
 //! A branch: the lineage of one timeline, the WAL that is stored along it, and the backups from which that WAL leads on.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::catalog::Catalog;
+use super::pieces::{Piece, pieces, usable};
 use super::times::{Need, WalTimes};
 use crate::error::Error;
-use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, Stretch, TimelineId, WalName};
-use crate::repository::{Manifest, Summary, WalDigest, conflict};
+use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repository::{Manifest, Summary, WalDigest};
 
 /// Segments whose summaries are asked for at once while the last commit is looked for, at least.
 const LOOK_BACK: usize = 4;
@@ -37,6 +39,8 @@ pub struct Span {
     pub tail: bool,
     /// Why it ends.
     pub cut: Cut,
+    /// Its files, by their places in [`Branch::pieces`].
+    pub(super) pieces: Range<usize>,
 }
 
 /// The segments that recovery reads, in order.
@@ -72,25 +76,14 @@ pub struct Branch {
     pub history_stored: Option<jiff::Timestamp>,
     /// The WAL along it.
     pub spans: Vec<Span>,
+    /// The files that recovery reads along it, those that cannot be used left out.
+    pub(super) pieces: Arc<[Piece]>,
     /// Segments on it that are there and cannot be used, met so far, with why.
     pub unusable: Vec<(SegmentName, Error)>,
     /// Backups that can be restored along it, oldest first.
     pub reaches: Vec<Reach>,
     /// Backups on it that cannot be made consistent: WAL that they need is missing or unusable.
     pub stranded: Vec<Arc<Manifest>>,
-}
-
-/// A stored segment, or a tail, on its place in a lineage.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
-    pub(super) number: u64,
-    pub(super) segment: SegmentName,
-    /// `None`: a tail.
-    pub(super) digest: Option<WalDigest>,
-    /// Where it ends for this lineage.
-    pub(super) end: Lsn,
-    /// Whether all of it lies on this lineage: behind a switch its records tell of another one.
-    pub(super) whole: bool,
 }
 
 impl Branch {
@@ -107,6 +100,13 @@ impl Branch {
     /// The span that a backup leads along.
     pub fn span_of(&self, reach: &Reach) -> &Span {
         &self.spans[reach.span]
+    }
+
+    /// The same branch, from the backups alone that `counts` accepts.
+    #[must_use]
+    pub fn from_those(&self, counts: impl Fn(&Manifest) -> bool) -> Self {
+        let reaches = self.reaches.iter().filter(|reach| counts(&reach.backup)).cloned().collect();
+        Self { reaches, ..self.clone() }
     }
 
     /// The span whose end can be reached that lies farthest.
@@ -140,44 +140,17 @@ impl Branch {
         history: History,
         needs: &mut Vec<Need>,
     ) -> Self {
-        let pieces = pieces(catalog, &history, 0);
-        let mut spans: Vec<(Span, std::ops::Range<usize>)> = Vec::new();
-        let mut kept: Vec<Piece> = Vec::with_capacity(pieces.len());
-        let mut unusable = Vec::new();
-        for piece in &pieces {
-            let start = piece.segment.start(catalog.segment_size);
-            let joins = spans.last().is_some_and(|(span, _)| span.end == start && span.cut == Cut::End);
-            if !joins && let Some((span, _)) = spans.last_mut().filter(|(span, _)| span.cut == Cut::End) {
-                let missing = SegmentName::containing(piece.segment.timeline, span.end, catalog.segment_size);
-                span.cut = Cut::Missing(missing);
-            }
-            match usable(catalog, times, piece, needs) {
-                Ok(piece) => {
-                    kept.push(piece);
-                    match spans.last_mut().filter(|_| joins) {
-                        Some((span, range)) => {
-                            (span.end, span.record_end, span.tail) =
-                                (piece.end, piece.end, piece.digest.is_none());
-                            range.end = kept.len();
-                        }
-                        None => spans.push((Span::of(&piece, start), kept.len() - 1..kept.len())),
-                    }
-                }
-                Err(error) => {
-                    unusable.push((piece.segment, error.clone()));
-                    if let Some((span, _)) = spans.last_mut().filter(|_| joins) {
-                        span.cut = Cut::Unusable(piece.segment, error);
-                    }
-                }
-            }
+        let mut line = Line::default();
+        for piece in pieces(catalog, &history, 0) {
+            line.add(catalog.segment_size, piece, usable(catalog, times, &piece, needs));
         }
+        let Line { mut spans, pieces, unusable } = line;
         let (reaches, stranded) = reaches(catalog, &history, &spans);
-        for (index, (span, range)) in spans.iter_mut().enumerate() {
+        for (index, span) in spans.iter_mut().enumerate() {
             if reaches.iter().any(|reach| reach.span == index) {
-                span.learn_end(times, &kept[range.clone()], needs);
+                span.learn_end(times, &pieces[span.pieces.clone()], needs);
             }
         }
-        let spans = spans.into_iter().map(|(span, _)| span).collect();
         let stored = catalog.versions(&WalName::History(history.timeline)).map(|file| file.modified).min();
         let mut branch = Self {
             history,
@@ -185,6 +158,7 @@ impl Branch {
             last_written: stored,
             history_stored: stored,
             spans,
+            pieces: pieces.into(),
             unusable,
             reaches,
             stranded,
@@ -204,16 +178,12 @@ impl Branch {
     }
 
     /// The path from `start` on, to the end of its span; `None` if nothing is there.
-    pub fn path(&self, catalog: &Catalog, times: &WalTimes, start: Lsn) -> Option<WalPath> {
-        let span = self.spans.iter().find(|span| span.holds(start, catalog.segment_size))?;
-        let (from, mut unused) = (start.get() / catalog.segment_size.bytes(), Vec::new());
+    pub fn path(&self, size: SegmentSize, start: Lsn) -> Option<WalPath> {
+        let span = self.spans.iter().find(|span| span.holds(start, size))?;
         let mut path = WalPath { segments: Vec::new(), tails: Vec::new(), end: span.end };
-        for piece in pieces(catalog, &self.history, from) {
-            let begin = piece.segment.start(catalog.segment_size);
-            if begin >= span.end {
-                continue;
-            }
-            let Ok(piece) = usable(catalog, times, &piece, &mut unused) else { continue };
+        let pieces = &self.pieces[span.pieces.clone()];
+        let before = pieces.partition_point(|piece| piece.segment.end(size) <= start.segment_start(size));
+        for piece in &pieces[before..] {
             match piece.digest {
                 Some(digest) => path.segments.push((piece.segment, digest)),
                 None => path.tails.push(piece.segment),
@@ -225,16 +195,14 @@ impl Branch {
     /// The latest commit before `position`, going back from it.
     pub(super) fn time_before(
         &self,
-        catalog: &Catalog,
+        size: SegmentSize,
         times: &WalTimes,
         position: Lsn,
         needs: &mut Vec<Need>,
     ) -> Option<PgTime> {
-        let size = catalog.segment_size;
-        let pieces = pieces(catalog, &self.history, 0);
-        let before = pieces.partition_point(|piece| piece.segment.end(size) <= position);
+        let before = self.pieces.partition_point(|piece| piece.segment.end(size) <= position);
         let holds = |piece: &&Piece| piece.segment.start(size) < position;
-        if let Some(piece) = pieces.get(before).filter(holds)
+        if let Some(piece) = self.pieces.get(before).filter(holds)
             && let Some(digest) = piece.digest
         {
             match times.before.get(&(piece.segment, digest, position)) {
@@ -246,18 +214,50 @@ impl Branch {
                 }
             }
         }
-        let mut found: Vec<Piece> = Vec::new();
-        for piece in pieces[..before].iter().rev() {
-            // Behind a hole nothing leads here.
-            let next = found.last().map_or(piece.number + 1, |next| next.number);
-            let Ok(piece) = usable(catalog, times, piece, needs) else { break };
-            if piece.number + 1 != next {
-                break;
+        // Behind a hole nothing leads here.
+        let leading = &self.pieces[..before];
+        let joined = leading.windows(2).rev().take_while(|pair| pair[0].number + 1 == pair[1].number).count();
+        last_time(times, &leading[leading.len().saturating_sub(joined + 1)..], needs)
+    }
+}
+
+/// The files of a lineage, while they are joined.
+#[derive(Default)]
+struct Line {
+    spans: Vec<Span>,
+    pieces: Vec<Piece>,
+    unusable: Vec<(SegmentName, Error)>,
+}
+
+impl Line {
+    /// The next file, and as it counts.
+    fn add(&mut self, size: SegmentSize, piece: Piece, usable: Result<Piece, Error>) {
+        let start = piece.segment.start(size);
+        let last = self.spans.last_mut().filter(|span| span.cut == Cut::End);
+        let joined = last.and_then(|span| {
+            if span.end != start {
+                let missing = SegmentName::containing(piece.segment.timeline, span.end, size);
+                span.cut = Cut::Missing(missing);
+                return None;
             }
-            found.push(piece);
+            Some(span)
+        });
+        match (usable, joined) {
+            (Ok(piece), Some(span)) => {
+                span.extend(&piece);
+                self.pieces.push(piece);
+            }
+            (Ok(piece), None) => {
+                self.spans.push(Span::of(&piece, start, self.pieces.len()));
+                self.pieces.push(piece);
+            }
+            (Err(error), joined) => {
+                if let Some(span) = joined {
+                    span.cut = Cut::Unusable(piece.segment, error.clone());
+                }
+                self.unusable.push((piece.segment, error));
+            }
         }
-        found.reverse();
-        last_time(times, &found, needs)
     }
 }
 
@@ -296,9 +296,16 @@ impl WalPath {
 }
 
 impl Span {
-    fn of(piece: &Piece, begin: Lsn) -> Self {
-        let tail = piece.digest.is_none();
-        Self { begin, end: piece.end, record_end: piece.end, end_time: None, tail, cut: Cut::End }
+    /// Of one file, at the place `at`.
+    fn of(piece: &Piece, begin: Lsn, at: usize) -> Self {
+        let (end, tail) = (piece.end, piece.digest.is_none());
+        let pieces = at..at + 1;
+        Self { begin, end, record_end: end, end_time: None, tail, cut: Cut::End, pieces }
+    }
+
+    fn extend(&mut self, piece: &Piece) {
+        (self.end, self.record_end, self.tail) = (piece.end, piece.end, piece.digest.is_none());
+        self.pieces.end += 1;
     }
 
     /// Whether `position` lies in one of its segments.
@@ -354,90 +361,13 @@ fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
     }
 }
 
-/// The piece as it counts: the genuine version of its segment, the checked end of its tail. An error says why recovery
-/// would stop before it.
-fn usable(catalog: &Catalog, times: &WalTimes, piece: &Piece, needs: &mut Vec<Need>) -> Result<Piece, Error> {
-    let mut piece = *piece;
-    let Some(digest) = piece.digest else {
-        let Some(tail) = catalog.tail(&piece.segment) else { return Ok(piece) };
-        let key = (piece.segment, tail.generation, tail.len);
-        match times.tails.get(&key) {
-            Some(Ok(scan)) => piece.end = piece.end.min(scan.end),
-            Some(Err(error)) => return Err(error.clone()),
-            None => needs.push(Need::Tail(key.0, key.1, key.2)),
-        }
-        return Ok(piece);
-    };
-    if catalog.is_doubled(&piece.segment) {
-        let name = WalName::Segment(piece.segment);
-        let digests: Vec<WalDigest> = catalog.versions(&name).map(|file| file.digest).collect();
-        match times.genuine.get(&(piece.segment, digests)) {
-            Some(Ok(genuine)) => piece.digest = Some(*genuine),
-            Some(Err(error)) => return Err(error.clone()),
-            None => {
-                needs.push(Need::Genuine(piece.segment));
-                return Err(conflict(&name));
-            }
-        }
-    }
-    match times.summaries.get(&(piece.segment, piece.digest.unwrap_or(digest))) {
-        Some(Err(error)) => Err(error.clone()),
-        _ => Ok(piece),
-    }
-}
-
-/// What is stored along `history`, in order, as recovery looks for it (XLogFileReadAnyTLI: in the newest timeline that
-/// has begun by then). An older timeline's copy serves only where the newer one begins within that segment, and up to
-/// there. `from`: the first segment's number.
-pub(super) fn pieces(catalog: &Catalog, history: &History, from: u64) -> Vec<Piece> {
-    let size = catalog.segment_size;
-    let mut pieces: Vec<Piece> = Vec::new();
-    for stretch in &history.lineage() {
-        let mut on_timeline = on_stretch(catalog, stretch, from);
-        on_timeline.sort_by_key(|piece| piece.number);
-        let first = on_timeline.first().map(|piece| piece.number);
-        if first.is_some_and(|first| stretch.begin.get() / size.bytes() == first) {
-            while pieces.last().is_some_and(|piece| Some(piece.number) >= first) {
-                pieces.pop();
-            }
-        }
-        pieces.extend(on_timeline);
-    }
-    pieces
-}
-
-fn on_stretch(catalog: &Catalog, stretch: &Stretch, from: u64) -> Vec<Piece> {
-    let size = catalog.segment_size;
-    let first = from.max(stretch.begin.get() / size.bytes());
-    // A switch at a boundary: nothing of the segment behind it is this timeline's.
-    let last = stretch.end.map_or(u64::MAX, |end| end.get().saturating_sub(1) / size.bytes());
-    if first > last {
-        return Vec::new();
-    }
-    let cut = |end: Lsn| stretch.end.map_or(end, |switch| end.min(switch));
-    let archived = catalog.segments(stretch.timeline, first..=last).map(|(number, file)| {
-        let segment = SegmentName::from_number(stretch.timeline, number, size);
-        let end = segment.end(size);
-        Piece { number, segment, digest: Some(file.digest), end: cut(end), whole: cut(end) == end }
-    });
-    let tails = catalog.tails(stretch.timeline, first..=last).map(|(number, tail)| {
-        let end = tail.end(size);
-        Piece { number, segment: tail.segment, digest: None, end: cut(end), whole: cut(end) == end }
-    });
-    archived.chain(tails).collect()
-}
-
 /// The backups that lead along `history`: those that its WAL makes consistent, and those that it does not.
-fn reaches(
-    catalog: &Catalog,
-    history: &History,
-    spans: &[(Span, std::ops::Range<usize>)],
-) -> (Vec<Reach>, Vec<Arc<Manifest>>) {
+fn reaches(catalog: &Catalog, history: &History, spans: &[Span]) -> (Vec<Reach>, Vec<Arc<Manifest>>) {
     let (mut reaches, mut stranded) = (Vec::new(), Vec::new());
     for backup in catalog.backups.iter().filter(|backup| Branch::leads_here(history, backup)) {
-        let holds = |(span, _): &(Span, _)| span.holds(backup.start_lsn, catalog.segment_size);
+        let holds = |span: &Span| span.holds(backup.start_lsn, catalog.segment_size);
         match spans.iter().position(holds) {
-            Some(span) if spans[span].0.end >= backup.stop_lsn => {
+            Some(span) if spans[span].end >= backup.stop_lsn => {
                 reaches.push(Reach { backup: Arc::clone(backup), span });
             }
             _ => stranded.push(Arc::clone(backup)),

@@ -8,7 +8,8 @@ use super::records::Records;
 use crate::error::{Error, Result};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{
-    DamagedBackup, Listing, Manifest, ObjectKey, ObjectUse, Tail, TailPiece, WalFile, conflict,
+    DamagedBackup, ExpiryRecord, Hold, Listing, Manifest, ObjectKey, ObjectUse, Tail, TailPiece, WalFile,
+    conflict,
 };
 
 /// A maximal contiguous range of archived segments on one timeline.
@@ -51,6 +52,10 @@ pub struct Catalog {
     pub backups: Vec<Arc<Manifest>>,
     /// Backups that cannot be read.
     pub damaged: Vec<DamagedBackup>,
+    /// Backups that are kept past the window.
+    pub holds: Vec<Hold>,
+    /// What retention did last.
+    pub expiry: ExpiryRecord,
     /// Segment size of the cluster.
     pub segment_size: SegmentSize,
     /// Bytes of the listed objects.
@@ -96,6 +101,8 @@ impl Catalog {
             catalog.add_history(*timeline, history.clone());
         }
         catalog.add_tails(&pieces);
+        catalog.holds.clone_from(&records.holds.value);
+        catalog.expiry.clone_from(&records.expiry.value);
         catalog
     }
 
@@ -104,6 +111,8 @@ impl Catalog {
         Self {
             backups: Vec::new(),
             damaged: Vec::new(),
+            holds: Vec::new(),
+            expiry: ExpiryRecord::default(),
             segment_size,
             usage: Usage::default(),
             foreign: 0,

@@ -172,7 +172,7 @@ impl<'a> Chooser<'a> {
             let first = on_span.clone().map(|reach| reach.backup.start_lsn).min()?;
             on_span.next().map(|_| first)
         });
-        firsts.filter_map(|start| branch.path(self.catalog, self.times, start)).collect()
+        firsts.filter_map(|start| branch.path(self.catalog.segment_size, start)).collect()
     }
 
     fn locator(&mut self) -> Locator<'_> {
@@ -198,7 +198,7 @@ impl<'a> Chooser<'a> {
                 if *target < backup.stop_lsn || *target > span.end {
                     return Ok(false);
                 }
-                let Some(path) = branch.path(self.catalog, self.times, backup.start_lsn) else {
+                let Some(path) = branch.path(self.catalog.segment_size, backup.start_lsn) else {
                     return Ok(false);
                 };
                 let last = self.locator().last_record(&path).await?;
@@ -220,7 +220,7 @@ impl<'a> Chooser<'a> {
     ) -> Result<Chosen> {
         let backup = &reach.backup;
         let span = branch.span_of(reach);
-        let path = branch.path(self.catalog, self.times, backup.start_lsn);
+        let path = branch.path(self.catalog.segment_size, backup.start_lsn);
         let path = path.ok_or_else(|| Error::corrupt("the WAL of the backup is gone"))?;
         let timeline = match wanted.timeline {
             Some(timeline) => timeline,
@@ -337,7 +337,7 @@ impl<'a> Chooser<'a> {
         for span in 0..branch.spans.len() {
             let on_span = candidates.iter().filter(|reach| reach.span == span);
             let Some(first) = on_span.min_by_key(|reach| reach.backup.stop_lsn) else { continue };
-            let path = branch.path(self.catalog, self.times, first.backup.start_lsn);
+            let path = branch.path(self.catalog.segment_size, first.backup.start_lsn);
             let last = match path {
                 Some(path) => self.locator().last_record(&path).await?,
                 None => None,

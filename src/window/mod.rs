@@ -11,6 +11,7 @@ mod choice;
 pub(crate) mod generator;
 mod locate;
 mod look;
+mod pieces;
 mod records;
 mod recovery;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use catalog::{Catalog, Gap, Run, Usage};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;
 pub use look::look;
+pub use pieces::files;
 pub use records::Records;
 pub use recovery::{Instants, RecoveryWindow};
 pub use times::WalTimes;

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{History, TimelineId, WalName};
-use crate::repository::{BackupId, Listing, Manifest, ObjectKey, Repository, WalDigest, WalFile};
+use crate::repository::{
+    BackupId, ExpiryRecord, Hold, Listing, Manifest, ObjectKey, Repository, WalDigest, WalFile,
+};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;
@@ -17,6 +20,26 @@ const CONCURRENT: usize = 8;
 pub struct Records {
     pub(super) manifests: BTreeMap<BackupId, Result<Arc<Manifest>>>,
     pub(super) histories: BTreeMap<(TimelineId, WalDigest), Result<History>>,
+    pub(super) holds: Known<Vec<Hold>>,
+    pub(super) expiry: Known<ExpiryRecord>,
+}
+
+/// What objects said that may be put again under the same key: with when each was.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known<T> {
+    listed: Vec<(ObjectKey, Timestamp)>,
+    pub(super) value: T,
+}
+
+impl<T> Known<T> {
+    /// Note which of the objects are listed now; whether they have to be read.
+    fn is_news(&mut self, listing: &Listing, wanted: impl Fn(&ObjectKey) -> bool) -> bool {
+        let wanted = listing.objects.iter().filter(|listed| wanted(&listed.key));
+        let listed: Vec<_> = wanted.map(|listed| (listed.key.clone(), listed.modified)).collect();
+        let news = listed != self.listed;
+        self.listed = listed;
+        news
+    }
 }
 
 impl Records {
@@ -62,6 +85,21 @@ impl Records {
             }
         }
         (self.manifests, self.histories) = (manifests, histories);
+        self.read_holds(repository, listing).await
+    }
+}
+
+impl Records {
+    async fn read_holds(&mut self, repository: &Repository, listing: &Listing) -> Result<()> {
+        if self.holds.is_news(listing, |key| matches!(key, ObjectKey::Hold(_))) {
+            let holds = repository.holds(listing).await;
+            // Asked again the next time.
+            self.holds.value = holds.inspect_err(|_| self.holds.listed.clear())?;
+        }
+        if self.expiry.is_news(listing, |key| *key == ObjectKey::Expiry) {
+            let expiry = repository.get_expiry().await;
+            self.expiry.value = expiry.inspect_err(|_| self.expiry.listed.clear())?;
+        }
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ impl RecoveryWindow {
         let mut fork_times = BTreeMap::new();
         for branch in &branches {
             if let Some((_, at)) = branch.fork()
-                && let Some(time) = branch.time_before(catalog, times, at, &mut needs)
+                && let Some(time) = branch.time_before(catalog.segment_size, times, at, &mut needs)
             {
                 fork_times.insert(branch.timeline(), time);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::branch::pieces;
+use super::pieces::pieces;
 use super::samples::{catalog, file, history, manifest, summary, window};
 use super::*;
 use crate::error::{Error, Kind};
@@ -123,7 +123,7 @@ async fn the_window_reaches_into_the_tail() {
     let start = four.start(size()).get();
     let (catalog, window, mut times) = seen(&repository).await;
     let (branch, span) = only(&window);
-    let path = branch.path(&catalog, &times, backup(3).start_lsn).unwrap();
+    let path = branch.path(size(), backup(3).start_lsn).unwrap();
     assert_eq!((path.segments.len(), &path.tails), (1, &vec![four]));
     assert_eq!(path.tail_end(), Some(Lsn::new(start + 6 * 8192 + 100)));
     // The last commit is there, what fills its page is cut off.
@@ -154,15 +154,15 @@ async fn the_window_reaches_into_the_tail() {
     // A tail that is whole goes on in the next one.
     put_piece(&repository, &four, 0, 0, &wal(&four, 128)).await;
     put_piece(&repository, &five, 0, 0, &wal(&five, 2)).await;
-    let (catalog, window, times) = seen(&repository).await;
-    let path = only(&window).0.path(&catalog, &times, backup(3).start_lsn).unwrap();
+    let (_, window, _) = seen(&repository).await;
+    let path = only(&window).0.path(size(), backup(3).start_lsn).unwrap();
     assert_eq!(path.tails, [four, five]);
     assert_eq!(path.tail_end(), Some(Lsn::new(five.start(size()).get() + 2 * 8192)));
 
     // An archived segment's tail is garbage, whatever it says.
     archive(&repository, &four, 128).await;
-    let (catalog, window, times) = seen(&repository).await;
-    let path = only(&window).0.path(&catalog, &times, backup(3).start_lsn).unwrap();
+    let (_, window, _) = seen(&repository).await;
+    let path = only(&window).0.path(size(), backup(3).start_lsn).unwrap();
     assert_eq!((path.segments.len(), &path.tails), (2, &vec![five]));
     // The listing is older than the reading: the tail's segment is archived and the tail gone.
     let listing = repository.list().await.unwrap();
@@ -205,9 +205,9 @@ async fn of_two_copies_the_one_that_its_key_promises_counts() {
     let key =
         format!("main/{}/wal/0000000100000000/{name}-{flipped}", repository.identity().system_identifier);
     repository.store().put(&key, vec![sealed]).await.unwrap();
-    let (catalog, window, times) = seen(&repository).await;
+    let (catalog, window, _) = seen(&repository).await;
     assert_eq!(catalog.versions(&name).count(), 2);
-    let path = only(&window).0.path(&catalog, &times, backup(3).start_lsn).unwrap();
+    let path = only(&window).0.path(size(), backup(3).start_lsn).unwrap();
     assert_eq!(path.segments.last().unwrap(), &(segment(4), genuine.digest));
     // Two that are both what their keys promise are a conflict, and the path ends before it (f).
     archive(&repository, &segment(4), 100).await;

@@ -7,7 +7,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::present::{BUCKETS, Histogram};
+use super::histogram::{BUCKETS, Histogram};
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,9 +44,12 @@ impl Format {
 
 /// One number, or one histogram.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value {
+pub enum Value {
+    /// A count.
     Whole(u64),
+    /// A measure; one that is not finite has no line.
     Real(f64),
+    /// A histogram.
     Spread(Histogram),
 }
 
@@ -70,7 +73,7 @@ impl From<Histogram> for Value {
 
 /// The lines of one name.
 #[derive(Debug)]
-pub(super) struct Series {
+pub struct Series {
     kind: MetricType,
     lines: Vec<(Vec<(&'static str, String)>, Value)>,
     format: Format,
@@ -81,20 +84,24 @@ impl Series {
         Self { kind, lines: Vec::new(), format: Format::Classic }
     }
 
-    pub(super) const fn gauge() -> Self {
+    /// Numbers that go up and down.
+    pub const fn gauge() -> Self {
         Self::new(MetricType::Gauge)
     }
 
-    pub(super) const fn counter() -> Self {
+    /// Numbers that only grow.
+    pub const fn counter() -> Self {
         Self::new(MetricType::Counter)
     }
 
-    pub(super) const fn histogram() -> Self {
+    /// Histograms.
+    pub const fn histogram() -> Self {
         Self::new(MetricType::Histogram)
     }
 
     /// One more line; none for a number that is none.
-    pub(super) fn with<const N: usize>(
+    #[must_use]
+    pub fn with<const N: usize>(
         mut self,
         labels: [(&'static str, &str); N],
         value: impl Into<Value>,
@@ -146,27 +153,27 @@ impl EncodeMetric for Series {
 
 /// A scrape that is being written.
 #[derive(Debug)]
-pub(super) struct Page {
+pub struct Page {
     registry: Registry,
     format: Format,
 }
 
 impl Page {
     /// Of the cluster with this name; it is a label of every line.
-    pub(super) fn new(cluster: &str, format: Format) -> Self {
+    pub fn new(cluster: &str, format: Format) -> Self {
         let labels = [("cluster".into(), cluster.to_owned().into())];
         Self { registry: Registry::with_prefix_and_labels("walproof", labels.into_iter()), format }
     }
 
     /// One number without labels; no line when it is not known.
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: Option<impl Into<Value>>) {
+    pub fn gauge(&mut self, name: &str, help: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.family(name, help, Series::gauge().with([], value));
         }
     }
 
     /// All lines of `name`, which is the contract's without `walproof_`. The library ends `help` with a full stop.
-    pub(super) fn family(&mut self, name: &str, help: &str, series: Series) {
+    pub fn family(&mut self, name: &str, help: &str, series: Series) {
         let series = Series { format: self.format, ..series };
         if self.format == Format::Classic {
             return self.registry.register(name, help, series);
@@ -183,7 +190,7 @@ impl Page {
     }
 
     /// The whole text.
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a text in memory does not fail.
         let _ = match self.format {
