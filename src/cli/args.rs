@@ -360,4 +360,10 @@ pub(super) struct VerifyArguments {
     /// Bytes a second that --content reads, as 50MiB; 0 for no limit
     #[arg(long, requires = "content", default_value = "0", value_parser = crate::config::parse_bytes)]
     pub(super) max_rate: u64,
+    /// Bytes that --content reads at most, as 200GiB; 0 for no limit. The rest is left for the next run
+    #[arg(long, requires = "content", default_value = "0", value_parser = crate::config::parse_bytes)]
+    pub(super) max_bytes: u64,
+    /// Open again what earlier runs opened within the window
+    #[arg(long, requires = "content")]
+    pub(super) again: bool,
 }

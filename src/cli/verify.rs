@@ -9,7 +9,7 @@ use super::output;
 use super::start;
 use crate::error::Result;
 use crate::store::Policy as Deadlines;
-use crate::verify::{Finding, Restorable, Verified, Wanted, verify};
+use crate::verify::{Finding, LastVerify, Restorable, Verified, Wanted, verify};
 
 pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Deadlines::default())?;
@@ -17,10 +17,16 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
         window: context.config.retention_window,
         content: arguments.content,
         max_rate: arguments.max_rate,
+        max_bytes: arguments.max_bytes,
+        again: arguments.again,
     };
     let verified = start::run_large(async {
         let repository = context.repository(None).await?;
-        verify(&repository, wanted).await
+        let verified = verify(&repository, wanted).await?;
+        if let Err(error) = LastVerify::write(&repository, arguments.content, &verified).await {
+            tracing::warn!(%error, "the result cannot be left in the repository: the daemon will not show it");
+        }
+        Ok(verified)
     })?;
     let level = if arguments.content { "content" } else { "listing" };
     if global.json {
@@ -28,6 +34,8 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
             "level": level,
             "objects": verified.objects,
             "opened": verified.opened,
+            "remembered": verified.remembered,
+            "left": verified.left,
             "problems": verified.findings.problems,
             "remarks": verified.findings.remarks,
             "restorable": arguments.restorable.then_some(&verified.restorable),
@@ -53,7 +61,11 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
         output::line(format!("         hint: {}", remark.advice))?;
     }
     let opened = match level {
-        "content" => format!(", {} opened", verified.opened),
+        "content" => {
+            let Verified { opened, remembered, left, .. } = verified;
+            let left = if *left > 0 { format!(", {left} left for the next run") } else { String::new() };
+            format!(", {opened} opened, {remembered} by earlier runs{left}")
+        }
         _ => String::new(),
     };
     let problems = match verified.findings.problems.len() {

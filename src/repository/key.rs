@@ -11,6 +11,7 @@ use super::backup_id::BackupId;
 use super::identity::WalDigest;
 use super::pack::PackName;
 use super::tail_store::{TailPieceName, hex};
+use super::verify_store::VerifyRecord;
 use crate::error::{Error, Result};
 use crate::postgres::{SegmentName, WalName};
 
@@ -23,6 +24,7 @@ pub(super) const BACKUPS: &str = "watch/backups";
 pub(super) const LEASES: &str = "watch/leases";
 pub(super) const REPORTS: &str = "watch/reports";
 const REPORT_HEAD: &str = "head";
+const VERIFY: &str = "watch/verify";
 pub(super) const TAIL: &str = "watch/tail";
 pub(super) const PROBES: &str = "probes";
 const PACKS: &str = "packs";
@@ -72,6 +74,8 @@ pub enum ObjectKey {
     Report(u32, u64),
     /// Which report is the newest.
     ReportHead,
+    /// What verifications found and opened.
+    Verify(VerifyRecord),
     /// What a store test writes.
     Probe(String),
 }
@@ -138,6 +142,14 @@ impl ObjectKey {
                 let (number, digest) = rest.split_once('-').filter(|(_, digest)| is_hex(digest, 16))?;
                 Self::Report(hex(number)?, u64::from_str_radix(digest, 16).ok()?)
             }
+            "verify" => Self::Verify(match rest {
+                "listing" => VerifyRecord::Listing,
+                "content" => VerifyRecord::Content,
+                _ => {
+                    let number = rest.strip_prefix("seen-").filter(|number| is_hex(number, 16))?;
+                    VerifyRecord::Seen(u64::from_str_radix(number, 16).ok()?)
+                }
+            }),
             PROBES if is_hex(rest, 16) => Self::Probe(rest.to_owned()),
             _ => return None,
         })
@@ -162,6 +174,9 @@ impl fmt::Display for ObjectKey {
             Self::Expiry => f.write_str(EXPIRY),
             Self::Report(number, digest) => write!(f, "{REPORTS}/{number:08x}-{digest:016x}"),
             Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
+            Self::Verify(VerifyRecord::Listing) => write!(f, "{VERIFY}/listing"),
+            Self::Verify(VerifyRecord::Content) => write!(f, "{VERIFY}/content"),
+            Self::Verify(VerifyRecord::Seen(number)) => write!(f, "{VERIFY}/seen-{number:016x}"),
             Self::Probe(name) => write!(f, "{PROBES}/{name}"),
         }
     }
@@ -224,6 +239,9 @@ mod tests {
             ObjectKey::Expiry,
             ObjectKey::Report(7, 0x0123_4567_89AB_CDEF),
             ObjectKey::ReportHead,
+            ObjectKey::Verify(VerifyRecord::Listing),
+            ObjectKey::Verify(VerifyRecord::Content),
+            ObjectKey::Verify(VerifyRecord::Seen(7)),
             ObjectKey::Probe("0123456789abcdef".to_owned()),
         ]);
         keys
@@ -261,6 +279,7 @@ mod tests {
                 | ObjectKey::Hold(_)
                 | ObjectKey::Expiry
                 | ObjectKey::Report(..)
+                | ObjectKey::Verify(_)
                 | ObjectKey::ReportHead => assert!(text.as_str() > newest, "{text}"),
                 ObjectKey::Wal(..) => {}
                 _ => assert!(text.as_str() < "wal/", "{text}"),

@@ -29,6 +29,7 @@ mod summary;
 mod tail_segment;
 mod tail_store;
 mod verbatim;
+mod verify_store;
 mod wal_object;
 mod wal_store;
 
@@ -55,6 +56,7 @@ pub use summary::Summary;
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
 pub use tail_store::{Tail, TailGeneration, TailPiece, TailPieceName};
 pub use verbatim::Verbatim;
+pub use verify_store::VerifyRecord;
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub use wal_store::WalFile;
 pub(crate) use wal_store::conflict;

@@ -297,6 +297,8 @@ impl Repository {
             ObjectKey::Lease(_) => ObjectKind::Lease,
             ObjectKey::Tail(_) => ObjectKind::Tail,
             ObjectKey::Report(..) | ObjectKey::ReportHead => ObjectKind::Report,
+            ObjectKey::Verify(_) => ObjectKind::Verify,
+            ObjectKey::Expiry => ObjectKind::Expiry,
             _ => return Ok(()),
         };
         self.get_sealed(kind, &key.to_string()).await.map(|_| ())

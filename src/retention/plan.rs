@@ -248,6 +248,10 @@ impl Planner<'_> {
                 let group = (5, "record of retention".to_owned(), None);
                 self.note(listed, group, self.is_over.then_some(2), reason.to_owned());
             }
+            ObjectKey::Verify(_) => {
+                let group = (5, "results of verify".to_owned(), None);
+                self.note(listed, group, None, "each run replaces those of the run before".to_owned());
+            }
             ObjectKey::Lease(_) | ObjectKey::Probe(_) => {
                 let group = (5, "leases and probes".to_owned(), None);
                 self.note(listed, group, None, "they end by themselves".to_owned());

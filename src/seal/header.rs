@@ -41,10 +41,12 @@ pub enum ObjectKind {
     PackList = 12,
     /// What retention did last.
     Expiry = 13,
+    /// What verifications found, and what they opened when.
+    Verify = 14,
 }
 
 impl ObjectKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Identity,
         Self::Wal,
         Self::Pack,
@@ -58,6 +60,7 @@ impl ObjectKind {
         Self::Probe,
         Self::PackList,
         Self::Expiry,
+        Self::Verify,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

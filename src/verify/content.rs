@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::findings::Findings;
 use super::listing::is_damage;
+use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::PAGE_SIZE;
 use crate::repository::{
@@ -17,15 +19,26 @@ use crate::repository::{
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};
 
-/// Spaces reads so that no more than a number of bytes is read a second.
+/// Keeps reads below a rate and within a budget.
 pub(super) struct Throttle {
     rate: u64,
     due: tokio::sync::Mutex<Instant>,
+    /// Bytes that may still be read; `None` for no limit.
+    budget: Option<AtomicU64>,
 }
 
 impl Throttle {
-    pub(super) fn new(rate: u64) -> Self {
-        Self { rate, due: tokio::sync::Mutex::new(Instant::now()) }
+    pub(super) fn new(rate: u64, budget: u64) -> Self {
+        let budget = (budget > 0).then(|| AtomicU64::new(budget));
+        Self { rate, due: tokio::sync::Mutex::new(Instant::now()), budget }
+    }
+
+    /// Whether so many bytes may be read; they then count. What is larger than the whole budget is read all the same, as
+    /// long as something of it is left.
+    pub(super) fn grants(&self, bytes: u64) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        let take = |left: u64| (left > 0).then(|| left.saturating_sub(bytes));
+        budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
@@ -41,6 +54,14 @@ impl Throttle {
     }
 }
 
+/// How many objects were opened or not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) opened: u64,
+    pub(super) remembered: u64,
+    pub(super) left: u64,
+}
+
 /// What is opened.
 pub(super) struct Content<'a> {
     pub(super) repository: &'a Repository,
@@ -52,18 +73,27 @@ pub(super) struct Content<'a> {
 /// An extent, and the digests of its pages.
 type Piece = (Extent, Vec<u64>);
 
+pub(super) type Counted<'a> = (&'a mut Tally, &'a mut Memory);
+
 /// What is known of packs, so that what several backups use is opened once.
 #[derive(Default)]
 struct Known {
     pieces: HashSet<u64>,
     damaged: BTreeMap<PackName, String>,
     opened: HashSet<PackName>,
+    /// Some backup needs them.
+    used: HashSet<PackName>,
 }
 
 impl Content<'_> {
-    /// Open everything; how many objects that were. Damaged segments are made known to `times`.
-    pub(super) async fn verify(&self, findings: &mut Findings, times: &mut WalTimes) -> Result<u64> {
-        let mut opened = 0;
+    /// Open everything that `memory` does not know. Damaged segments are made known to `times`.
+    pub(super) async fn verify(
+        &self,
+        findings: &mut Findings,
+        times: &mut WalTimes,
+        memory: &mut Memory,
+    ) -> Result<Tally> {
+        let mut tally = Tally::default();
         for listed in &self.listing.objects {
             let small = matches!(
                 listed.key,
@@ -73,19 +103,23 @@ impl Content<'_> {
                     | ObjectKey::Tail(_)
                     | ObjectKey::Report(..)
                     | ObjectKey::ReportHead
+                    | ObjectKey::Verify(_)
+                    | ObjectKey::Expiry
             );
             if small {
                 self.small(listed, findings).await?;
-                opened += 1;
+                tally.opened += 1;
             }
         }
         let mut known = Known::default();
         for backup in self.catalog.backups.iter().rev() {
-            opened += 2 + self.backup(backup, &mut known, findings).await?;
+            tally.opened += 2;
+            self.backup(backup, &mut known, findings, (&mut tally, memory)).await?;
         }
-        opened += known.opened.len() as u64;
-        opened += self.unused(&known, findings).await?;
-        Ok(opened + self.wal(findings, times).await?)
+        tally.opened += known.opened.len() as u64;
+        self.unused(&known, findings, (&mut tally, memory)).await?;
+        self.wal(findings, times, (&mut tally, memory)).await?;
+        Ok(tally)
     }
 
     /// An object that was deleted meanwhile is fine.
@@ -101,6 +135,8 @@ impl Content<'_> {
                     ObjectKey::Lease(_) => "nothing; retention waits until it is old",
                     ObjectKey::Tail(_) => "the newest commits, if the host is lost now",
                     ObjectKey::Identity => "everything: nothing opens without it",
+                    ObjectKey::Expiry => "nothing: the next expiry writes it again",
+                    ObjectKey::Verify(_) => "nothing: the next run opens everything again",
                     _ => "the evidence of a drill",
                 };
                 findings.damaged(listed.key.to_string(), &error, loses);
@@ -110,18 +146,38 @@ impl Content<'_> {
         }
     }
 
-    /// The file tables of a backup and the pages that they promise; objects opened beside packs.
-    async fn backup(&self, backup: &Manifest, known: &mut Known, findings: &mut Findings) -> Result<u64> {
-        let mut opened = 0;
+    /// The file tables of a backup and the pages that they promise.
+    async fn backup(
+        &self,
+        backup: &Manifest,
+        known: &mut Known,
+        findings: &mut Findings,
+        (tally, memory): Counted<'_>,
+    ) -> Result<()> {
         for (number, part) in (0..).zip(&backup.parts) {
             self.throttle.pay(part.table_bytes + part.digests_bytes).await;
             let Some(table) = self.table(backup, number, findings).await? else { continue };
-            opened += 2;
+            tally.opened += 2;
+            let key = ObjectKey::FileTable(backup.id.clone(), number);
+            let put = self.listed(&key).map_or(0, |listed| listed.modified.as_microsecond());
+            let user = format!("{key}\n{put}");
             for (pack, pieces) in pieces_by_pack(&table) {
-                self.pack(backup, pack, pieces, known, findings).await?;
+                let Some(listed) = self.listed(&ObjectKey::Pack(pack.name.clone())) else {
+                    known.used.insert(pack.name.clone());
+                    continue;
+                };
+                known.used.insert(pack.name.clone());
+                let unit = Unit::named(&user, listed);
+                if memory.knows(unit) {
+                    tally.remembered += 1;
+                } else if !self.throttle.grants(listed.size) {
+                    tally.left += 1;
+                } else if self.pack(backup, (pack, listed.size), pieces, known, findings).await? {
+                    memory.note(self.repository, unit).await?;
+                }
             }
         }
-        Ok(opened)
+        Ok(())
     }
 
     async fn table(
@@ -152,26 +208,25 @@ impl Content<'_> {
         }
     }
 
+    /// Whether the pack is sound, as far as a part of a backup needs it.
     async fn pack(
         &self,
         backup: &Manifest,
-        pack: &PackRef,
+        (pack, size): (&PackRef, u64),
         mut pieces: Vec<Piece>,
         known: &mut Known,
         findings: &mut Findings,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if let Some(why) = known.damaged.get(&pack.name) {
             findings.loses(&backup.id, why);
-            return Ok(());
+            return Ok(false);
         }
         pieces.retain(|piece| known.pieces.insert(hash(&pack.name, piece)));
-        let Some(size) = self.size(&pack.name) else { return Ok(()) };
         if pieces.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let first = known.opened.insert(pack.name.clone());
-        let result = self.check_pack(pack, size, pieces, first).await;
-        match result {
+        match self.check_pack(pack, size, pieces, first).await {
             Err(error) if is_damage(&error) => {
                 let key = ObjectKey::Pack(pack.name.clone()).to_string();
                 let why = format!("{key}: {error}");
@@ -180,18 +235,17 @@ impl Content<'_> {
                     format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
                 findings.damaged(key, &error, loses);
                 known.damaged.insert(pack.name.clone(), why);
-                Ok(())
+                Ok(false)
             }
-            result => result,
+            result => result.map(|()| true),
         }
     }
 
-    fn size(&self, name: &PackName) -> Option<u64> {
-        let key = ObjectKey::Pack(name.clone());
-        let of_pack = |listed: &&Listed| listed.key == key;
+    /// An object of the listing.
+    fn listed(&self, key: &ObjectKey) -> Option<&Listed> {
         let text = key.to_string();
         let at = self.listing.objects.partition_point(|listed| listed.key.to_string() < text);
-        self.listing.objects.get(at).filter(of_pack).map(|listed| listed.size)
+        self.listing.objects.get(at).filter(|listed| listed.key == *key)
     }
 
     async fn check_pack(&self, pack: &PackRef, size: u64, pieces: Vec<Piece>, first: bool) -> Result<()> {
@@ -214,11 +268,24 @@ impl Content<'_> {
     }
 
     /// Packs that no file table points into, or whose tables cannot be read: as whole as can be told without them.
-    async fn unused(&self, known: &Known, findings: &mut Findings) -> Result<u64> {
-        let mut opened = 0;
+    async fn unused(
+        &self,
+        known: &Known,
+        findings: &mut Findings,
+        (tally, memory): Counted<'_>,
+    ) -> Result<()> {
         for listed in &self.listing.objects {
             let ObjectKey::Pack(name) = &listed.key else { continue };
-            if known.opened.contains(name) {
+            if known.opened.contains(name) || known.used.contains(name) {
+                continue;
+            }
+            let unit = Unit::of(listed);
+            if memory.knows(unit) {
+                tally.remembered += 1;
+                continue;
+            }
+            if !self.throttle.grants(listed.size) {
+                tally.left += 1;
                 continue;
             }
             self.throttle.pay(listed.size).await;
@@ -226,7 +293,7 @@ impl Content<'_> {
                 Err(error) if error.kind() == Kind::NotFound => continue,
                 result => result?,
             };
-            opened += 1;
+            tally.opened += 1;
             let used = self
                 .catalog
                 .backups
@@ -241,10 +308,10 @@ impl Content<'_> {
                     let text = format!("{error}; no backup uses it");
                     findings.remark(listed.key.to_string(), text, "`walproof expire` removes it");
                 }
-                (Ok(()), _) => {}
+                (Ok(()), _) => memory.note(self.repository, unit).await?,
             }
         }
-        Ok(opened)
+        Ok(())
     }
 }
 

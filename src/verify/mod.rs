@@ -2,15 +2,19 @@
 //!
 //! By a listing (`listing`): one pass over the keys, the manifests and their pack lists. By content (`content`, `wal`): every
 //! object is opened, pages are compared with their digests, and WAL is read record by record. What is found damaged is
-//! made known to the recovery window, which then says what is lost (`restorable`). Nothing here writes or deletes.
+//! made known to the recovery window, which then says what is lost (`restorable`). Nothing here
+//! deletes; what is written is what was found (`result`) and opened when (`memory`).
 
 mod content;
 mod findings;
 mod listing;
+mod memory;
 mod restorable;
+mod result;
 mod run;
 mod wal;
 
 pub use findings::{Finding, Findings};
 pub use restorable::{BackupState, Day, Restorable};
+pub use result::LastVerify;
 pub use run::{Verified, Wanted, verify};

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::content::{Content, Throttle};
+use super::content::{Content, Tally, Throttle};
 use super::findings::{Finding, Findings};
 use super::listing::{Pass, judge};
+use super::memory::Memory;
 use super::restorable::Restorable;
 use crate::error::Result;
 use crate::postgres::PgTime;
@@ -22,6 +23,10 @@ pub struct Wanted {
     pub content: bool,
     /// Bytes a second that are read for it; 0 for no limit.
     pub max_rate: u64,
+    /// Bytes that are read for it at most; 0 for no limit. The rest is left for the next run.
+    pub max_bytes: u64,
+    /// Open again what was opened before within the window, too.
+    pub again: bool,
 }
 
 /// What came out.
@@ -31,6 +36,10 @@ pub struct Verified {
     pub objects: u64,
     /// Of those, opened and found sound.
     pub opened: u64,
+    /// Opened by an earlier run within the window.
+    pub remembered: u64,
+    /// Left for the next run.
+    pub left: u64,
     /// What was found.
     pub findings: Findings,
     /// What can be restored.
@@ -48,18 +57,21 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         findings = findings.confirmed_by(again);
     }
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
-    let mut opened = 0;
+    let mut tally = Tally::default();
     let mut window: RecoveryWindow = window;
     if wanted.content {
         let content = Content {
             repository,
             listing: &listing,
             catalog: &catalog,
-            throttle: Throttle::new(wanted.max_rate),
+            throttle: Throttle::new(wanted.max_rate, wanted.max_bytes),
         };
         let missing: Vec<Finding> = findings.problems.clone();
         let missing_backups: Vec<BackupId> = findings.lost.keys().cloned().collect();
-        opened = content.verify(&mut findings, &mut times).await?;
+        let age = if wanted.again { Duration::ZERO } else { wanted.window };
+        let mut memory = Memory::load(repository, &listing, age).await?;
+        tally = content.verify(&mut findings, &mut times, &mut memory).await?;
+        memory.finish(repository).await?;
         let later = repository.list().await?;
         let there = |key: &ObjectKey| later.objects.iter().any(|listed| listed.key == *key);
         // What expired while the rest was read is no loss.
@@ -71,7 +83,9 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         (_, window) = look(repository, &listing, &mut records, &mut times).await?;
     }
     let restorable = Restorable::of(&catalog, &window, &findings.lost, (wanted.window, PgTime::now()));
-    Ok(Verified { objects: listing.objects.len() as u64, opened, findings, restorable })
+    let Tally { opened, remembered, left } = tally;
+    let objects = listing.objects.len() as u64;
+    Ok(Verified { objects, opened, remembered, left, findings, restorable })
 }
 
 async fn pass(

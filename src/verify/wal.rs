@@ -2,12 +2,13 @@
 
 use futures_util::{StreamExt, stream};
 
-use super::content::Content;
+use super::content::{Content, Counted, Tally};
 use super::findings::Findings;
 use super::listing::is_damage;
+use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{NoVisitor, SegmentChecker, SegmentContent, SegmentName, WalName, WalReader};
-use crate::repository::{Listed, ObjectKey, WalFile};
+use crate::repository::{ObjectKey, WalFile};
 use crate::window::WalTimes;
 
 /// Segments that are in memory at a time.
@@ -15,16 +16,22 @@ const AHEAD: usize = 3;
 const LOSES: &str = "the instants behind it, until the next backup that begins behind it ends";
 
 impl Content<'_> {
-    /// Open all WAL files; how many.
-    pub(super) async fn wal(&self, findings: &mut Findings, times: &mut WalTimes) -> Result<u64> {
-        let files: Vec<WalFile> = self.listing.objects.iter().filter_map(Listed::wal_file).collect();
-        let read = files.iter().map(|file| async move {
+    /// Open the WAL files that `memory` does not know, and their neighbours: records run on from one to the next.
+    pub(super) async fn wal(
+        &self,
+        findings: &mut Findings,
+        times: &mut WalTimes,
+        (tally, memory): Counted<'_>,
+    ) -> Result<()> {
+        let files = self.due(tally, memory);
+        let read = files.iter().map(|(file, unit)| async move {
             self.throttle.pay(file.stored_len).await;
-            (file, self.open(file).await)
+            (file, *unit, self.open(file).await)
         });
         let mut read = stream::iter(read).buffered(AHEAD);
         let mut run: Option<(SegmentName, WalReader)> = None;
-        while let Some((file, opened)) = read.next().await {
+        while let Some((file, unit, opened)) = read.next().await {
+            tally.opened += 1;
             let key = ObjectKey::Wal(file.name, file.digest).to_string();
             let checked = match opened {
                 Ok(plain) => self.check(file, &plain).map(|()| plain),
@@ -38,10 +45,16 @@ impl Content<'_> {
             };
             let error = match (checked, segment) {
                 (Ok(plain), Some(segment)) => match self.run_on(&mut run, segment, &plain) {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        memory.note(self.repository, unit).await?;
+                        continue;
+                    }
                     Err(error) => error,
                 },
-                (Ok(_), None) => continue,
+                (Ok(_), None) => {
+                    memory.note(self.repository, unit).await?;
+                    continue;
+                }
                 (Err(error), _) if is_damage(&error) => {
                     run = None;
                     error
@@ -60,7 +73,30 @@ impl Content<'_> {
                 times.note_damage(segment, file.digest, error);
             }
         }
-        Ok(files.len() as u64)
+        Ok(())
+    }
+
+    /// The files to open, within the budget.
+    fn due(&self, tally: &mut Tally, memory: &Memory) -> Vec<(WalFile, Unit)> {
+        let all: Vec<(WalFile, Unit)> = (self.listing.objects.iter())
+            .filter_map(|listed| Some((listed.wal_file()?, Unit::of(listed))))
+            .collect();
+        let is_new =
+            |at: Option<usize>| at.and_then(|at| all.get(at)).is_some_and(|(_, unit)| !memory.knows(*unit));
+        let mut due = Vec::new();
+        for (at, (file, unit)) in all.iter().enumerate() {
+            let wanted = [at.checked_sub(1), Some(at), at.checked_add(1)].into_iter().any(is_new);
+            if !wanted {
+                tally.remembered += 1;
+            } else if self.throttle.grants(file.stored_len) {
+                due.push((file.clone(), *unit));
+            } else if is_new(Some(at)) {
+                tally.left += 1;
+            } else {
+                tally.remembered += 1;
+            }
+        }
+        due
     }
 
     async fn open(&self, file: &WalFile) -> Result<Vec<u8>> {

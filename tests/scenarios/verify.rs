@@ -75,7 +75,11 @@ impl Ground {
     /// Expect exactly these problems; `None`: as many as there are.
     #[track_caller]
     fn expect(&self, what: &str, victims: &[&str], level: &[&str]) -> serde_json::Value {
-        let (found, code) = verify(&self.archived, &[&["--restorable"], level].concat());
+        let (found, code) = verify(
+            &self.archived,
+            &[&["--restorable"][..], level, if level.is_empty() { &[][..] } else { &["--again"][..] }]
+                .concat(),
+        );
         let named = objects(&found);
         let known: BTreeSet<&str> = victims
             .iter()
@@ -102,7 +106,7 @@ fn a_sound_repository_has_no_problem() {
     assert_eq!((days_are_whole(&found), found["remarks"].as_array().unwrap().len()), (true, 0), "{found:#}");
     ground.archived.walproof.run(["verify"]).success().stdout_contains("no problem");
     let slow = ground.archived.walproof.run(["verify", "--content", "--max-rate", "50MB"]);
-    slow.success().stdout_contains("opened: no problem");
+    slow.success().stdout_contains("by earlier runs: no problem");
 }
 
 #[test]
@@ -190,4 +194,38 @@ fn what_an_interrupted_backup_left_is_a_remark_and_its_lease_protects_it() {
     let named =
         |part: &str| remarks.iter().any(|remark| remark["object"] == format!("{part}/{}", ground.ids[1]));
     assert!(named("packs") && named("tables"), "{found:#}");
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was_and_a_budget_is_spread_over_runs() {
+    let ground = Ground::new();
+    let slow = ground.archived.walproof.spawn(["verify", "--content", "--max-rate", "200kB"]);
+    let began = std::time::Instant::now();
+    while ground.repo().keys("/verify/seen-").is_empty() {
+        assert!(began.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    slow.kill9();
+    let (found, code) = verify(&ground.archived, &["--content"]);
+    assert!(
+        code == 0 && found["remembered"].as_u64() > Some(0) && found["opened"].as_u64() > Some(0),
+        "{found:#}"
+    );
+    assert_eq!(ground.repo().keys("/verify/seen-").len(), 1);
+    let (found, _) = verify(&ground.archived, &["--content"]);
+    let remembered = found["remembered"].as_u64().unwrap();
+    let packs_and_wal = ground.repo().keys("/packs/").len() + ground.repo().keys("/wal/").len();
+    assert!(remembered >= packs_and_wal as u64, "{found:#}");
+
+    // What was put again is opened again, harmed or not.
+    let victim = ground.segment();
+    ground.repo().flip_bit(&victim, 200);
+    let (found, code) = verify(&ground.archived, &["--content"]);
+    assert_eq!((code, objects(&found).len()), (1, 1), "{found:#}");
+    let (found, _) = verify(&ground.archived, &["--content"]);
+    assert_eq!(objects(&found).len(), 1, "damage is not remembered as sound: {found:#}");
+    ground.repo().flip_bit(&victim, 200);
+
+    let (found, _) = verify(&ground.archived, &["--content", "--again", "--max-bytes", "1"]);
+    assert_eq!((&found["left"], &found["remembered"]), (&(remembered - 1).into(), &0.into()), "{found:#}");
 }

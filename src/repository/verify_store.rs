@@ -1,0 +1,53 @@
+//! What verifications leave in the repository: their results, and what was opened when. What it means is theirs.
+
+use super::key::ObjectKey;
+use super::namespace::Repository;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::seal::{ObjectKind, fill_random};
+
+/// An object that verifications write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VerifyRecord {
+    /// The result of the last one by a listing.
+    Listing,
+    /// The result of the last one by content.
+    Content,
+    /// What one run opened; the number is the run's own.
+    Seen(u64),
+}
+
+impl VerifyRecord {
+    /// For a new run.
+    pub fn new_run() -> Result<Self> {
+        let mut random = [0; 8];
+        fill_random(&mut random)?;
+        Ok(Self::Seen(u64::from_le_bytes(random)))
+    }
+}
+
+impl Repository {
+    /// Put a record, over the one before it.
+    pub async fn put_verify_record(&self, record: VerifyRecord, plain: &[u8]) -> Result<()> {
+        let key = ObjectKey::Verify(record).to_string();
+        let put = self.put_sealed(ObjectKind::Verify, &key, plain).await;
+        put.map(|_| ()).context("put what was verified")
+    }
+
+    /// A record, if there is one that can be opened: it is only ever a reason to read less.
+    pub async fn get_verify_record(&self, record: VerifyRecord) -> Result<Option<Vec<u8>>> {
+        match self.get_sealed(ObjectKind::Verify, &ObjectKey::Verify(record).to_string()).await {
+            Ok(plain) => Ok(Some(plain)),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => Ok(None),
+            Err(error) => Err(error.context("read what was verified")),
+        }
+    }
+
+    /// Delete records; a store that refuses keeps them.
+    pub async fn delete_verify_records(&self, records: &[VerifyRecord]) -> Result<()> {
+        let keys: Vec<ObjectKey> = records.iter().map(|record| ObjectKey::Verify(*record)).collect();
+        for (_, result) in self.delete_objects(&keys).await {
+            result.or_else(|error: Error| if error.kind() == Kind::Denied { Ok(()) } else { Err(error) })?;
+        }
+        Ok(())
+    }
+}
