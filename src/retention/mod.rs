@@ -8,6 +8,8 @@
 mod backups;
 mod execute;
 mod facts;
+#[cfg(test)]
+mod interleaved;
 mod outlook;
 mod plan;
 #[cfg(test)]

@@ -22,6 +22,9 @@ mod samples;
 mod tests;
 mod times;
 
+#[cfg(test)]
+pub(crate) use samples::manifest as sample_manifest;
+
 pub use branch::{Branch, Cut, Reach, Span, WalPath};
 pub use catalog::{Catalog, Gap, Run, Usage};
 pub use choice::{Chooser, Chosen, Wanted};
