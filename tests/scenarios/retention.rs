@@ -1,8 +1,8 @@
 //! Retention on a real cluster: what is kept, what goes, and that what is kept can be restored.
 
 use crate::support::archived::{attach_silent, wait_paused};
-use crate::support::s3::{Fault, S3Server, Verb};
-use crate::support::{Archived, Repo};
+use crate::support::s3::{Fault, Request, S3Server, Verb};
+use crate::support::{Archived, Repo, Scratch};
 use std::time::Duration;
 
 /// A window that backups fall out of while a test runs.
@@ -114,4 +114,163 @@ fn r22_a_backup_enforces_retention_and_a_store_that_refuses_deletes_stops_nothin
     server.faults().clear();
     let third = id(&short.json(["backup-push"]));
     assert_eq!(ids(&archived), [second, third]);
+}
+
+fn codes(status: &serde_json::Value) -> Vec<String> {
+    let problems = status["problems"].as_array().unwrap();
+    problems.iter().map(|problem| problem["code"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn where_nothing_may_be_deleted_backups_go_on_and_it_is_said_once() {
+    let server = S3Server::start();
+    let archived = Archived::start(Repo::s3(&server));
+    archived.cluster.psql("create table t (n int)");
+    let first = id(&archived.backup());
+    insert(&archived, 1);
+    let second = id(&archived.backup());
+    std::thread::sleep(Duration::from_secs(5));
+    insert(&archived, 2);
+    let short = archived.configured(SHORT);
+
+    // These credentials may not delete anything, leases included.
+    server.faults().add(Fault::status(403).on(Verb::DeleteMany));
+    server.faults().add(Fault::status(403).on(Verb::Delete));
+    let third = short.run(["backup-push"]);
+    third.success().stderr_contains("the store refuses deletes");
+    server.faults().forget();
+    let again = short.run(["expire"]);
+    again.success().stdout_contains("deleted 0 objects");
+    let said = again.stderr().matches("the store refuses deletes").count();
+    assert_eq!(said, 1, "{again}");
+    let one_by_one = |request: &Request| request.verb == Verb::Delete && !request.key.contains("/leases/");
+    let asked = server.faults().requests().into_iter().filter(one_by_one).count();
+    assert!(asked <= 4, "{asked} objects were asked for one by one");
+    assert_eq!(ids(&archived).len(), 3);
+    let status = short.json(["status"]);
+    assert!(codes(&status).contains(&"deletes_refused".to_owned()), "{status}");
+    let refused = &status["expiry"]["refused"];
+    assert!(refused["objects"].as_u64() > Some(3) && refused["bytes"].as_u64() > Some(1000), "{refused}");
+    // A lease that could not be deleted holds nobody up.
+    let begin = std::time::Instant::now();
+    short.run(["backup-push"]).success();
+    assert!(begin.elapsed() < Duration::from_mins(1));
+
+    server.faults().clear();
+    std::thread::sleep(Duration::from_secs(5));
+    short.run(["expire"]).success();
+    assert!(!ids(&archived).contains(&first) && !ids(&archived).contains(&second));
+    let status = short.json(["status"]);
+    assert!(!codes(&status).contains(&"deletes_refused".to_owned()), "{status}");
+    assert!(
+        status["expiry"]["deleted_objects"].as_u64() > Some(3) && !status["expiry"]["completed_at"].is_null()
+    );
+}
+
+#[test]
+fn what_a_bucket_with_versioning_keeps_is_counted_as_paid_for() {
+    let server = S3Server::start();
+    server.faults().keep_versions();
+    let archived = Archived::start(Repo::s3(&server));
+    archived.cluster.psql("create table t (n int)");
+    let first = id(&archived.backup());
+    insert(&archived, 1);
+    archived.backup();
+    std::thread::sleep(Duration::from_secs(5));
+    archived.archive_all();
+    let short = archived.configured(SHORT);
+    let size_of_first: u64 = {
+        let objects = archived.repo().objects();
+        objects.iter().filter(|(key, _)| key.contains(&first)).map(|(_, size)| size).sum()
+    };
+    let expired = short.run(["expire"]);
+    expired.success().stderr_contains("keeps old versions").stderr_contains("lifecycle rule");
+    assert!(!ids(&archived).contains(&first));
+    let status = short.json(["status"]);
+    let paid = status["deleted_bytes"].as_u64().unwrap();
+    let kept: u64 = server.faults().old_versions().unwrap().iter().map(|(_, size)| size).sum();
+    // The lease of this expiry was kept, too, after they were counted.
+    assert!(paid >= size_of_first && paid <= kept, "{size_of_first} <= {paid} <= {kept}");
+    short.run(["status"]).stdout_contains("deleted, kept by");
+}
+
+/// The clock of the server and of the program, set by libfaketime.
+struct Clock(Scratch);
+
+impl Clock {
+    fn set(&self, days_ago: f64) {
+        self.0.file("clock", format!("-{days_ago}d"));
+    }
+
+    fn env(&self) -> [(&'static str, String); 5] {
+        let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+        assert!(std::path::Path::new(library).exists(), "install faketime (scripts/test does)");
+        [
+            ("LD_PRELOAD", library.to_owned()),
+            ("FAKETIME_TIMESTAMP_FILE", self.0.join("clock").display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("NO_FAKE_STAT", "1".to_owned()),
+        ]
+    }
+}
+
+#[test]
+fn r21_of_ten_days_with_a_backup_a_day_exactly_the_last_seven_can_be_restored() {
+    let clock = Clock(Scratch::new());
+    clock.set(10.0);
+    let mut archived = Archived::start(Repo::local());
+    archived.cluster.stop(crate::support::postgres::StopMode::Fast);
+    let mut walproof = archived.walproof.clone();
+    for (name, value) in clock.env() {
+        archived.cluster.env(name, &value);
+        walproof = walproof.with_env(name, value);
+    }
+    archived.cluster.start();
+    archived.cluster.psql("create table t (n int, at timestamptz default clock_timestamp())");
+    let mut n = 0;
+    for day in 0..10_u32 {
+        for (part, share) in [0.0, 0.25, 0.5, 0.75].into_iter().enumerate() {
+            clock.set(10.0 - f64::from(day) - share);
+            n += 1;
+            archived.cluster.psql(&format!("insert into t values ({n})"));
+            if part == 0 {
+                walproof.json(["backup-push"]);
+            }
+        }
+    }
+    clock.set(0.0);
+    archived.cluster.psql("insert into t values (1000)");
+    archived.archive_all();
+    walproof.run(["expire"]).success();
+
+    let ago = |days: f64, and: &str| {
+        archived.cluster.psql(&format!(
+            "select to_char((now() - interval '{days} days' + interval '{and}') at time zone 'utc', \
+             'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+        ))
+    };
+    // The promise counts from when it is asked; the backup of that day ended seconds before.
+    let (inside, outside) = (ago(7.0, "1 second"), ago(8.0, "0 seconds"));
+    let rows = "select string_agg(n::text, ' ' order by n) from t";
+    let expected = archived.cluster.psql(&format!("{rows} where at <= '{inside}'"));
+    assert_eq!(expected.split(' ').count(), 13, "{expected}");
+    let to = archived.target("inside");
+    archived.walproof.run(["restore", "--to", to.to_str().unwrap(), "--target-time", &inside]).success();
+    let mut restored = attach_silent(&to);
+    restored.start();
+    wait_paused(&restored);
+    assert_eq!(restored.psql(rows), expected);
+
+    let to = archived.target("outside");
+    let refused = archived.walproof.run(["restore", "--to", to.to_str().unwrap(), "--target-time", &outside]);
+    let left = archived.backups();
+    assert_eq!(left.len(), 7, "{left:?}");
+    let end = |index: usize| left[index]["finished_at"].as_str().unwrap().to_owned();
+    let last = archived
+        .cluster
+        .psql("select to_char(at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS') from t where n = 1000");
+    refused
+        .fails_with(8)
+        .stderr_contains(&format!("reachable on timeline 1: after {} and before {last}", end(0)));
 }

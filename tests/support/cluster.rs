@@ -125,6 +125,12 @@ impl Cluster {
         self
     }
 
+    /// An environment variable of the server, when it is started next.
+    pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
+        self.server.env(name, value);
+        self
+    }
+
     /// A setting on the server's command line: it wins over every file, and is never part of a backup.
     pub fn override_setting(&mut self, name: &str, value: &str) -> &mut Self {
         self.server.override_setting(name, value);

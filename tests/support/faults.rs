@@ -188,15 +188,36 @@ pub struct Request {
     pub fault: Option<Action>,
 }
 
+/// Key and size of each old version.
+type Versions = Vec<(String, u64)>;
+
 /// The rules and the record, shared between a test and the server.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     rules: Arc<Mutex<Vec<Fault>>>,
     record: Arc<Mutex<Vec<Request>>>,
     latency_micros: Arc<AtomicU64>,
+    versions: Arc<Mutex<Option<Versions>>>,
 }
 
 impl Faults {
+    /// From now on the bucket has versioning: what is deleted or overwritten is kept, and listed as an old version.
+    pub fn keep_versions(&self) -> &Self {
+        lock(&self.versions).get_or_insert_default();
+        self
+    }
+
+    /// Key and size of each old version, if the bucket has versioning.
+    pub fn old_versions(&self) -> Option<Versions> {
+        lock(&self.versions).clone()
+    }
+
+    pub(super) fn keep_version(&self, key: &str, size: u64) {
+        if let Some(versions) = &mut *lock(&self.versions) {
+            versions.push((key.to_owned(), size));
+        }
+    }
+
     /// Add a rule. The first rule that strikes decides; rules behind it do not see the request.
     pub fn add(&self, fault: Fault) -> &Self {
         lock(&self.rules).push(fault);

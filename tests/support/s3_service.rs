@@ -14,7 +14,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError};
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ type Answer = Result<Response<Body>, HttpError>;
 pub struct Service {
     inner: S3Service,
     bucket: String,
+    bucket_dir: PathBuf,
     faults: Faults,
     locks: Arc<Locks>,
 }
@@ -49,7 +50,8 @@ impl Service {
         let files = s3s_fs::FileSystem::new(root).expect("open the S3 server's directory");
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
-        Self { inner: builder.build(), bucket: bucket.into(), faults, locks: Arc::default() }
+        let bucket_dir = root.join(bucket);
+        Self { inner: builder.build(), bucket: bucket.into(), bucket_dir, faults, locks: Arc::default() }
     }
 
     pub async fn answer(&self, request: Request<Incoming>, hook: &Hook) -> Answer {
@@ -105,7 +107,42 @@ impl Service {
     }
 
     async fn pass(&self, request: Request<Incoming>, verb: Verb, path: &str) -> Answer {
-        let request = request.map(Body::from);
+        let Some(old) = self.faults.old_versions() else {
+            return self.serve(request.map(Body::from), verb, path).await;
+        };
+        let query = request.uri().query().unwrap_or_default();
+        if verb == Verb::List && query.split('&').any(|pair| pair.split('=').next() == Some("versions")) {
+            return Ok(versions(&old, &prefix_of(query)));
+        }
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|error| HttpError::new(Box::new(error)))?.to_bytes();
+        let keys: Vec<String> = match verb {
+            Verb::Put | Verb::Delete => {
+                let object = path.trim_start_matches('/').strip_prefix(&self.bucket).unwrap_or(path);
+                vec![object.trim_start_matches('/').to_owned()]
+            }
+            Verb::DeleteMany => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                text.split("<Key>")
+                    .skip(1)
+                    .filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()))
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        for key in &keys {
+            if let Ok(meta) = std::fs::metadata(self.bucket_dir.join(key)) {
+                self.faults.keep_version(key, meta.len());
+            }
+        }
+        let mut answer = self.serve(Request::from_parts(head, Body::from(body)), verb, path).await?;
+        if verb == Verb::Put {
+            answer.headers_mut().insert("x-amz-version-id", "v1".parse().expect("a header"));
+        }
+        Ok(answer)
+    }
+
+    async fn serve(&self, request: Request<Body>, verb: Verb, path: &str) -> Answer {
         if verb == Verb::List {
             let _alone = self.locks.bucket.write().await;
             return self.inner.call(request).await;
@@ -118,6 +155,24 @@ impl Service {
         let _no_list = self.locks.bucket.read().await;
         self.inner.call(request).await
     }
+}
+
+/// ListObjectVersions, the old ones, on one page.
+fn versions(old: &[(String, u64)], prefix: &str) -> Response<Body> {
+    let below = old.iter().filter(|(key, _)| key.starts_with(prefix));
+    let each = below.map(|(key, size)| {
+        format!(
+            "<DeleteMarker><Key>{key}</Key><VersionId>m</VersionId><IsLatest>true</IsLatest></DeleteMarker><Version>\
+             <Key>{key}</Key><VersionId>v</VersionId><IsLatest>false</IsLatest><Size>{size}</Size></Version>"
+        )
+    });
+    let xml = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListVersionsResult><IsTruncated>false</IsTruncated>{}\
+         </ListVersionsResult>",
+        each.collect::<String>()
+    );
+    let answer = Response::builder().status(200).header(CONTENT_TYPE, "application/xml");
+    answer.body(Body::from(xml)).expect("a listing of versions")
 }
 
 /// Marks an answer that the client will not receive whole.

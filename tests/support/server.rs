@@ -21,6 +21,7 @@ pub struct Server {
     socket_dir: PathBuf,
     log: PathBuf,
     overrides: Vec<(String, String)>,
+    env: Vec<(String, String)>,
     postmaster: Option<Child>,
 }
 
@@ -40,7 +41,7 @@ impl Server {
         let log = scratch.join("postgresql.log");
         write_owned(&log, b"", 0o644);
         let (binaries, data_dir) = (binaries.clone(), data_dir.to_owned());
-        Self { binaries, data_dir, socket_dir, log, overrides: Vec::new(), postmaster: None }
+        Self { binaries, data_dir, socket_dir, log, overrides: Vec::new(), env: Vec::new(), postmaster: None }
     }
 
     pub fn socket_dir(&self) -> &Path {
@@ -49,6 +50,10 @@ impl Server {
 
     pub fn override_setting(&mut self, name: &str, value: &str) {
         self.overrides.push((name.into(), value.into()));
+    }
+
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.env.push((name.into(), value.into()));
     }
 
     pub fn log(&self) -> String {
@@ -79,6 +84,7 @@ impl Server {
         for (name, value) in &self.overrides {
             postgres.arg("-c").arg(format!("{name}={value}"));
         }
+        postgres.envs(self.env.iter().map(|(name, value)| (name, value)));
         let log = OpenOptions::new().append(true).open(&self.log).expect("open the server's log");
         postgres
             .stdin(std::process::Stdio::null())
