@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const UNITS: [&str; 7] = [
+const UNITS: [&str; 11] = [
     "walproof.service",
     "walproof-backup.service",
     "walproof-backup.timer",
@@ -13,9 +13,19 @@ const UNITS: [&str; 7] = [
     "walproof-drill.timer",
     "walproof-expire.service",
     "walproof-expire.timer",
+    "walproof-verify.service",
+    "walproof-verify.timer",
+    "walproof-verify-content.service",
+    "walproof-verify-content.timer",
 ];
-const SERVICES: [&str; 4] =
-    ["walproof.service", "walproof-backup.service", "walproof-drill.service", "walproof-expire.service"];
+const SERVICES: [&str; 6] = [
+    "walproof.service",
+    "walproof-backup.service",
+    "walproof-drill.service",
+    "walproof-expire.service",
+    "walproof-verify.service",
+    "walproof-verify-content.service",
+];
 /// Where the README installs the program.
 const INSTALLED: &str = "/usr/local/bin/walproof";
 /// systemd's own figure, 0 to 10; its "OK" ends at 5.

@@ -9,6 +9,7 @@ mod restorable;
 mod run;
 mod snapshot;
 mod socket;
+mod verifications;
 mod watchdog;
 
 pub use drills::{KnownDrills, read as read_drills};

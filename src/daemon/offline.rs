@@ -2,10 +2,11 @@
 
 use super::drills;
 use super::restorable;
+use super::verifications;
 use crate::error::Result;
 use crate::postgres::PgTime;
 use crate::repository::Repository;
-use crate::status::{Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Wal};
+use crate::status::{Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Verifications, Wal};
 use crate::window::{Branch, Catalog, Records, WalTimes, look};
 
 /// What is to be expected of this host, where no daemon answers.
@@ -60,6 +61,7 @@ pub async fn repository_snapshot(
         estimates: Estimates::default(),
         backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
+        verifications: Verifications { verifications: verifications::read(repository).await },
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
         drills: drills::read(repository).await.summary(PgTime::now()),
         store: Store {

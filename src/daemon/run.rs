@@ -48,6 +48,7 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tasks.spawn(http::serve(listener, Arc::clone(&desk)));
     tasks.spawn(watchdog::run(Arc::clone(&desk)));
     tasks.spawn(desk.drills_handle().clone().run(Arc::clone(&archiver)));
+    tasks.spawn(desk.verifications_handle().clone().run(Arc::clone(&archiver)));
     if let Some(url) = setup.heartbeat_url {
         tasks.spawn(ping::run(Arc::clone(&desk), url));
     }

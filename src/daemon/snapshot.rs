@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::drills::DrillsHandle;
 use super::restorable;
+use super::verifications::VerificationsHandle;
 use crate::archive::Destination;
 use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
 use crate::disk::Space;
@@ -14,7 +15,7 @@ use crate::postgres::{PgTime, WalName};
 use crate::repository::{BackupId, ExpiryRecord, Hold};
 use crate::status::{
     Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Retention, Role, Server, Snapshot,
-    Store, TailLine, Teller, Trouble, Wal, Window,
+    Store, TailLine, Teller, Trouble, Verifications, Wal, Window,
 };
 use crate::window::Branch;
 
@@ -26,6 +27,7 @@ pub(super) struct Desk {
     place: Place,
     promises: Promises,
     drills: DrillsHandle,
+    verifications: VerificationsHandle,
     outlook: Mutex<Option<Outlook>>,
 }
 
@@ -64,6 +66,7 @@ impl Desk {
             place,
             promises,
             drills: DrillsHandle::default(),
+            verifications: VerificationsHandle::default(),
             outlook: Mutex::default(),
         }
     }
@@ -80,6 +83,11 @@ impl Desk {
             }
         }
         ours
+    }
+
+    /// Where verifications are known.
+    pub(super) const fn verifications_handle(&self) -> &VerificationsHandle {
+        &self.verifications
     }
 
     /// Where drills are known.
@@ -163,6 +171,7 @@ impl Desk {
             },
             backups: backups(ledger),
             window: window(ledger),
+            verifications: Verifications { verifications: self.verifications.get() },
             retention: self.retention(ledger, now),
             drills: self.drills(now.time),
             store: Store {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::drills;
 use super::snapshot::{BackupLine, Snapshot};
+use super::verifications;
 use crate::postgres::{Lsn, PgTime};
 use crate::present::{Counts, Format, Page, Series, VERBS};
 
@@ -18,6 +19,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> String {
     backups(&mut page, snapshot);
     window(&mut page, snapshot);
     drills::render(&mut page, &snapshot.drills);
+    verifications::render(&mut page, &snapshot.verifications.verifications);
     store(&mut page, snapshot);
     if let Some(counts) = &snapshot.counts {
         requests(&mut page, counts);

@@ -10,6 +10,7 @@ mod problems;
 pub(crate) mod samples;
 mod snapshot;
 pub mod text;
+mod verifications;
 mod words;
 
 pub use crate::present::Format;
@@ -19,6 +20,6 @@ pub use page::render as page;
 pub use problem::{Code, Problem, Severity, Trouble};
 pub use snapshot::{
     BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, HoldLine, NextLine,
-    Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal,
-    Window,
+    Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller,
+    Verifications, VerifyLine, Wal, Window,
 };

@@ -100,6 +100,8 @@ codes! {
     BackupFailed = "backup_failed",
     /// A backup cannot be read.
     BackupDamaged = "backup_damaged",
+    /// The last verification found something missing or damaged.
+    VerifyFailed = "verify_failed",
     /// Pages of the newest backup fail their checksum.
     PageErrors = "page_errors",
     /// Nothing was expired for days.

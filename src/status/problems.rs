@@ -56,6 +56,7 @@ fn of(snapshot: &Snapshot) -> Vec<Problem> {
         of_backups(snapshot, &mut found);
         of_retention(snapshot, &mut found);
     }
+    of_verifications(snapshot, &mut found);
     found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found.0
 }
@@ -237,6 +238,20 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
             "journalctl -u walproof-backup says why",
         );
     }
+}
+
+fn of_verifications(snapshot: &Snapshot, found: &mut Found) {
+    let lines = snapshot.verifications.verifications.iter();
+    let Some(worst) = lines.max_by_key(|line| line.problems).filter(|line| line.problems > 0) else { return };
+    let more = if worst.problems > 1 { format!(", and {} more", worst.problems - 1) } else { String::new() };
+    let first = worst.first.as_deref().unwrap_or("a problem");
+    let loses = worst.loses.as_deref().map_or_else(String::new, |loses| format!("; lost: {loses}"));
+    let content = if worst.level == "content" { " --content" } else { "" };
+    found.critical(
+        Code::VerifyFailed,
+        format!("the last verification ({}) found: {first}{more}{loses}", worst.level),
+        &format!("`walproof verify{content} --restorable` says what each means and what to do"),
+    );
 }
 
 fn of_retention(snapshot: &Snapshot, found: &mut Found) {

@@ -71,6 +71,7 @@ pub(crate) fn unknown() -> Snapshot {
         estimates: Estimates::default(),
         backups: Backups::default(),
         window: Window::default(),
+        verifications: super::snapshot::Verifications::default(),
         retention: Retention::default(),
         drills: Drills::default(),
         store: Store { repository: "s3://b".to_owned(), ..Store::default() },

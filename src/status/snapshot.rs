@@ -267,6 +267,33 @@ pub struct NextLine {
     pub bytes: u64,
 }
 
+/// The last verification of a level.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyLine {
+    /// `listing` or `content`.
+    pub level: String,
+    /// When it ended.
+    pub finished_at: PgTime,
+    /// When the last one ended that found no problem.
+    pub last_success_at: Option<PgTime>,
+    /// How many it found.
+    pub problems: u64,
+    /// Objects that a budget left for the next run.
+    pub left: u64,
+    /// The first problem.
+    pub first: Option<String>,
+    /// What a restore loses by that.
+    pub loses: Option<String>,
+}
+
+/// Verifications, as their results in the repository tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verifications {
+    /// One for each level that was made.
+    pub verifications: Vec<VerifyLine>,
+}
+
 /// Retention, as the repository tells.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -364,6 +391,9 @@ pub struct Snapshot {
     /// What can be restored.
     #[serde(flatten)]
     pub window: Window,
+    /// Verifications.
+    #[serde(flatten)]
+    pub verifications: Verifications,
     /// Retention.
     #[serde(flatten)]
     pub retention: Retention,

@@ -50,6 +50,8 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         rows.push(("  id", last.id.clone()));
     }
     rows.push(("last drill", super::drills::last(&snapshot.drills, snapshot.taken_at)));
+    let verified = super::verifications::last(&snapshot.verifications.verifications, snapshot.taken_at);
+    rows.push(("last verify", verified));
     rows.push(("backups", snapshot.backups.finished.len().to_string()));
     rows
 }
@@ -128,6 +130,7 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "rto_estimate_seconds": snapshot.estimates.rto_estimate_seconds,
         "last_backup": snapshot.backups.finished.last(),
         "last_drill": snapshot.drills.drills.last(),
+        "verifications": snapshot.verifications.verifications,
         "problems": snapshot.problems,
         "healthy": snapshot.is_healthy(),
         "taken_at": snapshot.taken_at,

@@ -224,6 +224,13 @@ fn a_killed_run_goes_on_where_it_was_and_a_budget_is_spread_over_runs() {
     assert_eq!((code, objects(&found).len()), (1, 1), "{found:#}");
     let (found, _) = verify(&ground.archived, &["--content"]);
     assert_eq!(objects(&found).len(), 1, "damage is not remembered as sound: {found:#}");
+    let status = ground.archived.walproof.run(["status", "--json"]).json();
+    let problems = status["problems"].as_array().unwrap();
+    let told = problems.iter().find(|problem| problem["code"] == "verify_failed").expect("it is a problem");
+    assert!(told["text"].as_str().unwrap().contains("lost: the instants behind it"), "{told:#}");
+    let level = &status["verifications"][0];
+    assert_eq!((&level["level"], &level["problems"]), (&"content".into(), &1.into()), "{status:#}");
+    assert!(!level["last_success_at"].is_null());
     ground.repo().flip_bit(&victim, 200);
 
     let (found, _) = verify(&ground.archived, &["--content", "--again", "--max-bytes", "1"]);
