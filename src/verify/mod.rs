@@ -12,6 +12,8 @@ mod memory;
 mod restorable;
 mod result;
 mod run;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 pub use findings::{Finding, Findings};
