@@ -1,6 +1,8 @@
 //! What verification by a listing costs is printed, and asserted is what it finds:
 //! `cargo test --release --lib verify::tests -- --nocapture`.
 
+#![expect(clippy::print_stdout, reason = "it measures")]
+
 use std::time::Instant;
 
 use jiff::Timestamp;
