@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::facts::Facts;
-use crate::postgres::{Lsn, PgTime};
+use crate::postgres::{Lsn, PgTime, SegmentName};
 use crate::repository::{BackupId, Manifest};
-use crate::window::{Branch, Reach};
+use crate::window::{Branch, Cut, Reach, RecoveryWindow};
 
 /// The WAL that a kept backup needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,32 @@ impl Decision {
 
 pub(super) type Decisions = BTreeMap<BackupId, Decision>;
 
-/// Whether an instant of the window lies on a branch: one that ended before it is over. The last writer's never is.
+/// Whether an instant of the window lies on a branch, or may lie behind a segment of it that cannot be used: of a conflict
+/// it may yet be sorted out which copy is genuine. One that ended before the window is over; the last writer's never is.
 pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
     let last = facts.window.last_writer().map(Branch::timeline);
-    last == Some(branch.timeline()) && !facts.superseded
-        || branch.last_commit().is_some_and(|end| end >= facts.horizon())
+    let horizon = facts.horizon();
+    // Not the last commit alone: times may run backwards where a data directory was put back.
+    let reaches = || RecoveryWindow::instants(branch).iter().any(|instants| instants.end >= horizon);
+    let may_reach = || {
+        let size = facts.catalog.segment_size;
+        let stranded = |backup: &Arc<Manifest>| {
+            let unusable = |segment: &SegmentName| {
+                segment.end(size) > backup.start_lsn && segment.start(size) < backup.stop_lsn
+            };
+            backup.finished_at > horizon && branch.unusable.iter().any(|(segment, _)| unusable(segment))
+        };
+        branch.reaches.iter().any(|reach| is_in_doubt(facts, branch, reach))
+            || branch.stranded.iter().any(stranded)
+    };
+    last == Some(branch.timeline()) && !facts.superseded || reaches() || may_reach()
+}
+
+/// Whether a span ends before a segment that is there and cannot be used, and something on its branch was stored within the
+/// window.
+fn is_in_doubt(facts: &Facts<'_>, branch: &Branch, reach: &Reach) -> bool {
+    let written = branch.last_written.is_some_and(|at| PgTime::from(at) >= facts.horizon());
+    written && matches!(branch.span_of(reach).cut, Cut::Unusable(..))
 }
 
 /// Decide about every backup of the catalog.
@@ -82,7 +103,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
 /// Of a branch that the window needs: everything that ended in the window, and the newest good backup before it.
 fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
     let horizon = facts.horizon();
-    let anchor = anchor(branch, horizon);
+    let anchor = anchor(facts, branch);
     let mut found = Vec::new();
     for reach in &branch.reaches {
         let backup = &reach.backup;
@@ -107,8 +128,10 @@ fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
     }
     for backup in &branch.stranded {
         let decision = if backup.finished_at > horizon {
+            // What is left of its WAL stays: of a conflict the operator may yet sort out which copy is genuine, and with
+            // one copy gone nobody would see that there was one.
             Decision::keep(
-                Needs::Nothing,
+                Needs::Everything,
                 "in the window, though it cannot be restored: WAL that it needs is missing or damaged",
             )
         } else {
@@ -120,18 +143,23 @@ fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
 }
 
 /// The backup that the start of the window is restored from: the newest good one that ended before it and leads there;
-/// if there is no good one, the newest with damaged pages.
-fn anchor(branch: &Branch, horizon: PgTime) -> Option<&Reach> {
-    let leads = |reach: &&Reach| {
+/// if there is no good one, the newest with damaged pages; if none leads there, one that may, behind a segment that cannot
+/// be used.
+fn anchor<'a>(facts: &Facts<'_>, branch: &'a Branch) -> Option<&'a Reach> {
+    let horizon = facts.horizon();
+    let leads = |reach: &Reach| {
         let end = branch.span_of(reach).end_time.unwrap_or(reach.backup.finished_at);
-        reach.backup.finished_at <= horizon && end.max(reach.backup.finished_at) >= horizon
+        end.max(reach.backup.finished_at) >= horizon
     };
-    let newest = |good: bool| {
-        let all = branch.reaches.iter().filter(leads);
-        all.filter(|reach| reach.backup.page_errors.is_empty() == good)
+    let may_lead = |reach: &Reach| is_in_doubt(facts, branch, reach);
+    let newest = |good: bool, leads: &dyn Fn(&Reach) -> bool| {
+        let before = branch.reaches.iter().filter(|reach| reach.backup.finished_at <= horizon);
+        before
+            .filter(|reach| leads(reach) && reach.backup.page_errors.is_empty() == good)
             .max_by_key(|reach| (reach.backup.finished_at, &reach.backup.id))
     };
-    newest(true).or_else(|| newest(false))
+    let certain = newest(true, &leads).or_else(|| newest(false, &leads));
+    certain.or_else(|| newest(true, &may_lead)).or_else(|| newest(false, &may_lead))
 }
 
 /// Of a branch that was left and that no instant of the window lies on, or of a timeline that cannot be followed.

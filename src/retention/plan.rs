@@ -337,6 +337,9 @@ impl Planner<'_> {
             .into_iter()
             .partition(|doomed: &Doomed| doomed.key == ObjectKey::Identity);
         plan.steps[2] = rest;
+        // A segment covers its tail, and may end a branch that the tail would lead on: killed in between, the branch would
+        // seem to reach farther than it did, and what is left of it would stay.
+        plan.steps[2].sort_by_key(|doomed| !matches!(doomed.key, ObjectKey::Tail(_)));
         plan.steps[REPORTS].extend(identity);
         for ((_, name, _), found) in self.groups {
             let Found { delete, objects, bytes, runs, reason } = found;

@@ -7,11 +7,25 @@ use super::backups::decide;
 use super::facts::{Facts, Policy};
 use super::plan::{Plan, lists_needed, plan};
 use crate::postgres::{Lsn, SegmentName, WalName};
-use crate::repository::{Hold, ObjectKey};
+use crate::repository::{Hold, ObjectKey, WalDigest};
 use crate::window::generator::{World, seconds, seed, size};
 use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
 
 const WINDOW: i64 = 60_000;
+/// Seeds of worlds whose expiry, killed at some point, was once completed to another end: a tail that its segment covered,
+/// conflicts of which one copy was gone, branches that end in one.
+const KILLED: [u64; 10] = [
+    1_795_556_502_986_935,
+    1_795_556_502_986_223,
+    1_795_556_502_986_811,
+    1_795_556_502_986_546,
+    1_795_556_502_986_257,
+    1_795_556_502_986_940,
+    1_795_556_502_986_245,
+    1_795_556_502_986_273,
+    1_795_556_502_986_749,
+    1_795_556_502_986_955,
+];
 
 struct Planned {
     plan: Plan,
@@ -54,8 +68,12 @@ fn delete(world: &mut World, key: &ObjectKey) {
                 world.packs.remove(&name.backup);
             }
         }
-        ObjectKey::Wal(WalName::Segment(segment), _) => {
-            world.segments.remove(&key_of(segment));
+        ObjectKey::Wal(WalName::Segment(segment), digest) => {
+            let stored = world.segments.get_mut(&key_of(segment)).unwrap();
+            stored.versions.retain(|version| WalDigest::from_bytes([*version; 16]) != *digest);
+            if stored.versions.is_empty() {
+                world.segments.remove(&key_of(segment));
+            }
         }
         ObjectKey::Tail(name) => {
             world.tails.remove(&key_of(&name.segment));
@@ -161,12 +179,9 @@ fn r22_with_no_newer_good_backup_nothing_that_it_needs_expires() {
 #[test]
 fn r23_killed_after_any_delete_the_rest_is_consistent_and_the_next_run_completes_it() {
     let base = seed();
-    for round in 0..60 {
-        let seed = base.wrapping_add(round);
+    // Those behind the random ones each once left something out.
+    for seed in (0..60).map(|round| base.wrapping_add(round)).chain(KILLED) {
         let world = World::grow(seed, 30).undamaged();
-        if world.was_put_back {
-            continue;
-        }
         let Planned { plan, window, .. } = planned(&world, &[]);
         let before = reachable(&world, &window, true);
         let keys: Vec<ObjectKey> = plan.steps.iter().flatten().map(|doomed| doomed.key.clone()).collect();

@@ -296,7 +296,7 @@ impl World {
 
     fn second_writer(&mut self) {
         if let Some(key) = self.any_segment() {
-            self.segments.get_mut(&key).unwrap().versions.push(2);
+            self.segments.get_mut(&key).unwrap().versions = vec![1, 2];
         }
     }
 
