@@ -3,15 +3,19 @@
 //! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
 //!
 //! ```text
-//! 8  main, lib, cli, config               words from the operator become values; values become words
-//! 7  daemon                               time and process: the socket, HTTP, systemd
-//! 6  archiver  status  drill              one repository, continuously; what is known, shown; rehearsals
-//! 5  archive  backup  restore  retention  one room a flow; its mod.rs reads as the story
-//! 4  window                               what can be restored: catalog, branches, recovery window
-//! 3  repository                           the format: the only room that knows a key name or a header byte
-//! 2  seal   store   cluster               bytes <-> sealed bytes   bytes <-> objects   a live PostgreSQL and its disk
-//! 1  disk   present                       durable writes, free space, which file is which; units and counts
-//! 0  postgres  error                      pure vocabulary: no I/O, no async, no configuration
+//! 12  main  lib
+//! 11  commands                                    one file a command
+//! 10  cli                                         arguments, output, how a command begins
+//!  9  config                                      words from the operator become values
+//!  8  daemon                                      time and process: the socket, HTTP, systemd
+//!  7  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
+//!  6  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
+//!  5  window                                      what can be restored: catalog, branches, recovery window
+//!  4  repository                                  what is put, listed, read, deleted, and who may
+//!  3  format                                      the only room that knows a key name or a byte of an object
+//!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
+//!  1  disk  present  wal                          durable writes, free space; units and counts; what WAL says
+//!  0  postgres  error                             pure vocabulary: no I/O, no async, no configuration
 //! ```
 //!
 //! # Glossary: one word, one thing
@@ -70,11 +74,13 @@ pub mod archiver;
 pub mod backup;
 pub mod cli;
 pub mod cluster;
+pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod disk;
 pub mod drill;
 pub mod error;
+pub mod format;
 pub mod postgres;
 pub mod present;
 pub mod repository;
@@ -84,4 +90,5 @@ pub mod seal;
 pub mod status;
 pub mod store;
 pub mod verify;
+pub mod wal;
 pub mod window;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    walproof::cli::main()
+    walproof::commands::main()
 }

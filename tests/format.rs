@@ -3,18 +3,20 @@
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
-use walproof::postgres::{Lsn, PgTime, RestorePoint, WalName};
-use walproof::repository::{
-    ExpiryRecord, FileTable, Hold, Identity, Manifest, Namespace, PackList, PackName, PackReader, PackUse,
-    Summary, TailPieceName, Verbatim, open_wal, page_digest_seed,
+use walproof::format::{
+    FileTable, Identity, Manifest, PackList, PackName, PackReader, PackUse, Summary, TailPieceName, Verbatim,
+    open_wal, page_digest_seed,
 };
+use walproof::postgres::{Lsn, PgTime, WalName};
+use walproof::repository::{ExpiryRecord, Hold, Namespace};
 use walproof::seal::{
     Cipher, Compression, Context, Decompressor, Header, KeyId, KeyRing, MasterKey, ObjectKind, PageFilter,
     open_object, scrub_object, seal_object,
 };
 use walproof::store::{Location, Policy, Store};
+use walproof::wal::RestorePoint;
 
-const FORMAT: &str = include_str!("../src/repository/FORMAT.md");
+const FORMAT: &str = include_str!("../src/format/FORMAT.md");
 const KEY_FILE: &str = "walproof-key-1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const REPOSITORY: &str = "main/7420000000000000007";
 const HISTORY: &str = "00000002.history";

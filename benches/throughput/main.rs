@@ -14,14 +14,12 @@ use std::time::Duration;
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use walproof::postgres::{
-    Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, TimelineId, WalName, WalScanner,
-    check_page, page_checksum,
-};
-use walproof::repository::{
+use walproof::format::{
     Inspect, PackName, PackReader, PackWriter, Summary, open_wal, page_digest_seed, seal_wal,
 };
+use walproof::postgres::{Lsn, SegmentName, SegmentSize, TimelineId, WalName, check_page, page_checksum};
 use walproof::seal::{Decompressor, KeyRing, MasterKey, PageCompressor, scrub_object};
+use walproof::wal::{SegmentChecker, SegmentContent, WalScanner};
 
 const IDENTITY: &str = "bench/7";
 const EXTENT: usize = 512 << 10;

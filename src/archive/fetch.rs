@@ -7,10 +7,9 @@ use super::pin::{Pin, Pins};
 use super::redirect::Redirect;
 use super::spool::Spool;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{
-    History, Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, TimelineId, WalName,
-};
+use crate::postgres::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, fill_segment};
+use crate::wal::{SegmentChecker, SegmentContent};
 
 /// What recovery asks for.
 #[derive(Debug)]

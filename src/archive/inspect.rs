@@ -1,10 +1,9 @@
 //! What a file must look like before it is archived (R3), and what its summary says.
 
 use crate::error::{Error, Result};
-use crate::postgres::{
-    ControlFile, History, Major, SegmentChecker, SegmentContent, SegmentName, TimelineId, WalName, WalScanner,
-};
-use crate::repository::{Inspect, Summary};
+use crate::format::{Inspect, Summary};
+use crate::postgres::{ControlFile, History, Major, SegmentName, TimelineId, WalName};
+use crate::wal::{SegmentChecker, SegmentContent, WalScanner};
 
 /// Longest `.history` or `.backup` file that is believed: real ones are a few lines.
 const LONGEST_TEXT: usize = 1 << 20;

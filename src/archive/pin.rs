@@ -6,8 +6,9 @@ use std::time::UNIX_EPOCH;
 
 use super::spool::Spool;
 use crate::error::{Error, Result};
+use crate::format::TailGeneration;
 use crate::postgres::{Lsn, SegmentName, SegmentSize};
-use crate::repository::{Namespace, Repository, TailGeneration};
+use crate::repository::{Namespace, Repository};
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
 
 /// Names of pins in the spool begin with it.

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::inspect::Inspection;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{SealedWal, WalDigest, seal_wal};
 use crate::postgres::{ControlFile, PgTime, WalName};
-use crate::repository::{Namespace, Repository, SealedWal, WalDigest, WalFile, conflict, seal_wal};
+use crate::repository::{Namespace, Repository, WalFile, conflict};
 
 /// Threads that seal one segment, when nothing else goes on.
 const MOST_THREADS: usize = 4;

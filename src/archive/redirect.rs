@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::postgres::{SegmentName, SegmentSize, WalRecords};
+use crate::postgres::{SegmentName, SegmentSize};
+use crate::wal::WalRecords;
 
 const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
 

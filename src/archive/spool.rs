@@ -6,8 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use crate::format::WalDigest;
 use crate::postgres::WalName;
-use crate::repository::{Namespace, Repository, WalDigest, WalFile};
+use crate::repository::{Namespace, Repository, WalFile};
 
 /// A directory of sealed segments that belongs to one recovering data directory.
 #[derive(Debug, Clone)]

@@ -9,9 +9,8 @@ use std::os::unix::fs::FileExt;
 use super::ready::PgWal;
 use crate::disk::FileId;
 use crate::error::{Error, Result, ResultExt};
-use crate::postgres::{
-    ControlFile, Major, PageHeader, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalScanner,
-};
+use crate::postgres::{ControlFile, Major, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE};
+use crate::wal::{PageHeader, WalScanner};
 
 /// Flushed bytes of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]

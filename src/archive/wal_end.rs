@@ -4,7 +4,8 @@ use std::io::Read;
 
 use super::ready::PgWal;
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId, WalScanner};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::wal::WalScanner;
 
 /// Bytes that are read at a time: whole pages.
 const PIECE: usize = 1 << 20;

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::format::Manifest;
 use crate::postgres::{History, Lsn, SegmentName, WalName};
-use crate::repository::{Manifest, WalFile};
+use crate::repository::WalFile;
 use crate::window::{Branch, Catalog, Cut};
 
 /// What is stored, along one timeline's lineage.
@@ -155,8 +156,8 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::WalDigest;
     use crate::postgres::{SegmentSize, TimelineId};
-    use crate::repository::WalDigest;
 
     const MIB: u64 = 1 << 20;
 

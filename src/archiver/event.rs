@@ -7,8 +7,8 @@ use super::stored::StoredEnd;
 use crate::archive::Pushed;
 use crate::cluster::{ServerInfo, WalStatus};
 use crate::error::Error;
+use crate::format::TailGeneration;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName, version_text};
-use crate::repository::TailGeneration;
 use crate::store::Outcome;
 use crate::window::{RecoveryWindow, Usage};
 

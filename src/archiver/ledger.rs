@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
 use super::event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Survey};
+use super::known::{Attempt, Role, StoredTail};
 use super::rpo::FlushHistory;
 use super::stored::StoredEnd;
 use crate::archive::Pushed;
 use crate::error::Error;
+use crate::format::TailGeneration;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
 use crate::present::Counts;
-use crate::repository::{TailGeneration, WalFile};
+use crate::repository::WalFile;
 use crate::store::Outcome;
 use crate::window::{RecoveryWindow, Usage};
 
@@ -30,43 +32,6 @@ pub enum Wanted {
     Survey,
     /// Look where WAL ends on the disk of a server that does not answer.
     DiskRead,
-}
-
-/// What the server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Writes WAL.
-    Primary,
-    /// Replays WAL.
-    Standby,
-    /// Does not answer.
-    Down,
-}
-
-/// One try to archive a file.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    /// Which file.
-    pub name: WalName,
-    /// When it ended.
-    pub at: PgTime,
-    /// How long it took.
-    pub took: Duration,
-    /// Bytes of the file and of its object.
-    pub bytes: (u64, u64),
-    /// Why it failed, if it did.
-    pub error: Option<Error>,
-}
-
-/// The newest piece of a tail that is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredTail {
-    /// Of this segment.
-    pub segment: SegmentName,
-    /// Up to here.
-    pub end: Lsn,
-    /// Since then.
-    pub at: PgTime,
 }
 
 /// Everything that is known. Fields may be read; [`Ledger::apply`] alone changes them.

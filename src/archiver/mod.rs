@@ -7,6 +7,7 @@
 mod coverage;
 mod event;
 mod handle;
+mod known;
 mod ledger;
 mod left_behind;
 mod log;
@@ -25,7 +26,8 @@ mod watch;
 pub use coverage::Coverage;
 pub use event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Stage, Survey};
 pub use handle::LedgerHandle;
-pub use ledger::{Attempt, Ledger, Role, StoredTail, Wanted};
+pub use known::{Attempt, Role, StoredTail};
+pub use ledger::{Ledger, Wanted};
 pub use outage::Outage;
 pub use pusher::{Fate, Pusher};
 pub use queue::{Failure, FileMark};

@@ -14,8 +14,8 @@ use super::left_behind::left_behind;
 use super::setup::Setup;
 use crate::cluster::{DataDir, Session, WalStatus};
 use crate::error::{Error, Kind, Result};
+use crate::format::{CANARY_PREFIX, Identity};
 use crate::postgres::PgTime;
-use crate::repository::{CANARY_PREFIX, Identity};
 
 /// Longest and shortest time between two samples.
 const SLOWEST: Duration = Duration::from_secs(1);

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use crate::format::{ObjectKey, TailGeneration};
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
-use crate::repository::{Listing, ObjectKey, TailGeneration};
+use crate::repository::Listing;
 
 /// The newest tail of a segment.
 pub(super) type NewestTail = (TailGeneration, u32);

@@ -11,8 +11,9 @@ use super::pusher::Pusher;
 use super::stored::StoredEnd;
 use crate::cluster::DataDir;
 use crate::error::Result;
+use crate::format::ObjectKey;
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{Listing, ObjectKey, Repository};
+use crate::repository::{Listing, Repository};
 use crate::window::{Branch, Catalog, Records, WalTimes, look};
 
 /// Between two listings of everything; other looks list what is new.

@@ -11,8 +11,9 @@ use super::pusher::Pusher;
 use super::sampler::ServerHandle;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{TailGeneration, TailPieceName};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
-use crate::repository::{Repository, TailGeneration, TailPieceName};
+use crate::repository::Repository;
 use crate::store::Policy;
 
 /// A piece that has grown to this many bytes is followed by a new one; until then each upload replaces it. Bounds both

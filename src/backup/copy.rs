@@ -16,8 +16,9 @@ use super::throttle::Throttle;
 use super::worker::{Packer, RegionDone, Shared, stopped, work};
 use crate::cluster::{DataDir, Session, Walk};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{BackupId, FileRecord, PacksRecord, PageError, PartRecord, SealedPack};
 use crate::postgres::{ControlFile, Lsn};
-use crate::repository::{BackupId, FileRecord, PacksRecord, PageError, PartRecord, Repository, SealedPack};
+use crate::repository::Repository;
 
 /// Bytes that all packs in memory may take together.
 const PACK_MEMORY: usize = 144 << 20;

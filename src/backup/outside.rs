@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cluster::ServerInfo;
-use crate::repository::OutsideFile;
+use crate::format::OutsideFile;
 
 /// A longer file is no configuration.
 const LONGEST: u64 = 1 << 20;

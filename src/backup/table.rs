@@ -6,7 +6,8 @@ use super::pages::Suspect;
 use super::worker::RegionDone;
 use crate::cluster::FileEntry;
 use crate::error::{Error, Result};
-use crate::repository::{BackupId, Extent, FileRecord, FileTable, PackTally, PartRecord, Repository};
+use crate::format::{BackupId, Extent, FileRecord, FileTable, PackTally, PartRecord};
+use crate::repository::Repository;
 
 /// A part is stored when it weighs so much (bytes before compression; about 10 GB of data).
 const PART_WEIGHT: usize = 1 << 20;

@@ -10,11 +10,9 @@ use super::outside::outside_files;
 use super::progress::Progress;
 use crate::cluster::{DataDir, ServerInfo, Session, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim};
 use crate::postgres::{BackupLabel, ControlFile, PgTime};
-use crate::repository::{
-    BackupId, DirectoryRecord, Lease, Manifest, Namespace, Protection, Purpose, Repository, TablespaceRecord,
-    Verbatim, WalFrom,
-};
+use crate::repository::{Lease, Namespace, Protection, Purpose, Repository, WalFrom};
 
 /// What to back up and how.
 #[derive(Debug, Clone)]

@@ -15,8 +15,9 @@ use super::regions::{Region, Regions};
 use super::throttle::Throttle;
 use crate::cluster::FileEntry;
 use crate::error::{Error, Kind, Result};
+use crate::format::{BackupId, PackName, PackRef, PackWriter, SealedPack, page_digest_seed};
 use crate::postgres::Lsn;
-use crate::repository::{BackupId, PackName, PackRef, PackWriter, Repository, SealedPack, page_digest_seed};
+use crate::repository::Repository;
 use crate::seal::PageCompressor;
 
 /// Bytes of an extent: 64 pages compress well together (5 % better than 32), and fit the processor's cache.

@@ -8,8 +8,8 @@ use clap_complete::Shell;
 
 use crate::config::DEFAULT_PATH;
 use crate::error::{Error, Result};
+use crate::format::BackupId;
 use crate::postgres::{Lsn, PgTime, TargetAction, TimelineId};
-use crate::repository::BackupId;
 
 /// PostgreSQL backups that prove they restore
 #[derive(Debug, Parser)]
@@ -19,32 +19,32 @@ use crate::repository::BackupId;
     configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
     asked; 9 anything else; 10 drill: inconclusive. wal-fetch adds 200 to all but 0 and 1."
 )]
-pub(super) struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
-    pub(super) global: Global,
+    pub(crate) global: Global,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(crate) command: Command,
 }
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Global {
+pub(crate) struct Global {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", env = "WALPROOF_CONFIG", default_value = DEFAULT_PATH)]
-    pub(super) config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Print one JSON document on stdout
     #[arg(long, global = true)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
     /// Log errors only
     #[arg(short, long, global = true)]
-    pub(super) quiet: bool,
+    pub(crate) quiet: bool,
     /// Log more; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub(super) verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Create the repository for this cluster, or say that it is there
     Init,
     /// Check everything that archiving and restoring need, one line each
@@ -199,78 +199,78 @@ pub(super) enum Command {
 
 /// Which repository, where several clusters had this name.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub(super) struct Which {
+pub(crate) struct Which {
     /// The cluster with this system identifier; by default the live one, or the newest of this name
     #[arg(long, value_name = "NUMBER")]
-    pub(super) system_identifier: Option<u64>,
+    pub(crate) system_identifier: Option<u64>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub(super) struct WalFetch {
+pub(crate) struct WalFetch {
     /// Name of the file, as PostgreSQL's %f
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Where to put it, as PostgreSQL's %p
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Serve the unfinished segment too; only for a restored cluster, never on a standby
     #[arg(long, conflicts_with = "standby")]
-    pub(super) tail: bool,
+    pub(crate) tail: bool,
     /// A standby's restore_command: failures do not stop the server
     #[arg(long)]
-    pub(super) standby: bool,
+    pub(crate) standby: bool,
     /// System identifier of the cluster; by default from pg_control in the working directory, else in the configured
     /// data directory
     #[arg(long, value_name = "NUMBER")]
-    pub(super) system_identifier: Option<u64>,
+    pub(crate) system_identifier: Option<u64>,
     /// The timeline that recovery follows: the tail of an older one ends where the next begins
     #[arg(long, value_name = "TLI", requires = "tail")]
-    pub(super) timeline: Option<TimelineId>,
+    pub(crate) timeline: Option<TimelineId>,
     /// Put tablespaces that are created in the WAL below this directory (used by drill)
     #[arg(long, value_name = "DIR", hide = true)]
-    pub(super) redirect_tablespaces: Option<PathBuf>,
+    pub(crate) redirect_tablespaces: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub(super) struct HoldArguments {
+pub(crate) struct HoldArguments {
     /// Its id
-    pub(super) id: BackupId,
+    pub(crate) id: BackupId,
     /// Why, for whoever wonders later
     #[arg(long, value_name = "TEXT")]
-    pub(super) reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Keep the WAL up to this instant too, so that any time until now stays restorable from it
     #[arg(long)]
-    pub(super) until_now: bool,
+    pub(crate) until_now: bool,
 }
 
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct Restore {
+pub(crate) struct Restore {
     /// The new data directory: missing or empty
     #[arg(long, value_name = "DIR")]
-    pub(super) to: PathBuf,
+    pub(crate) to: PathBuf,
     #[command(flatten)]
-    pub(super) target: Target,
+    pub(crate) target: Target,
     /// Start from this backup instead of the newest that stopped before the target
     #[arg(long, value_name = "ID")]
-    pub(super) backup: Option<BackupId>,
+    pub(crate) backup: Option<BackupId>,
     /// Put the tablespace that was at FROM to TO; an equals sign within a path is written \=
     #[arg(long, value_name = "FROM=TO")]
-    pub(super) tablespace: Vec<String>,
+    pub(crate) tablespace: Vec<String>,
     /// Make a standby: it follows the newest timeline until it is promoted, by restore_command, and by streaming once
     /// you set primary_conninfo
     #[arg(long, conflicts_with_all = ["target", "target_timeline", "target_exclusive", "target_action"])]
-    pub(super) standby: bool,
+    pub(crate) standby: bool,
     /// "off" for a rehearsal: the restored server archives nothing
     #[arg(long, value_name = "MODE")]
-    pub(super) archive_mode: Option<ArchiveMode>,
+    pub(crate) archive_mode: Option<ArchiveMode>,
     #[command(flatten)]
-    pub(super) which: Which,
+    pub(crate) which: Which,
     /// Show the plan, touch nothing
     #[arg(long)]
-    pub(super) dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// What the restored server does with its WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ArchiveMode {
+pub(crate) enum ArchiveMode {
     /// It archives nothing
     Off,
 }
@@ -284,37 +284,37 @@ fn instant(text: &str) -> Result<PgTime> {
 }
 
 #[derive(Debug, Clone, Args)]
-pub(super) struct Drill {
+pub(crate) struct Drill {
     #[command(flatten)]
-    pub(super) target: Target,
+    pub(crate) target: Target,
     /// Draw the random target with this seed: the same one again
     #[arg(long, value_name = "NUMBER", conflicts_with = "target")]
-    pub(super) seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Start from this backup instead of the newest that stopped before the target
     #[arg(long, value_name = "ID")]
-    pub(super) backup: Option<BackupId>,
+    pub(crate) backup: Option<BackupId>,
     /// Time for checking all tables and indexes
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    pub(super) amcheck_budget: Duration,
+    pub(crate) amcheck_budget: Duration,
     /// Time for each query of the configuration
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
-    pub(super) query_timeout: Duration,
+    pub(crate) query_timeout: Duration,
     /// Also write the results for node_exporter's textfile collector
     #[arg(long, value_name = "FILE")]
-    pub(super) textfile: Option<PathBuf>,
+    pub(crate) textfile: Option<PathBuf>,
 }
 
 /// Whose signatures count.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct Trust {
+pub(crate) struct Trust {
     /// Trust this public key; may be repeated. By default the one that drill.signing_key_file belongs to
     #[arg(long, value_name = "FILE")]
-    pub(super) public_key: Vec<PathBuf>,
+    pub(crate) public_key: Vec<PathBuf>,
 }
 
 /// How a report is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum ReportFormat {
+pub(crate) enum ReportFormat {
     Text,
     Json,
     Html,
@@ -322,48 +322,48 @@ pub(super) enum ReportFormat {
 
 #[derive(Debug, Clone, Default, Args)]
 #[expect(clippy::struct_field_names, reason = "the fields are the names of the flags")]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Recover to this instant, such as '2026-11-22 13:00:00+01' or 'now - 10 min'
     #[arg(long, value_name = "TIME", group = "target", value_parser = instant)]
-    pub(super) target_time: Option<PgTime>,
+    pub(crate) target_time: Option<PgTime>,
     /// Recover to this WAL position
     #[arg(long, value_name = "LSN", group = "target")]
-    pub(super) target_lsn: Option<Lsn>,
+    pub(crate) target_lsn: Option<Lsn>,
     /// Recover to the end of this transaction
     #[arg(long, value_name = "XID", group = "target")]
-    pub(super) target_xid: Option<u64>,
+    pub(crate) target_xid: Option<u64>,
     /// Recover to this restore point
     #[arg(long, value_name = "NAME", group = "target")]
-    pub(super) target_name: Option<String>,
+    pub(crate) target_name: Option<String>,
     /// Recover to the end of the backup, no further
     #[arg(long, group = "target")]
-    pub(super) target_immediate: bool,
+    pub(crate) target_immediate: bool,
     /// Follow this timeline instead of the newest
     #[arg(long, value_name = "TLI")]
-    pub(super) target_timeline: Option<TimelineId>,
+    pub(crate) target_timeline: Option<TimelineId>,
     /// Stop just before the target (time, LSN, transaction) instead of just after
     #[arg(long)]
-    pub(super) target_exclusive: bool,
+    pub(crate) target_exclusive: bool,
     /// What the server does at the target: pause (PostgreSQL's default), promote or shutdown
     #[arg(long, value_name = "ACTION")]
-    pub(super) target_action: Option<TargetAction>,
+    pub(crate) target_action: Option<TargetAction>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct VerifyArguments {
+pub(crate) struct VerifyArguments {
     /// Open every object, compare every page with its digest, read all WAL record by record
     #[arg(long)]
-    pub(super) content: bool,
+    pub(crate) content: bool,
     /// Print for each backup and each day of the window whether it can be restored, and why not
     #[arg(long)]
-    pub(super) restorable: bool,
+    pub(crate) restorable: bool,
     /// Bytes a second that --content reads, as 50MiB; 0 for no limit
     #[arg(long, requires = "content", default_value = "0", value_parser = crate::config::parse_bytes)]
-    pub(super) max_rate: u64,
+    pub(crate) max_rate: u64,
     /// Bytes that --content reads at most, as 200GiB; 0 for no limit. The rest is left for the next run
     #[arg(long, requires = "content", default_value = "0", value_parser = crate::config::parse_bytes)]
-    pub(super) max_bytes: u64,
+    pub(crate) max_bytes: u64,
     /// Open again what earlier runs opened within the window
     #[arg(long, requires = "content")]
-    pub(super) again: bool,
+    pub(crate) again: bool,
 }

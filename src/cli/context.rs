@@ -11,14 +11,14 @@ use crate::repository::{Namespace, Repository};
 use crate::store::Policy;
 
 /// What a command works with.
-pub(super) struct Context {
-    pub(super) config: Config,
-    pub(super) namespace: Namespace,
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) namespace: Namespace,
 }
 
 impl Context {
     /// Read the configuration, begin to log, and find the cluster's place in the store.
-    pub(super) fn of(global: &Global, usual: LevelFilter, policy: Policy) -> Result<Self> {
+    pub(crate) fn of(global: &Global, usual: LevelFilter, policy: Policy) -> Result<Self> {
         let config = start::configure(global, usual)?;
         let namespace = config.namespace(policy)?;
         Ok(Self { config, namespace })
@@ -26,13 +26,13 @@ impl Context {
 
     /// The repository of the cluster with the wanted system identifier; by default of the live cluster, or, on another
     /// host, the newest of that name.
-    pub(super) async fn repository(&self, wanted: Option<u64>) -> Result<Repository> {
+    pub(crate) async fn repository(&self, wanted: Option<u64>) -> Result<Repository> {
         open(&self.config, &self.namespace, wanted).await
     }
 }
 
 /// See [`Context::repository`].
-pub(super) async fn open(config: &Config, namespace: &Namespace, wanted: Option<u64>) -> Result<Repository> {
+pub(crate) async fn open(config: &Config, namespace: &Namespace, wanted: Option<u64>) -> Result<Repository> {
     if let Some(wanted) = wanted {
         return namespace.open(wanted).await.map_err(|error| {
             if error.kind() == Kind::NotFound { error.as_kind(Kind::Impossible) } else { error }

@@ -6,7 +6,7 @@ use super::output;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) enum Status {
+pub(crate) enum Status {
     #[serde(rename = "OK")]
     Ok,
     #[serde(rename = "WARN")]
@@ -26,12 +26,12 @@ struct Line {
 /// Collects the lines in the order in which they were found out.
 #[derive(Debug, Default, Serialize)]
 #[serde(transparent)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     lines: Vec<Line>,
 }
 
 impl Findings {
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         name: &'static str,
         status: Status,
@@ -41,20 +41,20 @@ impl Findings {
         self.lines.push(Line { name, status, detail: detail.into(), hint: hint.map(str::to_owned) });
     }
 
-    pub(super) fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
+    pub(crate) fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
         self.add(name, Status::Ok, detail, None);
     }
 
-    pub(super) fn warn(&mut self, name: &'static str, detail: impl Into<String>, hint: &str) {
+    pub(crate) fn warn(&mut self, name: &'static str, detail: impl Into<String>, hint: &str) {
         self.add(name, Status::Warn, detail, Some(hint));
     }
 
-    pub(super) fn error(&mut self, name: &'static str, status: Status, error: &Error) {
+    pub(crate) fn error(&mut self, name: &'static str, status: Status, error: &Error) {
         self.add(name, status, error.to_string(), error.hint_text());
     }
 
     /// Note what came out; the value if it is good.
-    pub(super) fn result<T>(
+    pub(crate) fn result<T>(
         &mut self,
         name: &'static str,
         result: Result<T>,
@@ -73,16 +73,16 @@ impl Findings {
     }
 
     /// Note a condition that must hold.
-    pub(super) fn must(&mut self, name: &'static str, holds: bool, detail: impl Into<String>, hint: &str) {
+    pub(crate) fn must(&mut self, name: &'static str, holds: bool, detail: impl Into<String>, hint: &str) {
         let status = if holds { Status::Ok } else { Status::Fail };
         self.add(name, status, detail, (!holds).then_some(hint));
     }
 
-    pub(super) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.lines.iter().any(|line| line.status == Status::Fail)
     }
 
-    pub(super) fn print(&self) -> Result<()> {
+    pub(crate) fn print(&self) -> Result<()> {
         for line in &self.lines {
             let status = match line.status {
                 Status::Ok => "OK  ",

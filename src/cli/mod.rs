@@ -1,29 +1,8 @@
-//! The command line: arguments become calls, results become words and exit codes.
+//! What the commands share: arguments, how a command begins, its context, its output.
 
-mod args;
-mod backup;
-mod check;
-mod check_repository;
-mod check_server;
-mod context;
-mod daemon;
-mod drill;
-mod drill_evidence;
-mod entry;
-mod explain;
-mod findings;
-mod generate;
-mod init;
-mod key_rotate;
-mod keygen;
-mod output;
-mod restore;
-mod restore_words;
-mod retention;
-mod server_view;
-mod start;
-mod status;
-mod verify;
-mod wal;
-
-pub use entry::main;
+pub(crate) mod args;
+pub(crate) mod context;
+pub(crate) mod findings;
+pub(crate) mod output;
+pub(crate) mod server_view;
+pub(crate) mod start;

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::start::logs_json;
 use crate::error::{Error, Kind, Result};
-pub(super) use crate::present::size;
+pub(crate) use crate::present::size;
 
 /// Write a line of a result.
-pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
+pub(crate) fn line(text: impl AsRef<str>) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.as_ref()) {
         // Whoever reads has seen enough (`| head`).
@@ -24,7 +24,7 @@ pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
 static WRITTEN: AtomicBool = AtomicBool::new(false);
 
 /// Write the one JSON document.
-pub(super) fn json(value: &impl Serialize) -> Result<()> {
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     WRITTEN.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(value)
         .map_err(|cause| Error::new(Kind::Other, format!("write JSON: {cause}")))?;
@@ -32,7 +32,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
 }
 
 /// Write the error as the one JSON document, unless there is one: a result that comes with an error.
-pub(super) fn json_error(error: &Error, exit_code: u8) {
+pub(crate) fn json_error(error: &Error, exit_code: u8) {
     if WRITTEN.load(Ordering::Relaxed) {
         return;
     }
@@ -45,7 +45,7 @@ pub(super) fn json_error(error: &Error, exit_code: u8) {
 }
 
 /// Say an error, and its hint on a second line; where the log is JSON, as its last object.
-pub(super) fn complain(error: &Error) {
+pub(crate) fn complain(error: &Error) {
     if logs_json() {
         tracing::error!(hint = error.hint_text(), "{error}");
         return;
@@ -59,7 +59,7 @@ pub(super) fn complain(error: &Error) {
 }
 
 /// A table with aligned columns.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Result<()> {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|column| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0))

@@ -19,7 +19,7 @@ const NEVER_THERE: &str = "00000001.history";
 
 /// What the restored server calls: absolute paths and this repository. Only a fresh restore may have the tail, of the
 /// timeline that it `follows`; a standby follows whatever comes.
-pub(super) fn restore_command(
+pub(crate) fn restore_command(
     config: &Config,
     system_identifier: u64,
     follows: Option<TimelineId>,
@@ -47,7 +47,7 @@ fn program() -> Result<std::path::PathBuf> {
 }
 
 /// What would keep the server from starting or from getting its WAL, in words.
-pub(super) fn warnings(config: &Config, plan: &Plan, handover: &Handover) -> Result<Vec<String>> {
+pub(crate) fn warnings(config: &Config, plan: &Plan, handover: &Handover) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let is_root = rustix::process::geteuid().is_root();
     if is_root && handover.owner.is_none() {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 
 /// Keys are in memory: no core dump may hold them, no process of the same user may read them (R24).
-pub(super) fn forbid_core_dumps() {
+pub(crate) fn forbid_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     // Neither can fail for a reason that the operator could act on.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -24,12 +24,12 @@ pub(super) fn forbid_core_dumps() {
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Whether every line on stderr has to be an object of JSON.
-pub(super) fn logs_json() -> bool {
+pub(crate) fn logs_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
 
 /// Log to stderr.
-pub(super) fn log(global: &Global, json: bool, usual: LevelFilter) {
+pub(crate) fn log(global: &Global, json: bool, usual: LevelFilter) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => LevelFilter::ERROR,
         (false, 0) => usual,
@@ -84,14 +84,14 @@ fn leads_to_journal(stream: &str) -> bool {
 }
 
 /// Read the configuration, then log as it says.
-pub(super) fn configure(global: &Global, usual: LevelFilter) -> Result<Config> {
+pub(crate) fn configure(global: &Global, usual: LevelFilter) -> Result<Config> {
     let config = Config::load(&global.config)?;
     log(global, config.log_json, usual);
     Ok(config)
 }
 
 /// Run a command that does one thing: one thread for the network, further ones where a room asks for them.
-pub(super) fn run_small<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn run_small<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let result = runtime.block_on(work);
     // A request that hangs in a thread of its own must not keep the process.
@@ -100,7 +100,7 @@ pub(super) fn run_small<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// Run a command that moves much.
-pub(super) fn run_large<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn run_large<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
     let result = runtime.block_on(work);

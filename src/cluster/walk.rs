@@ -1,64 +1,11 @@
 //! The list of what a backup copies from a data directory, made while the server runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::tree::Walk;
 use super::walker::Walker;
 use crate::error::Result;
-use crate::postgres::{ControlFile, RelationFile};
-
-/// What to copy. Paths are any bytes, relative to the data directory, and as PostgreSQL sees them:
-/// a tablespace's files are under `pg_tblspc/<oid>/PG_<major>_<catalog version>/`. Each list is sorted by
-/// the bytes of the path, so a directory comes before what it holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Walk {
-    /// Permission bits of the data directory itself, 0700 or 0750.
-    pub mode: u32,
-    /// All directories below it but the links to tablespaces; also those whose contents are left out.
-    pub directories: Vec<DirEntry>,
-    /// All files but `global/pg_control`, which is copied last.
-    pub files: Vec<FileEntry>,
-    /// What `pg_tblspc` holds, by oid.
-    pub tablespaces: Vec<Tablespace>,
-    /// What PostgreSQL does not put there and a restore will not bring back, with the reason: worth a
-    /// warning. What is left out by rule is not listed.
-    pub skipped: Vec<(PathBuf, String)>,
-}
-
-/// A directory to create before files are restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// Such as `base/1` or `pg_tblspc/16400/PG_15_202209061`.
-    pub path: PathBuf,
-    /// Permission bits.
-    pub mode: u32,
-}
-
-/// A regular file to copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEntry {
-    /// Such as `base/1/1259` or `pg_tblspc/16400/PG_15_202209061/5/16401`.
-    pub path: PathBuf,
-    /// Bytes, when it was listed.
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// Last modification, in seconds since 1970.
-    pub modified: i64,
-    /// Set for files of pages, which have a checksum where the cluster has them enabled.
-    pub relation: Option<RelationFile>,
-}
-
-/// An entry of `pg_tblspc`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tablespace {
-    /// Its name in `pg_tblspc`.
-    pub oid: u32,
-    /// Where the link points. For a tablespace in place: `pg_tblspc/<oid>`, as
-    /// `pg_tablespace_location()` has it.
-    pub location: PathBuf,
-    /// A directory in `pg_tblspc` instead of a link (`allow_in_place_tablespaces`).
-    pub in_place: bool,
-}
+use crate::postgres::ControlFile;
 
 /// List what a backup copies from `data_dir`. Of tablespaces only the part of this cluster, named by the
 /// major version and catalog version in `control`: clusters share locations during `pg_upgrade`.
@@ -76,10 +23,13 @@ mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
 
+    use super::super::tree::Tablespace;
     use super::*;
     use crate::cluster::fixture;
     use crate::error::Kind;
+    use crate::postgres::RelationFile;
 
     /// A data directory of version 15 with these empty files besides what every cluster has.
     fn cluster(files: &[&str]) -> tempfile::TempDir {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::exclude::{self, Place, Unlogged};
-use super::walk::{DirEntry, FileEntry, Tablespace, Walk};
+use super::tree::{DirEntry, FileEntry, Tablespace, Walk};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{ControlFile, Major, RelationFile};
 

@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::archive::Destination;
 use crate::error::{Error, Result, ResultExt};
-use crate::repository::{ClusterName, Namespace};
+use crate::format::ClusterName;
+use crate::repository::Namespace;
 use crate::seal::KeyRing;
 use crate::store::{Policy, Store};
 

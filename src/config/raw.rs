@@ -11,7 +11,7 @@ use super::ArchiveConfig;
 use super::secret;
 use super::units::{duration, workers};
 use crate::error::{Error, Result, ResultExt};
-use crate::repository::ClusterName;
+use crate::format::ClusterName;
 use crate::seal::KeyRing;
 
 #[derive(Debug, Deserialize)]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::format::Manifest;
 use crate::postgres::PgTime;
-use crate::repository::{Hold, Manifest};
+use crate::repository::Hold;
 use crate::retention::{Policy, held_bytes, next};
 use crate::status::{
     BackupLine, Backups, BranchLine, Code, HoldLine, NextLine, RepositoryBytes, Retention, Trouble, Window,

@@ -11,8 +11,9 @@ use crate::archive::Destination;
 use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
 use crate::disk::Space;
 use crate::error::{Error, Kind};
+use crate::format::BackupId;
 use crate::postgres::{PgTime, WalName};
-use crate::repository::{BackupId, ExpiryRecord, Hold};
+use crate::repository::{ExpiryRecord, Hold};
 use crate::status::{
     Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Retention, Role, Server, Snapshot,
     Store, TailLine, Teller, Trouble, Verifications, Wal, Window,

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::postgres::{LogicalMessage, Lsn, SegmentName, SegmentSize, TimelineId, WalRecords};
-use crate::repository::CANARY_PREFIX;
+use crate::format::CANARY_PREFIX;
+use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::wal::{LogicalMessage, WalRecords};
 
 /// What was looked through.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,8 +32,9 @@ pub use target::Aim;
 
 use crate::cluster::{ServerPrograms, user_name};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::Manifest;
 use crate::postgres::{Major, PgTime, TargetAction, TimelineId};
-use crate::repository::{Lease, Manifest, Protection, Purpose, Repository, WalFrom};
+use crate::repository::{Lease, Protection, Purpose, Repository, WalFrom};
 use crate::restore::{Plan, RestoreRequest};
 use crate::seal::fill_random;
 use crate::window::{Chooser, Cut, Records, WalTimes, look};

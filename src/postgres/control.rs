@@ -1,11 +1,10 @@
 //! The file `global/pg_control`.
 
 use super::lsn::Lsn;
-use super::page::PAGE_SIZE;
+use super::page::{PAGE_SIZE, WAL_PAGE_SIZE};
 use super::segment_size::SegmentSize;
 use super::timeline::TimelineId;
 use super::version::Major;
-use super::wal_page::WAL_PAGE_SIZE;
 use crate::error::{Error, Result, ResultExt as _};
 
 /// What this program needs of pg_control (pg_control.h, ControlFileData).

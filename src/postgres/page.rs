@@ -5,6 +5,9 @@ use super::lsn::Lsn;
 /// Bytes of a data page (BLCKSZ); other sizes need a PostgreSQL built for them and are not supported.
 pub const PAGE_SIZE: usize = 8192;
 
+/// Bytes of a WAL page (XLOG_BLCKSZ); other sizes need a PostgreSQL built for them and are not supported.
+pub const WAL_PAGE_SIZE: usize = 8192;
+
 /// Pages of a relation's file before the next file begins, 1 GiB (RELSEG_SIZE).
 pub const BLOCKS_PER_RELATION_FILE: u32 = 131_072;
 

@@ -5,15 +5,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
-use super::backup_id::BackupId;
-use super::file_table::FileTable;
-use super::key::ObjectKey;
-use super::layout;
-use super::manifest::{Manifest, PartRecord};
 use super::namespace::Repository;
-use super::pack::{PackName, SealedPack};
-use super::pack_list::PackList;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{
+    BackupId, FileTable, Manifest, ObjectKey, PackList, PackName, PartRecord, SealedPack, layout,
+};
 use crate::seal::{Context, ObjectKind, Sealer, fill_random};
 use crate::store::Object;
 

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::key::ObjectKey;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::ObjectKey;
 use crate::seal::ObjectKind;
 use crate::store::OldVersions;
 

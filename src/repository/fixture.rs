@@ -1,10 +1,13 @@
 //! For tests: a repository in memory, and WAL that is valid page by page and record by record.
 
-use super::{Identity, Inspect, Namespace, Repository, Summary, TailGeneration, TailPieceName, seal_wal};
+use super::Namespace;
+use super::Repository;
 use crate::error::Result;
-use crate::postgres::{SegmentName, SegmentSize, WAL_PAGE_SIZE, WalName, WalScanner};
+use crate::format::{Identity, Inspect, Summary, TailGeneration, TailPieceName, seal_wal};
+use crate::postgres::{SegmentName, SegmentSize, WAL_PAGE_SIZE, WalName};
 use crate::seal::{Context, KeyRing, MasterKey, ObjectKind, seal_object};
 use crate::store::{Location, Policy, Store};
+use crate::wal::WalScanner;
 
 pub(crate) const SYSTEM: u64 = 7_300_000_000_000_000_001;
 pub(crate) const SIZE: u32 = 1 << 20;

@@ -3,11 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::backup_id::BackupId;
-use super::key::{HOLDS, ObjectKey};
 use super::listing::Listing;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{BackupId, HOLDS, ObjectKey};
 use crate::postgres::Lsn;
 use crate::seal::ObjectKind;
 

@@ -11,12 +11,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 
-use super::layout;
 use super::lease_grip::{Found, Grip, Moment, keep, read};
 use super::lease_record::{Holder, Protection, Purpose, Record, Verdict, lifetime};
-use super::manifest::Manifest;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{Manifest, layout};
 use crate::seal::fill_random;
 
 /// How long a backup waits for an expiry to end.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::backup_id::BackupId;
 use crate::error::{Error, Result};
+use crate::format::BackupId;
 use crate::postgres::{Lsn, TimelineId};
 
 /// A lease that was not renewed for so long, by the store's clock, is dead.

@@ -2,10 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::key::{IDENTITY, ObjectKey, ObjectUse};
 use super::namespace::Repository;
-use super::wal_store::WalFile;
 use crate::error::{Result, ResultExt};
+use crate::format::{IDENTITY, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{TimelineId, WalName};
 use crate::store::Object;
 
@@ -30,6 +29,19 @@ impl Listed {
             _ => None,
         }
     }
+}
+
+/// A WAL file in the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalFile {
+    /// Its name.
+    pub name: WalName,
+    /// Which content.
+    pub digest: WalDigest,
+    /// Bytes as stored.
+    pub stored_len: u64,
+    /// When it was stored, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// The objects of a repository, in the order of their keys as text.

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::identity::{ClusterName, Identity};
-use super::key::ObjectKey;
-use super::layout;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{ClusterName, Identity, ObjectKey, layout};
 use crate::postgres::ControlFile;
 use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
 use crate::store::{Observe, OldVersions, Store};

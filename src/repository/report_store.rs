@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::key::ObjectKey;
-use super::layout;
 use super::namespace::Repository;
 use crate::error::{Kind, Result, ResultExt};
+use crate::format::{ObjectKey, layout};
 use crate::seal::ObjectKind;
 
 /// Reports stay so long: 13 months.

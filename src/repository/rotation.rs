@@ -8,15 +8,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::backup_id::BackupId;
-use super::key::ObjectKey;
-use super::layout;
-use super::listing::{Listed, Listing};
+use super::listing::{Listed, Listing, WalFile};
 use super::namespace::Repository;
-use super::summary::Summary;
-use super::wal_object::{Inspect, seal_wal};
-use super::wal_store::WalFile;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{BackupId, Inspect, ObjectKey, Summary, layout, seal_wal};
 use crate::postgres::WalName;
 use crate::seal::{Context, HEADER_LEN, Header, KeyId, ObjectKind, open_object, seal_object};
 

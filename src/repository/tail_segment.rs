@@ -4,10 +4,8 @@ use super::namespace::Repository;
 use super::tail_store::Tail;
 use super::wal_store::conflict;
 use crate::error::{Error, Result, ResultExt};
-use crate::postgres::{
-    Lsn, SegmentChecker, SegmentContent, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalName, WalScanner,
-    WalSummary,
-};
+use crate::postgres::{Lsn, SegmentName, SegmentSize, WAL_PAGE_SIZE, WalName};
+use crate::wal::{SegmentChecker, SegmentContent, WalScanner, WalSummary};
 
 /// Bytes of the shortest page header: of a page that ends within it nothing can be read.
 const PAGE_HEADER: usize = 24;

@@ -1,29 +1,9 @@
 //! What verifications leave in the repository: their results, and what was opened when. What it means is theirs.
 
-use super::key::ObjectKey;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::seal::{ObjectKind, fill_random};
-
-/// An object that verifications write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum VerifyRecord {
-    /// The result of the last one by a listing.
-    Listing,
-    /// The result of the last one by content.
-    Content,
-    /// What one run opened; the number is the run's own.
-    Seen(u64),
-}
-
-impl VerifyRecord {
-    /// For a new run.
-    pub fn new_run() -> Result<Self> {
-        let mut random = [0; 8];
-        fill_random(&mut random)?;
-        Ok(Self::Seen(u64::from_le_bytes(random)))
-    }
-}
+use crate::format::{ObjectKey, VerifyRecord};
+use crate::seal::ObjectKind;
 
 impl Repository {
     /// Put a record, over the one before it.

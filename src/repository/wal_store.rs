@@ -1,33 +1,18 @@
 //! WAL in the repository: put, list, get.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 
-use super::identity::WalDigest;
-use super::layout;
-use super::listing::Listed;
+use super::listing::{Listed, WalFile};
 use super::namespace::{Namespace, Repository};
-use super::summary::Summary;
-use super::wal_object::{LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, SealedWal, open_summary, open_wal};
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{
+    LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, SealedWal, Summary, WalDigest, layout, open_summary, open_wal,
+};
 use crate::postgres::WalName;
 use crate::store::Object;
 
 /// Summaries that are fetched at a time.
 const CONCURRENT_SUMMARIES: usize = 16;
-
-/// A WAL file in the repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WalFile {
-    /// Its name.
-    pub name: WalName,
-    /// Which content.
-    pub digest: WalDigest,
-    /// Bytes as stored.
-    pub stored_len: u64,
-    /// When it was stored, by the store's clock.
-    pub modified: Timestamp,
-}
 
 fn wal_file(relative: &str, object: &Object) -> Option<WalFile> {
     Listed { key: relative.parse().ok()?, size: object.size, modified: object.modified }.wal_file()

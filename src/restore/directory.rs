@@ -9,9 +9,9 @@ use super::attempt::{Attempt, contents, lock, remove_all_but};
 use super::owner;
 use super::places::{CONTROL, State, UNFINISHED, state};
 use super::plan::Plan;
-use crate::disk::durable::{self, Filesystem};
+use crate::disk::{durable, durable::Filesystem};
 use crate::error::{Error, Kind, Result};
-use crate::repository::Verbatim;
+use crate::format::Verbatim;
 
 /// What the owner may do in a directory while it is being filled, whatever it may do there in the end.
 const WHILE_FILLED: u32 = 0o700;

@@ -12,7 +12,8 @@ use super::flush::Flusher;
 use super::plan::Plan;
 use super::write::{Fetched, Frames, create, write_batches};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::repository::{FileTable, PackReader, PackRef, Repository};
+use crate::format::{FileTable, PackReader, PackRef};
+use crate::repository::Repository;
 
 /// Ranges that are fetched at a time, and wait to be written: with ranges of up to 4 MiB this bounds the memory.
 const CONCURRENT_FETCHES: usize = 8;

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::format::{Extent, FileRecord, FileTable};
 use crate::postgres::PAGE_SIZE;
-use crate::repository::{Extent, FileRecord, FileTable};
 
 /// Stored bytes fetched at a time.
 const LONGEST_RANGE: u64 = 4 << 20;

@@ -7,7 +7,7 @@ use super::plan::Plan;
 use crate::cluster::DataDir;
 use crate::disk::Space;
 use crate::error::{Error, Result};
-use crate::repository::Manifest;
+use crate::format::Manifest;
 
 /// `pg_control` under the name that it has until everything else is durable: as long as it is there and `pg_control`
 /// is not, the directory holds an unfinished restore, and nothing else. It names the attempt.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::format::{BackupId, Manifest, TablespaceRecord};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TargetAction, TimelineId};
-use crate::repository::{BackupId, Manifest, Repository, TablespaceRecord};
+use crate::repository::Repository;
 use crate::window::{Chooser, Chosen, Records, WalPath, WalTimes, Wanted, look};
 
 /// What the operator asks for.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::fetch::{Batch, Destination};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::repository::{Extent, PackReader, first_other_page};
+use crate::format::{Extent, PackReader, first_other_page};
 use crate::seal::Decompressor;
 
 /// A batch with its bytes, ready to be written.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::facts::Facts;
+use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, SegmentName};
-use crate::repository::{BackupId, Manifest};
 use crate::window::{Branch, Cut, Reach, RecoveryWindow};
 
 /// The WAL that a kept backup needs.

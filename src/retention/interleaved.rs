@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Policy, expire};
+use super::Policy;
+use super::expire;
+use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse, PacksRecord};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
-use crate::repository::fixture::{SIZE, SYSTEM, archive, memory, size};
 use crate::repository::{
-    BackupId, Lease, Manifest, Namespace, ObjectKey, PackList, PackName, PackUse, PacksRecord, Protection,
-    Purpose, Repository,
+    Lease, Namespace, Protection, Purpose, Repository, fixture::SIZE, fixture::SYSTEM, fixture::archive,
+    fixture::memory, fixture::size,
 };
 use crate::store::{Observe, Outcome};
 use crate::window::sample_manifest;

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::backups::{Decisions, decide};
 use super::facts::{Facts, Policy};
 use super::wal::kept;
+use crate::format::{BackupId, Manifest};
 use crate::postgres::PgTime;
-use crate::repository::{BackupId, Hold, Manifest, WalFile};
+use crate::repository::{Hold, WalFile};
 use crate::window::{Branch, Catalog, RecoveryWindow};
 
 /// What goes next.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::backups::Decisions;
 use super::facts::Facts;
 use super::wal::{KeptWal, kept, range_text};
+use crate::format::{BackupId, ObjectKey, PackList, PackName};
 use crate::postgres::{PgTime, SegmentName, WalName};
-use crate::repository::{BackupId, Listed, Listing, ObjectKey, PackList, PackName, REPORTS_KEPT};
+use crate::repository::{Listed, Listing, REPORTS_KEPT};
 
 /// An object that no backup names and that is younger may belong to one that has just begun.
 const ORPHAN_AGE: Duration = Duration::from_hours(1);

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::backups::Decisions;
-use super::backups::decide;
+use super::backups::{Decisions, decide};
 use super::facts::{Facts, Policy};
 use super::plan::{Plan, lists_needed, plan};
+use crate::format::{ObjectKey, WalDigest};
 use crate::postgres::{Lsn, SegmentName, WalName};
-use crate::repository::{Hold, ObjectKey, WalDigest};
+use crate::repository::Hold;
 use crate::window::generator::{World, seconds, seed, size};
 use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
 

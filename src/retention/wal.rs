@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::backups::{Decision, Decisions, Needs, is_needed};
 use super::facts::Facts;
+use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
-use crate::repository::{BackupId, Manifest};
 use crate::window::{Branch, files};
 
 /// A range of segments of one timeline that stays, and why.

@@ -1,6 +1,6 @@
 //! Bytes to sealed bytes and back: compress, encrypt, frame. Owns keys and nonces.
 //!
-//! The byte layout is specified in `repository/FORMAT.md`; this room knows nothing of key names or of
+//! The byte layout is specified in `format/FORMAT.md`; this room knows nothing of key names or of
 //! what an object means, only the [`Context`] that binds a sealed object to its place.
 
 mod compression;

@@ -11,11 +11,11 @@ use super::findings::Findings;
 use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::PAGE_SIZE;
-use crate::repository::{
-    Extent, FileTable, Listed, Listing, Manifest, ObjectKey, PackName, PackReader, PackRef, Repository,
-    first_other_page,
+use crate::format::{
+    Extent, FileTable, Manifest, ObjectKey, PackName, PackReader, PackRef, first_other_page,
 };
+use crate::postgres::PAGE_SIZE;
+use crate::repository::{Listed, Listing, Repository};
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};
 

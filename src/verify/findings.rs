@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::repository::BackupId;
+use crate::format::BackupId;
 
 /// Something about one object, or about several that belong together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

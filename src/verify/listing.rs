@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::findings::{Findings, RESTORE_OBJECT};
 use crate::error::{Error, Kind, Result};
-use crate::repository::{BackupId, HeldLease, Listing, Manifest, ObjectKey, PackList, PackName, Repository};
+use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName};
+use crate::repository::{HeldLease, Listing, Repository};
 use crate::window::{Branch, Catalog, Cut, RecoveryWindow};
 
 /// Leases and probes that are older are left from a process that died.

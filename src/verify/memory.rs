@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::error::Result;
-use crate::repository::{Listed, Listing, ObjectKey, Repository, VerifyRecord};
+use crate::format::{ObjectKey, VerifyRecord};
+use crate::repository::{Listed, Listing, Repository};
 
 /// Between two saves: what a killed run loses.
 const SAVE: Duration = Duration::from_secs(10);

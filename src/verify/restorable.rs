@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::format::BackupId;
 use crate::postgres::{Lsn, PgTime};
-use crate::repository::BackupId;
 use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
 
 const DAY: i64 = 86_400_000_000;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::findings::Finding;
 use super::run::Verified;
 use crate::error::{Error, Result};
-use crate::repository::{Repository, VerifyRecord};
+use crate::format::VerifyRecord;
+use crate::repository::Repository;
 
 /// Findings that are kept.
 const KEPT: usize = 20;

@@ -10,8 +10,9 @@ use super::listing::{Pass, judge};
 use super::memory::Memory;
 use super::restorable::Restorable;
 use crate::error::Result;
+use crate::format::{BackupId, ObjectKey};
 use crate::postgres::PgTime;
-use crate::repository::{BackupId, HeldLease, Lease, Listing, ObjectKey, Repository};
+use crate::repository::{HeldLease, Lease, Listing, Repository};
 use crate::window::{Records, RecoveryWindow, WalTimes, look};
 
 /// What is asked for.

@@ -8,10 +8,10 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::listing::{Pass, judge};
+use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
-use crate::repository::fixture::{archive, archive_history, memory, size};
 use crate::repository::{
-    BackupId, Listed, Manifest, ObjectKey, PackList, PackName, PackUse, Repository, WalDigest,
+    Listed, Repository, fixture::archive, fixture::archive_history, fixture::memory, fixture::size,
 };
 use crate::window::{Records, WalTimes, look};
 
@@ -47,7 +47,7 @@ fn pack_use(backup: u64, number: u32) -> PackUse {
 }
 
 async fn put_backup(repository: &Repository, index: u64, objects: &mut Vec<Listed>) {
-    let text = include_str!("../repository/FORMAT.md");
+    let text = include_str!("../format/FORMAT.md");
     let json = text.split("```json manifest\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let mut manifest = Manifest::parse(json.as_bytes()).unwrap();
     let id = backup_id(index);

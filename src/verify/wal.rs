@@ -7,8 +7,10 @@ use super::findings::Findings;
 use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::{NoVisitor, SegmentChecker, SegmentContent, SegmentName, WalName, WalReader};
-use crate::repository::{ObjectKey, WalFile};
+use crate::format::ObjectKey;
+use crate::postgres::{SegmentName, WalName};
+use crate::repository::WalFile;
+use crate::wal::{NoVisitor, SegmentChecker, SegmentContent, WalReader};
 use crate::window::WalTimes;
 
 /// Segments that are in memory at a time.

@@ -7,8 +7,8 @@ use super::catalog::Catalog;
 use super::pieces::{Piece, pieces, usable};
 use super::times::{Need, WalTimes};
 use crate::error::Error;
+use crate::format::{Manifest, Summary, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{Manifest, Summary, WalDigest};
 
 /// Segments whose summaries are asked for at once while the last commit is looked for, at least.
 const LOOK_BACK: usize = 4;

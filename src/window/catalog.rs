@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use super::records::Records;
 use crate::error::{Error, Result};
+use crate::format::{Manifest, ObjectKey, ObjectUse};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{
-    DamagedBackup, ExpiryRecord, Hold, Listing, Manifest, ObjectKey, ObjectUse, Tail, TailPiece, WalFile,
-    conflict,
-};
+use crate::repository::{DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,9 @@ use super::locate::{Located, Locator};
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
 use crate::error::{Error, Result};
+use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TimelineId};
-use crate::repository::{BackupId, Manifest, Repository};
+use crate::repository::Repository;
 
 /// What is asked for.
 #[derive(Debug, Clone)]

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::Catalog;
 use super::records::Records;
 use super::recovery::RecoveryWindow;
+use super::samples;
 use super::samples::{manifest, window};
 use super::times::WalTimes;
-use super::{Catalog, samples};
 use crate::error::{Error, Result};
-use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{
-    BackupId, Listed, Listing, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration,
-    TailPieceName, WalDigest,
+use crate::format::{
+    BackupId, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration, TailPieceName, WalDigest,
 };
+use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::repository::{Listed, Listing};
 
 pub(super) const SIZE: u32 = 1 << 20;
 

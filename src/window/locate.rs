@@ -5,8 +5,10 @@ use super::branch::WalPath;
 use super::catalog::Catalog;
 use super::times::{Need, WalTimes, scan_until};
 use crate::error::Result;
-use crate::postgres::{Lsn, PgTime, SegmentName, WalSummary};
-use crate::repository::{Repository, WalDigest};
+use crate::format::WalDigest;
+use crate::postgres::{Lsn, PgTime, SegmentName};
+use crate::repository::Repository;
+use crate::wal::WalSummary;
 
 /// Segments whose summaries are read between two words about it.
 const STEP: usize = 256;

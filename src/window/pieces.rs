@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use super::catalog::Catalog;
 use super::times::{Need, WalTimes};
 use crate::error::{Error, Result};
+use crate::format::WalDigest;
 use crate::postgres::{History, Lsn, SegmentName, SegmentSize, Stretch, TimelineId, WalName};
-use crate::repository::{WalDigest, conflict};
+use crate::repository::conflict;
 
 /// A stored segment, or a tail, on its place in a lineage.
 #[derive(Debug, Clone, Copy)]

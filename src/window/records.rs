@@ -7,10 +7,9 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::{BackupId, Manifest, ObjectKey, WalDigest};
 use crate::postgres::{History, TimelineId, WalName};
-use crate::repository::{
-    BackupId, ExpiryRecord, Hold, Listing, Manifest, ObjectKey, Repository, WalDigest, WalFile,
-};
+use crate::repository::{ExpiryRecord, Hold, Listing, Repository, WalFile};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;

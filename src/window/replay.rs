@@ -2,8 +2,8 @@
 //! Nothing here knows the window.
 
 use super::generator::{Commit, SIZE, World, name};
+use crate::format::Manifest;
 use crate::postgres::{History, Lsn, SegmentName};
-use crate::repository::Manifest;
 
 impl World {
     /// What a recovery from `backup` along `history` replays: the commits, in order, and where it ends; `None` if the backup

@@ -8,8 +8,10 @@ use super::Catalog;
 use super::recovery::RecoveryWindow;
 use super::times::{Need, WalTimes};
 use crate::error::{Error, Result};
-use crate::postgres::{History, Lsn, PgTime, SegmentSize, TimelineId, WalScanner};
-use crate::repository::{Manifest, Summary, UnfinishedScan, WalDigest, WalFile};
+use crate::format::{Manifest, Summary, WalDigest};
+use crate::postgres::{History, Lsn, PgTime, SegmentSize, TimelineId};
+use crate::repository::{UnfinishedScan, WalFile};
+use crate::wal::WalScanner;
 
 /// A WAL file whose digest is all `digest`.
 pub(crate) fn file(name: &str, digest: u8) -> WalFile {
@@ -28,7 +30,7 @@ pub(crate) fn catalog(segment_size: u32, names: &[&str]) -> Catalog {
 
 /// A manifest of a backup between two positions.
 pub(crate) fn manifest(start: Lsn, stop: Lsn, timeline: u32) -> Manifest {
-    let text = include_str!("../repository/FORMAT.md");
+    let text = include_str!("../format/FORMAT.md");
     let json = text.split("```json manifest\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let mut manifest = Manifest::parse(json.as_bytes()).unwrap();
     manifest.start_lsn = start;

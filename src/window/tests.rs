@@ -9,9 +9,12 @@ use super::pieces::pieces;
 use super::samples::{catalog, file, history, manifest, summary, window};
 use super::*;
 use crate::error::{Error, Kind};
+use crate::format::{Manifest, TailGeneration, TailPieceName};
 use crate::postgres::{History, Lsn, PgTime, RecoveryTarget, SegmentName, TimelineId, WalName};
-use crate::repository::fixture::{PAGE, SIZE, archive, memory, number, put_piece, size, wal};
-use crate::repository::{Manifest, Repository, TailGeneration, TailPiece, TailPieceName};
+use crate::repository::{
+    Repository, TailPiece, fixture::PAGE, fixture::SIZE, fixture::archive, fixture::memory, fixture::number,
+    fixture::put_piece, fixture::size, fixture::wal,
+};
 
 const BIG: u64 = 1 << 24;
 
@@ -415,7 +418,7 @@ fn r28_the_window_promises_what_recovery_finds_in_random_histories() {
         let world = super::generator::World::grow(seed, 4 + seed % 25);
         let (_, window, times) = world.window();
         let known = |segment: SegmentName| {
-            let digest = crate::repository::WalDigest::from_bytes([1; 16]);
+            let digest = crate::format::WalDigest::from_bytes([1; 16]);
             times.summaries.get(&(segment, digest)).is_some_and(Result::is_err)
         };
         for branch in &window.branches {

@@ -9,8 +9,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::catalog::Catalog;
 use super::records::is_damage;
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, PgTime, SegmentName, WalName, WalScanner, WalSummary};
-use crate::repository::{Repository, Summary, TailGeneration, UnfinishedScan, WalDigest, WalFile};
+use crate::format::{Summary, TailGeneration, WalDigest};
+use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
+use crate::repository::{Repository, UnfinishedScan, WalFile};
+use crate::wal::{WalScanner, WalSummary};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 16;

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use crate::support::archived::{Archived, PATIENCE, wait_open};
 use crate::support::postgres::{Cluster, StopMode};
-use crate::support::s3::S3Server;
-use crate::support::site::Site;
 use crate::support::{Daemon, Repo, Walproof};
+use crate::support::{s3::S3Server, site::Site};
 
 /// A cluster, a backup, and a tail every second.
 fn archived(repo: Repo) -> Archived {

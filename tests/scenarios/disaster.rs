@@ -8,10 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::archived::{Archived, wait_open};
-use crate::support::postgres::Cluster;
-use crate::support::s3::S3Server;
-use crate::support::scratch::write_owned;
 use crate::support::{Daemon, Random, Repo, Walproof};
+use crate::support::{postgres::Cluster, s3::S3Server, scratch::write_owned};
 
 const CLIENTS: u32 = 4;
 const TAIL_INTERVAL: f64 = 1.0;

@@ -3,9 +3,8 @@
 use crate::support::archived::PATIENCE;
 use crate::support::drill::{Staging, assert_check};
 use crate::support::postgres::{Cluster, StopMode};
-use crate::support::s3::S3Server;
-use crate::support::site::files_below;
 use crate::support::{Archived, Daemon, Repo, Walproof};
+use crate::support::{s3::S3Server, site::files_below};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

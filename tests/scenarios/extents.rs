@@ -1,9 +1,9 @@
 //! Backups as later versions write them, made of parts of frames that others wrote; and what a restore compares.
 
-use crate::support::site::files_below;
-use crate::support::{Archived, Repo};
+use crate::support::{Archived, Repo, site::files_below};
 use std::fs;
-use walproof::repository::{BackupId, Extent, FileTable, Manifest, Namespace, PackTally, Repository};
+use walproof::format::{BackupId, Extent, FileTable, Manifest, PackTally};
+use walproof::repository::{Namespace, Repository};
 use walproof::seal::KeyRing;
 use walproof::store::{Location, Policy, Store};
 
@@ -56,7 +56,7 @@ impl Forge {
         id.to_string()
     }
 
-    fn files(&mut self) -> impl Iterator<Item = &mut walproof::repository::FileRecord> {
+    fn files(&mut self) -> impl Iterator<Item = &mut walproof::format::FileRecord> {
         self.tables.iter_mut().flat_map(|table| &mut table.files)
     }
 }

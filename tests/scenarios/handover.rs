@@ -3,10 +3,9 @@
 
 use crate::support::archived::{PATIENCE, attach_silent, wait_open, wait_paused};
 use crate::support::postgres::{Cluster, StopMode};
-use crate::support::process;
-use crate::support::program;
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::{Archived, Repo, Walproof, wait_until};
+use crate::support::{process, program};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

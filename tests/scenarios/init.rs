@@ -1,12 +1,10 @@
 //! Making a repository, once.
 
-use crate::support::fabricate::SYSTEM_IDENTIFIER;
-use crate::support::postgres::Cluster;
-use crate::support::process;
-use crate::support::s3::S3Server;
-use crate::support::site::Site;
-use crate::support::walproof_builder::WalproofBuilder;
 use crate::support::{Repo, Walproof};
+use crate::support::{
+    fabricate::SYSTEM_IDENTIFIER, postgres::Cluster, process, s3::S3Server, site::Site,
+    walproof_builder::WalproofBuilder,
+};
 use serde_json::json;
 
 #[test]

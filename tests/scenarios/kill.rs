@@ -4,9 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::archived::{Archived, PATIENCE};
-use crate::support::s3::S3Server;
-use crate::support::site::Site;
 use crate::support::{Random, Repo};
+use crate::support::{s3::S3Server, site::Site};
 
 /// A random part of `longest`, so that kills fall anywhere in the work.
 fn pause(random: &mut Random, longest: Duration) {

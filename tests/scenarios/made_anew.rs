@@ -3,10 +3,9 @@
 
 use crate::support::archived::{Archived, PATIENCE};
 use crate::support::fabricate::{ControlFile, MIB};
-use crate::support::postgres::Cluster;
-use crate::support::s3::S3Server;
 use crate::support::site::{MAJOR, Site};
 use crate::support::{Daemon, Repo, Walproof, wait_until};
+use crate::support::{postgres::Cluster, s3::S3Server};
 use std::fs;
 use std::time::Duration;
 

@@ -1,11 +1,10 @@
 //! Restoring: which directories it takes, what it leaves when it is stopped, and what it tells the server.
 
 use crate::support::archived::{PATIENCE, attach_silent, wait_open, wait_paused};
-use crate::support::postgres::Cluster;
-use crate::support::process;
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::small_disk::SmallDisk;
 use crate::support::{Archived, Repo, Walproof, wait_until};
+use crate::support::{postgres::Cluster, process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,9 @@
 //! Changing the master key.
 
-use crate::support::archived::PATIENCE;
-use crate::support::fabricate::history;
 use crate::support::s3::{Fault, S3Server, Verb};
-use crate::support::site::Site;
-use crate::support::walproof_builder::WalproofBuilder;
 use crate::support::{Archived, Repo, Walproof};
+use crate::support::{archived::PATIENCE, fabricate::history};
+use crate::support::{site::Site, walproof_builder::WalproofBuilder};
 use serde_json::{Value, json};
 use std::fs;
 

@@ -1,18 +1,16 @@
 //! The unfinished segment: what a restore gets of it, once and the same, and never a standby.
 
-use crate::support::archived::{wait_open, wait_paused};
-use crate::support::fabricate::MIB;
-use crate::support::postgres::Cluster;
-use crate::support::process::Output;
-use crate::support::s3::{Fault, S3Server, Verb};
-use crate::support::site::Site;
-use crate::support::{Archived, Repo, Scratch, Walproof};
+use crate::support::{
+    Archived, Repo, Scratch, Walproof, archived::wait_open, archived::wait_paused, fabricate::MIB,
+    postgres::Cluster, process::Output, s3::Fault, s3::S3Server, s3::Verb, site::Site,
+};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use walproof::format::{TailGeneration, TailPieceName};
 use walproof::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
-use walproof::repository::{Namespace, Repository, TailGeneration, TailPieceName};
+use walproof::repository::{Namespace, Repository};
 use walproof::seal::KeyRing;
 use walproof::store::{Location, Policy, Store};
 

@@ -2,12 +2,11 @@
 //! under its final name (R25).
 
 use crate::support::fabricate::{ControlFile, FakeDataDir, MIB, SYSTEM_IDENTIFIER, history};
-use crate::support::postgres::Cluster;
-use crate::support::process::Output;
 use crate::support::s3::{S3Server, S3Target};
 use crate::support::site::{Site, files_below};
 use crate::support::walproof_builder::WalproofBuilder;
 use crate::support::{Repo, Scratch, Walproof};
+use crate::support::{postgres::Cluster, process::Output};
 
 /// What is done to the object `victim`; `partner` is another one of its kind.
 fn harm(repo: &Repo, victim: &str, partner: &str, check: impl Fn(&str)) {

@@ -2,10 +2,9 @@
 //! never guessed.
 
 use crate::support::fabricate::{ControlFile, FakeDataDir, MIB, SYSTEM_IDENTIFIER, history};
-use crate::support::process;
-use crate::support::s3::S3Server;
 use crate::support::site::{Site, file_names};
 use crate::support::{Random, Repo, Scratch, Walproof};
+use crate::support::{process, s3::S3Server};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;

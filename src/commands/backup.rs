@@ -1,0 +1,245 @@
+//! `backup-push`, `backup-list`, `backup-show`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::retention;
+use crate::archive::{Request, ask_for_line};
+use crate::backup::{self, BackupRequest, Progress};
+use crate::cli::{args::Global, args::Which, context::Context, output, output::size, start};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::format::{BackupId, Manifest};
+use crate::repository::Hold;
+use crate::store::Policy;
+
+pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::INFO)?;
+    let data_dir = config.data_dir()?.to_owned();
+    check_pgdata(&config, pgdata)?;
+    config.repository.refuse_root()?;
+    // Every backup of this version is written whole.
+    let _ = full;
+    let namespace = config.namespace(Policy::default())?;
+    let progress = Arc::new(Progress::default());
+    let request = BackupRequest {
+        data_dir,
+        conninfo: config.conninfo()?.to_owned(),
+        concurrency: config.backup_concurrency,
+        max_rate: config.backup_max_rate,
+        // As long as PostgreSQL's one call for that segment may take.
+        archive_patience: config.archive.timeout,
+        progress: Arc::clone(&progress),
+    };
+    let begin = Instant::now();
+    let manifest = start::run_large(async {
+        let bar = draw(global, progress);
+        let result = backup::take(&namespace, &request).await;
+        bar.abort();
+        if let Ok(manifest) = &result {
+            retention::after_backup(&config, &namespace, manifest.system_identifier).await;
+        }
+        result
+    });
+    // So that it shows at once; a daemon that does not run finds out by itself.
+    // That another backup is under way is no failure.
+    if !matches!(&manifest, Err(error) if error.kind() == Kind::Busy) {
+        let ended = Request::BackupEnded(manifest.is_ok());
+        let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));
+    }
+    let manifest = manifest?;
+    if global.json {
+        output::json(&entry(&manifest, false))?;
+    } else {
+        output::line(format!(
+            "backup {} done in {:.1} s: {} in {} files, {} stored",
+            manifest.id,
+            begin.elapsed().as_secs_f64(),
+            size(manifest.size_bytes),
+            manifest.files,
+            size(manifest.new_bytes)
+        ))?;
+    }
+    if manifest.page_errors.is_empty() {
+        return Ok(0);
+    }
+    Err(Error::corrupt(format!(
+        "backup {} is kept, but the checksums of {} pages failed, first {} block {}",
+        manifest.id,
+        manifest.page_errors.len(),
+        manifest.page_errors[0].path,
+        manifest.page_errors[0].block
+    ))
+    .hint("is the disk failing? keep older backups, and look at `walproof backup-show` and amcheck"))
+}
+
+fn check_pgdata(config: &Config, pgdata: Option<&Path>) -> Result<()> {
+    let Some(pgdata) = pgdata else { return Ok(()) };
+    let same = |path: &Path| std::fs::canonicalize(path).ok();
+    if same(pgdata).is_some() && same(pgdata) == same(config.data_dir()?) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{} is not cluster.data_dir of {}", pgdata.display(), config.path.display())))
+}
+
+/// Draw a progress bar, on a terminal only.
+pub(super) fn draw(global: &Global, progress: Arc<Progress>) -> tokio::task::JoinHandle<()> {
+    let wanted = !global.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    tokio::spawn(async move {
+        if !wanted {
+            return;
+        }
+        loop {
+            let (done, total) = progress.get();
+            bar.set_length(total);
+            bar.set_position(done);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+}
+
+/// A backup as the contract's JSON has it.
+pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
+    json!({
+        "id": manifest.id,
+        "started_at": manifest.started_at,
+        "finished_at": manifest.finished_at,
+        "start_lsn": manifest.start_lsn,
+        "stop_lsn": manifest.stop_lsn,
+        "timeline": manifest.timeline,
+        "system_identifier": manifest.system_identifier.to_string(),
+        "pg_version": manifest.pg_version(),
+        "size_bytes": manifest.size_bytes,
+        "stored_bytes": manifest.stored_bytes,
+        "new_bytes": manifest.new_bytes,
+        "held": held,
+        "page_errors": manifest.page_errors.len(),
+    })
+}
+
+pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
+    let (backups, holds) = start::run_large(async {
+        let repository = context.repository(which.system_identifier).await?;
+        Ok((repository.list_backups().await?, repository.list_holds().await?))
+    })?;
+    let usable = &backups.usable;
+    let hold = |manifest: &Manifest| holds.iter().find(|hold| hold.backup == manifest.id);
+    if global.json {
+        let entries = usable.iter().map(|manifest| entry(manifest, hold(manifest).is_some()));
+        output::json(&entries.collect::<Vec<_>>())?;
+    } else if !usable.is_empty() {
+        let rows: Vec<Vec<String>> = usable.iter().map(|manifest| row(manifest, hold(manifest))).collect();
+        output::table(
+            &["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS", "HELD"],
+            &rows,
+        )?;
+    } else if backups.damaged.is_empty() {
+        output::line("there is no backup yet; take one with `walproof backup-push`")?;
+    }
+    let Some((last, others)) = backups.damaged.split_last() else { return Ok(0) };
+    for damaged in others {
+        tracing::error!("{}", damaged.error);
+    }
+    Err(last.error.clone())
+}
+
+fn hold_text(hold: Option<&Hold>) -> String {
+    match hold {
+        None => "no".to_owned(),
+        Some(hold) if hold.reason.is_empty() => "yes".to_owned(),
+        Some(hold) => hold.reason.clone(),
+    }
+}
+
+fn row(manifest: &Manifest, hold: Option<&Hold>) -> Vec<String> {
+    vec![
+        manifest.id.to_string(),
+        manifest.finished_at.timestamp().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        manifest.timeline.to_string(),
+        size(manifest.size_bytes),
+        size(manifest.stored_bytes),
+        size(manifest.new_bytes),
+        manifest.page_errors.len().to_string(),
+        hold_text(hold),
+    ]
+}
+
+pub(super) fn show(global: &Global, id: &BackupId, which: Which) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
+    let (manifest, holds) = start::run_large(async {
+        let repository = context.repository(which.system_identifier).await?;
+        Ok((repository.get_manifest(id).await?, repository.list_holds().await?))
+    })?;
+    let hold = holds.iter().find(|hold| hold.backup == *id);
+    if global.json { show_json(&manifest, hold) } else { show_text(&manifest, hold) }?;
+    Ok(0)
+}
+
+fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
+    let tablespaces: Vec<String> = manifest
+        .tablespaces
+        .iter()
+        .map(|tablespace| format!("{} ({})", tablespace.location, tablespace.oid))
+        .collect();
+    let outside: Vec<String> = manifest.outside_files.iter().map(|file| file.path.to_string()).collect();
+    let listed = |items: String| if items.is_empty() { "none".to_owned() } else { items };
+    for (name, value) in [
+        ("id", manifest.id.to_string()),
+        ("cluster", format!("{} (system identifier {})", manifest.cluster, manifest.system_identifier)),
+        ("PostgreSQL", manifest.pg_version()),
+        ("started", manifest.started_at.to_string()),
+        ("finished", manifest.finished_at.to_string()),
+        ("timeline", manifest.timeline.to_string()),
+        ("start LSN", manifest.start_lsn.to_string()),
+        ("stop LSN", manifest.stop_lsn.to_string()),
+        ("files", manifest.files.to_string()),
+        ("size", format!("{} ({} bytes)", size(manifest.size_bytes), manifest.size_bytes)),
+        ("stored", format!("{} ({} bytes)", size(manifest.stored_bytes), manifest.stored_bytes)),
+        ("new", format!("{} ({} bytes)", size(manifest.new_bytes), manifest.new_bytes)),
+        (
+            "page checksums",
+            if manifest.page_checksums { "verified" } else { "off in this cluster" }.to_owned(),
+        ),
+        ("page errors", manifest.page_errors.len().to_string()),
+        ("held", hold_text(hold)),
+        ("tablespaces", listed(tablespaces.join(", "))),
+        ("kept configuration", listed(outside.join(", "))),
+    ] {
+        output::line(format!("{name:<20}{value}"))?;
+    }
+    for error in &manifest.page_errors {
+        output::line(format!("PAGE ERROR: {} block {}", error.path, error.block))?;
+    }
+    Ok(())
+}
+
+fn show_json(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
+    let mut value = entry(manifest, hold.is_some());
+    let extra = json!({
+        "hold": hold.map(|hold| json!({
+            "reason": hold.reason, "placed_at": hold.placed_at.to_string(), "until_lsn": hold.until
+        })),
+        "files": manifest.files,
+        "page_checksums": manifest.page_checksums,
+        "page_error_list": manifest.page_errors,
+        "tablespaces": manifest.tablespaces,
+        "outside_files": manifest.outside_files,
+    });
+    if let (Some(value), Some(extra)) = (value.as_object_mut(), extra.as_object()) {
+        value.extend(extra.clone());
+    }
+    output::json(&value)
+}

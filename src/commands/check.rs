@@ -1,0 +1,104 @@
+//! `check`: everything that archiving and restoring need, one line each.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing_subscriber::filter::LevelFilter;
+
+use super::check_repository::check_repository;
+use super::check_server::{check_archiving, check_server};
+use crate::archive::{Request, ask_for_line};
+use crate::cli::{args::Global, findings::Findings, findings::Status, output, output::size, start};
+use crate::cluster::DataDir;
+use crate::config::Config;
+use crate::disk::Space;
+use crate::error::Result;
+use crate::postgres::ControlFile;
+
+/// Less than this share of free space is worth a word.
+const LEAST_FREE_PERCENT: u64 = 10;
+
+pub(super) fn check(global: &Global) -> Result<u8> {
+    let config = start::configure(global, LevelFilter::ERROR)?;
+    let mut found = Findings::default();
+    found.ok("configuration", config.path.display().to_string());
+    start::run_large(async {
+        let Some(data_dir) = expected_data_dir(&config) else {
+            found.ok("database", "not on this host: only what restoring needs is checked");
+            check_repository(&config, None, &mut found).await;
+            return Ok(());
+        };
+        let control = check_data_dir(data_dir, &mut found);
+        let server = check_server(&config, control.as_ref(), &mut found).await;
+        let repository =
+            check_repository(&config, control.as_ref().map(|(_, control)| control), &mut found).await;
+        if let Some((session, info)) = server {
+            check_archiving(&session, &info, repository.as_ref(), config.archive.timeout, &mut found).await;
+            session.close().await;
+        }
+        check_daemon(&config, &mut found);
+        Ok(())
+    })?;
+    check_space(&config, &mut found);
+    let failed = found.failed();
+    if global.json {
+        output::json(&serde_json::json!({ "ok": !failed, "checks": found }))?;
+    } else {
+        found.print()?;
+    }
+    Ok(u8::from(failed))
+}
+
+/// The data directory, unless this host only restores: then none is configured, or the one that is configured (the file was
+/// copied from the database's host) is not there, or empty.
+fn expected_data_dir(config: &Config) -> Option<&Path> {
+    let path = config.data_dir_if_set()?;
+    let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let absent = std::fs::metadata(path).is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
+    (!empty && !absent).then_some(path)
+}
+
+fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, ControlFile)> {
+    let opened = DataDir::open(path).and_then(|data_dir| {
+        let control = data_dir.control()?;
+        Ok((data_dir, control))
+    });
+    found.result("data directory", opened, |(_, control)| {
+        format!(
+            "PostgreSQL {}, system identifier {}, timeline {}",
+            control.major, control.system_identifier, control.timeline
+        )
+    })
+}
+
+/// Without the daemon archiving works all the same, so that is no failure.
+fn check_daemon(config: &Config, found: &mut Findings) {
+    let socket = &config.archive.socket;
+    match ask_for_line(socket, &Request::Status, Duration::from_secs(5)) {
+        Ok(_) => found.ok("daemon", format!("answers at {}", socket.display())),
+        Err(why) => found.warn(
+            "daemon",
+            format!("{why} ({})", socket.display()),
+            "without it a lost host loses the unfinished segment: systemctl enable --now walproof",
+        ),
+    }
+}
+
+fn check_space(config: &Config, found: &mut Findings) {
+    let pg_wal = config.data_dir_if_set().map(|path| path.join("pg_wal"));
+    let places = [("space for WAL", pg_wal.as_deref()), ("space for backups", config.repository.directory())];
+    for (name, path) in places {
+        let Some(path) = path.filter(|path| path.exists()) else { continue };
+        match Space::at(path) {
+            Ok(Space { free, total }) => {
+                let detail = format!("{} free of {}", size(free), size(total));
+                if free.saturating_mul(100) < total.saturating_mul(LEAST_FREE_PERCENT) {
+                    found.warn(name, detail, "a full disk stops the server when WAL cannot be archived");
+                } else {
+                    found.ok(name, detail);
+                }
+            }
+            Err(error) => found.error(name, Status::Warn, &error),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `completions` and `man`: what packagers install, made from the command line's own description.
+
+use std::path::Path;
+
+use clap::builder::Str;
+use clap::{Arg, Command, CommandFactory, ValueHint};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::cli::{args::Cli, output::line};
+use crate::disk::durable;
+use crate::error::{Error, Kind, Result};
+
+pub(super) fn completions(shell: Shell) -> Result<u8> {
+    let mut command = with_hints(described());
+    // Into memory: on a full disk or a closed pipe the generator would panic.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "walproof", &mut script);
+    line(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(0)
+}
+
+/// Without hidden commands, which the generators do not leave out by themselves.
+fn described() -> Command {
+    let whole = Cli::command();
+    let hidden: Vec<String> = whole
+        .get_subcommands()
+        .filter(|command| command.is_hide_set())
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    let visible: Vec<Command> = whole
+        .get_subcommands()
+        .filter(|command| !hidden.contains(&command.get_name().to_owned()))
+        .cloned()
+        .collect();
+    let mut command = Command::new("walproof")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_subcommand(true)
+        .subcommands(visible);
+    for argument in whole.get_arguments() {
+        command = command.arg(argument.clone());
+    }
+    if let Some(about) = whole.get_about() {
+        command = command.about(about.clone());
+    }
+    if let Some(help) = whole.get_after_help() {
+        command = command.after_help(help.clone());
+    }
+    command
+}
+
+/// Say what each value is, so that shells offer files for paths, directories for directories, and nothing for the rest.
+fn with_hints(command: Command) -> Command {
+    let command = command.mut_args(|argument| {
+        let hint = hint(&argument);
+        if argument.get_action().takes_values() { argument.value_hint(hint) } else { argument }
+    });
+    command.mut_subcommands(with_hints)
+}
+
+fn hint(argument: &Arg) -> ValueHint {
+    let name = argument.get_value_names().and_then(|names| names.first()).map_or("", Str::as_str);
+    match name {
+        "FILE" => ValueHint::FilePath,
+        "DIR" | "DIRECTORY" | "PGDATA" | "SPOOL" => ValueHint::DirPath,
+        "PATH" => ValueHint::AnyPath,
+        _ => ValueHint::Other,
+    }
+}
+
+/// One page on stdout, or every page as a file in `to`.
+pub(super) fn man(name: Option<&str>, to: Option<&Path>) -> Result<u8> {
+    let pages = pages()?;
+    if let Some(to) = to {
+        durable::create_dir_all(to, 0o755)?;
+        for (name, page) in &pages {
+            let path = to.join(format!("{name}.1"));
+            std::fs::write(&path, page).map_err(|cause| Error::io("write", &path, &cause))?;
+        }
+        return Ok(0);
+    }
+    let wanted = name.map_or_else(|| "walproof".to_owned(), |name| format!("walproof-{name}"));
+    let Some((_, page)) = pages.iter().find(|(name, _)| *name == wanted) else {
+        return Err(Error::usage(format!("there is no command \"{}\"", name.unwrap_or_default()))
+            .hint("`walproof help` lists the commands"));
+    };
+    line(String::from_utf8_lossy(page).trim_end())?;
+    Ok(0)
+}
+
+/// Name and text of every page: of the program, and of each command.
+fn pages() -> Result<Vec<(String, Vec<u8>)>> {
+    let mut whole = described();
+    whole.build();
+    let commands = whole.get_subcommands().map(|command| {
+        let name = format!("walproof-{}", command.get_name());
+        let shown = format!("walproof {}", command.get_name());
+        (name.clone(), command.clone().display_name(name).bin_name(shown))
+    });
+    let all: Vec<(String, Command)> =
+        std::iter::once(("walproof".to_owned(), whole.clone())).chain(commands).collect();
+    all.into_iter()
+        .map(|(name, command)| {
+            let mut page = Vec::new();
+            let failed =
+                |cause: std::io::Error| Error::new(Kind::Other, format!("write the manual: {cause}"));
+            Man::new(command).render(&mut page).map_err(failed)?;
+            Ok((name, page))
+        })
+        .collect()
+}

@@ -1,0 +1,155 @@
+//! `restore` and `backup-fetch`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing_subscriber::filter::LevelFilter;
+
+use super::backup;
+use super::restore_words::Words;
+use crate::backup::Progress;
+use crate::cli::{
+    args::ArchiveMode, args::Global, args::Restore, args::Target, context::Context, server_view, start,
+};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::postgres::{RecoveryTarget, TargetAction};
+use crate::repository::{Lease, Protection, Purpose, Repository, WalFrom};
+use crate::restore::{Handover, Plan, RestoreRequest, execute, owner_for, plan, too_low};
+use crate::store::Policy;
+
+pub(super) fn backup_fetch(global: &Global, directory: PathBuf, backup: &str) -> Result<u8> {
+    let backup = if backup == "LATEST" { None } else { Some(backup.parse()?) };
+    restore(global, Restore { to: directory, backup, ..Restore::default() })
+}
+
+pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::INFO, Policy::interactive())?;
+    let (system_identifier, dry_run) = (arguments.which.system_identifier, arguments.dry_run);
+    let (standby, archive_off) = (arguments.standby, arguments.archive_mode == Some(ArchiveMode::Off));
+    let request = request(arguments)?;
+    let begin = Instant::now();
+    start::run_large(async {
+        let repository = context.repository(system_identifier).await?;
+        let plan = plan(&repository, &request, &|_, _| {}).await?;
+        check_directories(&context.config, &plan)?;
+        let restore_command = server_view::restore_command(
+            &context.config,
+            plan.backup.system_identifier,
+            (!standby).then_some(plan.timeline),
+        )?;
+        let handover = Handover { restore_command, standby, archive_off, owner: owner_for(&plan.to) };
+        let warnings = server_view::warnings(&context.config, &plan, &handover)?;
+        let mut words = Words { plan: &plan, handover: &handover, warnings };
+        if !global.json {
+            words.plan()?;
+        } else if dry_run {
+            words.json(None)?;
+        }
+        if dry_run {
+            return Ok(0);
+        }
+        // From here on much is moved, and patience pays.
+        let repository = repository.with_policy(Policy::default());
+        let lease = take_lease(&context.config, &repository, &plan).await;
+        let progress = Arc::new(Progress::default());
+        progress.begin(plan.backup.size_bytes);
+        let bar = backup::draw(global, Arc::clone(&progress));
+        let count = Arc::new(move |bytes| progress.add(bytes));
+        let restored = execute(&repository, &plan, &handover, count).await;
+        bar.abort();
+        if let Some(Err(error)) = release(lease).await {
+            tracing::warn!(%error, "the restore's lease is left to age");
+        }
+        let (restored, seconds) = (restored?, begin.elapsed().as_secs_f64());
+        words.warnings.extend(too_low(&plan)?);
+        if global.json {
+            words.json(Some((restored, seconds)))?;
+        } else {
+            words.next_steps(restored, seconds)?;
+        }
+        Ok(0)
+    })
+}
+
+/// So that an expiry keeps what is being restored. Root leaves nothing in a repository of another user, not even that.
+async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Option<Lease> {
+    if let Err(error) = config.repository.refuse_root() {
+        tracing::warn!("no lease protects this restore from an expiry that runs at the same time: {error}");
+        return None;
+    }
+    let backup = &plan.backup;
+    let wal = vec![WalFrom { timeline: backup.timeline, start: backup.start_lsn }];
+    let protects = Protection { backups: vec![backup.id.clone()], wal };
+    Lease::take_if_possible(repository, Purpose::Restore, protects).await
+}
+
+async fn release(lease: Option<Lease>) -> Option<Result<()>> {
+    Some(lease?.release().await)
+}
+
+/// Whether the directories can be used, and the cluster that the configuration names is not in the way of recovery.
+fn check_directories(config: &Config, plan: &Plan) -> Result<()> {
+    plan.check_directories()?;
+    config.data_dir_if_set().map_or(Ok(()), |data_dir| plan.check_bystander(data_dir))
+}
+
+fn request(arguments: Restore) -> Result<RestoreRequest> {
+    let (action, timeline) = (arguments.target.target_action, arguments.target.target_timeline);
+    let target = recovery_target(arguments.target)?;
+    let tablespaces: Vec<(PathBuf, PathBuf)> =
+        arguments.tablespace.iter().map(|pair| tablespace(pair)).collect::<Result<_>>()?;
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some((from, _)) = tablespaces.iter().find(|(from, _)| !seen.insert(from)) {
+        return Err(Error::usage(format!("--tablespace names {} twice", from.display())));
+    }
+    let to = std::path::absolute(&arguments.to).map_err(|cause| Error::io("find", &arguments.to, &cause))?;
+    Ok(RestoreRequest {
+        to,
+        target,
+        action: action.unwrap_or(TargetAction::Pause),
+        timeline,
+        backup: arguments.backup,
+        tablespaces,
+    })
+}
+
+/// What the flags mean; the newest state without any.
+pub(super) fn recovery_target(target: Target) -> Result<RecoveryTarget> {
+    let exclusive = target.target_exclusive;
+    let recovery = if let Some(time) = target.target_time {
+        RecoveryTarget::Time { time, exclusive }
+    } else if let Some(target) = target.target_lsn {
+        RecoveryTarget::Lsn { target, exclusive }
+    } else if let Some(xid) = target.target_xid {
+        // pg_current_xact_id() shows the epoch in the upper half; recovery compares the lower one.
+        let xid = u32::try_from(xid & 0xFFFF_FFFF).unwrap_or_default();
+        RecoveryTarget::Xid { xid, exclusive }
+    } else if let Some(name) = target.target_name {
+        RecoveryTarget::Name(name)
+    } else if target.target_immediate {
+        RecoveryTarget::Immediate
+    } else {
+        RecoveryTarget::Latest
+    };
+    let has_edge = matches!(
+        recovery,
+        RecoveryTarget::Time { .. } | RecoveryTarget::Lsn { .. } | RecoveryTarget::Xid { .. }
+    );
+    if exclusive && !has_edge {
+        return Err(Error::usage("--target-exclusive has no effect without a time, an LSN or a transaction"));
+    }
+    Ok(recovery)
+}
+
+/// `FROM=TO`, in which `\=` is an equals sign of a path, as for pg_basebackup.
+fn tablespace(pair: &str) -> Result<(PathBuf, PathBuf)> {
+    let separator = pair.match_indices('=').find(|(at, _)| !pair[..*at].ends_with('\\'));
+    let path = |text: &str| PathBuf::from(text.replace("\\=", "="));
+    match separator.map(|(at, _)| (&pair[..at], &pair[at + 1..])) {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((path(from), path(to))),
+        _ => Err(Error::usage(format!("--tablespace \"{pair}\" is not FROM=TO"))
+            .hint("write an equals sign within a path as \\=")),
+    }
+}

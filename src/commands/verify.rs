@@ -1,0 +1,92 @@
+//! `verify`.
+
+use serde_json::json;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::cli::{args::Global, args::VerifyArguments, context::Context, output, start};
+use crate::error::Result;
+use crate::store::Policy as Deadlines;
+use crate::verify::{Finding, LastVerify, Restorable, Verified, Wanted, verify};
+
+pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
+    let context = Context::of(global, LevelFilter::WARN, Deadlines::default())?;
+    let wanted = Wanted {
+        window: context.config.retention_window,
+        content: arguments.content,
+        max_rate: arguments.max_rate,
+        max_bytes: arguments.max_bytes,
+        again: arguments.again,
+    };
+    let verified = start::run_large(async {
+        let repository = context.repository(None).await?;
+        let verified = verify(&repository, wanted).await?;
+        if let Err(error) = LastVerify::write(&repository, arguments.content, &verified).await {
+            tracing::warn!(%error, "the result cannot be left in the repository: the daemon will not show it");
+        }
+        Ok(verified)
+    })?;
+    let level = if arguments.content { "content" } else { "listing" };
+    if global.json {
+        output::json(&json!({
+            "level": level,
+            "objects": verified.objects,
+            "opened": verified.opened,
+            "remembered": verified.remembered,
+            "left": verified.left,
+            "problems": verified.findings.problems,
+            "remarks": verified.findings.remarks,
+            "restorable": arguments.restorable.then_some(&verified.restorable),
+        }))?;
+    } else {
+        show(&verified, level)?;
+        if arguments.restorable {
+            show_restorable(&verified.restorable)?;
+        }
+    }
+    let lost = arguments.restorable && !verified.restorable.is_whole();
+    Ok(u8::from(lost || !verified.findings.problems.is_empty()))
+}
+
+fn show(verified: &Verified, level: &str) -> Result<()> {
+    for problem in &verified.findings.problems {
+        finding("PROBLEM", problem)?;
+        output::line(format!("         lost: {}", problem.loses))?;
+        output::line(format!("         hint: {}", problem.advice))?;
+    }
+    for remark in &verified.findings.remarks {
+        finding("NOTE   ", remark)?;
+        output::line(format!("         hint: {}", remark.advice))?;
+    }
+    let opened = match level {
+        "content" => {
+            let Verified { opened, remembered, left, .. } = verified;
+            let left = if *left > 0 { format!(", {left} left for the next run") } else { String::new() };
+            format!(", {opened} opened, {remembered} by earlier runs{left}")
+        }
+        _ => String::new(),
+    };
+    let problems = match verified.findings.problems.len() {
+        0 => "no problem".to_owned(),
+        1 => "1 problem".to_owned(),
+        many => format!("{many} problems"),
+    };
+    output::line(format!("{} objects listed{opened}: {problems}", verified.objects))
+}
+
+fn finding(word: &str, finding: &Finding) -> Result<()> {
+    output::line(format!("{word}  {}: {}", finding.object, finding.problem))
+}
+
+fn show_restorable(restorable: &Restorable) -> Result<()> {
+    let row = |what: &str, restorable: bool, why: &Option<String>| {
+        let word = if restorable { "yes" } else { "NO" };
+        vec![what.to_owned(), word.to_owned(), why.clone().unwrap_or_default()]
+    };
+    let mut rows: Vec<Vec<String>> = restorable
+        .backups
+        .iter()
+        .map(|backup| row(&format!("backup {}", backup.id), backup.restorable, &backup.why))
+        .collect();
+    rows.extend(restorable.days.iter().map(|day| row(&format!("day {}", day.day), day.restorable, &day.why)));
+    output::table(&["WHAT", "RESTORABLE", "WHY NOT"], &rows)
+}
