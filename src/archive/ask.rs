@@ -100,7 +100,7 @@ impl Read for Conversation {
 fn connect(socket: &Path, owner: u32, patience: Duration) -> Result<UnixStream, String> {
     let stream = connected(socket, patience.min(SILENCE)).map_err(|cause| format!("no daemon: {cause}"))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)
-        .map_err(|cause| format!("ask who the daemon is: {cause}"))?;
+        .map_err(|cause| format!("ask which daemon this is: {cause}"))?;
     let is_owner = peer.uid.as_raw() == owner;
     if is_owner || peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         return Ok(stream);

@@ -79,7 +79,7 @@ impl Inspect for Inspection {
             }
             Self::BackupHistory(text) => {
                 if !text.starts_with(b"START WAL LOCATION") {
-                    return Err(Error::corrupt("the file is no backup history file"));
+                    return Err(Error::corrupt("the file is not a backup history file"));
                 }
                 Ok(Summary::of_length(plain_len))
             }

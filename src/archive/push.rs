@@ -45,7 +45,7 @@ pub async fn push(namespace: &Namespace, control: &ControlFile, path: &Path) -> 
     put(&repository, name, sealed, &stored).await
 }
 
-/// Push into a repository that is open already, on one thread: for who pushes several files at a time. `careful`: ask
+/// Push into a repository that is open already, on one thread: for callers that push several files at a time. `careful`: ask
 /// the store first, for it failed a moment ago, and a segment that is sealed for nothing costs more than a round trip.
 pub async fn push_into(
     repository: &Repository,

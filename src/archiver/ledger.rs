@@ -87,7 +87,7 @@ pub struct Ledger {
     shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
     /// Up to where WAL of the server's timeline is stored.
     stored_end: Option<StoredEnd>,
-    /// Somebody else's tail of this segment is newer than ours.
+    /// Another writer's tail of this segment is newer than ours.
     second_writer: Option<SegmentName>,
     flushes: FlushHistory,
 }
@@ -390,7 +390,7 @@ impl Ledger {
             return None;
         }
         if self.wrong_server {
-            // What our own server has flushed, nobody says.
+            // Nothing says what our own server has flushed.
             return None;
         }
         if self.is_standby() {

@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_mins(1);
 pub struct Pusher {
     queue: Mutex<Queue>,
     wake: Notify,
-    /// Counts whatever became of files, for those who wait for one.
+    /// Counts whatever became of files, for callers that wait for one.
     progress: watch::Sender<u64>,
     pub(super) repository: Repository,
     pub(super) control: ControlFile,

@@ -184,7 +184,7 @@ mod tests {
         queue.failed(first, &Error::new(Kind::Unreachable, "x"), due);
         assert!(queue.next_due().unwrap() - due > due - begin);
         queue.hurry(&first, due + Duration::from_secs(1));
-        assert_eq!(queue.next(due + Duration::from_millis(1)), Some(first), "who asks is not kept waiting");
+        assert_eq!(queue.next(due + Duration::from_millis(1)), Some(first), "a caller is not kept waiting");
     }
 
     #[test]

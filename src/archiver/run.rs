@@ -133,7 +133,7 @@ impl Archiver {
             }
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
-                // What cannot be read, those see who want to store something there.
+                // What cannot be read shows when something is to be stored there.
                 if let Ok(Some(_)) = pusher.repository.replaced_by().await {
                     return "the repository was made anew";
                 }

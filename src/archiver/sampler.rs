@@ -1,5 +1,5 @@
 //! The one connection to the server: how far WAL is flushed, and heartbeats. Everybody else asks this task, so that a
-//! server that hangs holds up nobody.
+//! server that hangs holds nothing up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

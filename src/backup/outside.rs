@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cluster::ServerInfo;
 use crate::format::OutsideFile;
 
-/// A longer file is no configuration.
+/// A longer file is not configuration.
 const LONGEST: u64 = 1 << 20;
 
 /// The server's configuration files that are not in its data directory. One that cannot be read is left out with a

@@ -98,7 +98,7 @@ impl<'a> TableWriter<'a> {
         Ok(())
     }
 
-    /// Add a file that is no walked one: `pg_control`, which is copied last.
+    /// Add a file that was not walked: `pg_control`, which is copied last.
     pub(super) fn add_last(&mut self, mut file: FileRecord, done: &RegionDone) -> Result<()> {
         place(&mut self.part, &mut file, done)?;
         self.finish_file(file)

@@ -27,7 +27,7 @@ impl Session {
     /// session. `fast` asks for a checkpoint at once; otherwise PostgreSQL spreads it, and this call takes
     /// up to `checkpoint_timeout`: it has no deadline of its own. The label is one line of ASCII.
     pub async fn backup_start(&self, label: &str, fast: bool) -> Result<Lsn> {
-        // It comes back in the database's encoding, which can be any; and the end of a backup is no time
+        // It comes back in the database's encoding, which can be any; and the end of a backup is not the time
         // to learn that it cannot be read.
         if !label.chars().all(|c| c.is_ascii() && !c.is_ascii_control()) {
             return Err(Error::usage(format!("the backup label {label:?} is not one line of ASCII")));

@@ -25,7 +25,7 @@ pub enum ServerState {
     Starting,
     /// It accepts connections.
     Ready,
-    /// It is no more.
+    /// It has ended.
     Ended(ExitStatus),
 }
 

@@ -180,7 +180,7 @@ impl PrivateSession {
         match rows.first().and_then(|row| row.first()).and_then(Option::as_deref) {
             None => Err(Error::server(format!("the role \"{role}\" does not exist"))),
             Some("t") => Err(Error::server(format!("the role \"{role}\" can do more than read"))
-                .hint("drill.query runs other people's code: name a role that is no superuser")),
+                .hint("drill.query runs other people's code: name a role that is not a superuser")),
             Some(_) => {
                 let login = format!("ALTER ROLE {} LOGIN CONNECTION LIMIT -1", quoted(role));
                 self.rows(purpose, &login, limit).await?;

@@ -47,7 +47,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         result
     });
     // So that it shows at once; a daemon that does not run finds out by itself.
-    // That another backup is under way is no failure.
+    // That another backup is under way is not a failure.
     if !matches!(&manifest, Err(error) if error.kind() == Kind::Busy) {
         let ended = Request::BackupEnded(manifest.is_ok());
         let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));

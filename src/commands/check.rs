@@ -71,7 +71,7 @@ fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, Control
     })
 }
 
-/// Without the daemon archiving works all the same, so that is no failure.
+/// Without the daemon archiving works all the same, so that is not a failure.
 fn check_daemon(config: &Config, found: &mut Findings) {
     let socket = &config.archive.socket;
     match ask_for_line(socket, &Request::Status, Duration::from_secs(5)) {

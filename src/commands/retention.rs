@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, dry_run: bool) -> Result<u8> {
     show(global, &done, dry_run)
 }
 
-/// Expire after a backup that succeeded. What goes wrong is no failure of the backup.
+/// Expire after a backup that succeeded. What goes wrong is not a failure of the backup.
 pub(super) async fn after_backup(config: &Config, namespace: &Namespace, system_identifier: u64) {
     let policy = Policy { window: config.retention_window };
     let expired = async { expire(&namespace.open(system_identifier).await?, policy).await };

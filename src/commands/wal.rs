@@ -88,7 +88,7 @@ pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
         Some(given) => given,
         None => control_for_fetching(&config, data_dir)?.system_identifier,
     };
-    // R6: recovery has nobody who asks again; a standby asks again, and a promotion waits for this call.
+    // R6: nothing asks again during recovery; a standby asks again, and a promotion waits for this call.
     let timeout = config.archive.timeout;
     let policy = if arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) };
     let namespace = config.namespace(policy)?;

@@ -57,7 +57,7 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<()> {
     create_dir_all(parent(path), mode)?;
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {}
-        // Somebody else was faster: a worker that restores the directory's other files.
+        // Another was faster: a worker that restores the directory's other files.
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         Err(cause) => return Err(Error::io("create the directory", path, &cause)),
     }
@@ -74,7 +74,7 @@ pub fn sync_dir(path: &Path) -> Result<()> {
 
 /// A file system that will be made durable as a whole: one call instead of one for each of many thousand files.
 ///
-/// Linux (5.8 and later) reports a write that failed in the background to those who had the file system open
+/// Linux (5.8 and later) reports a write that failed in the background to processes that had the file system open
 /// before it failed: open this before writing, and the last sync tells of all failures in between.
 #[derive(Debug)]
 pub struct Filesystem {

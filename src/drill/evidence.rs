@@ -178,7 +178,7 @@ impl Evidence {
                 }
             },
         };
-        // One put right before the head is no tampering: a drill that was killed there left it.
+        // One put right before the head is not tampering: a drill that was killed there left it.
         if let Some(head) = &head
             && remembered.is_some_and(|known| known.sequence > head.sequence)
         {

@@ -1,4 +1,4 @@
-//! Keys as text, for those who put and get objects.
+//! Keys as text, for the code that puts and gets objects.
 
 use super::backup_id::BackupId;
 use super::identity::WalDigest;

@@ -31,7 +31,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of a file that is no segment.
+    /// The summary of a file that is not a segment.
     pub fn of_length(plain_len: u64) -> Self {
         Self { plain_len, ..Self::default() }
     }
@@ -78,7 +78,7 @@ impl Summary {
 
     /// Parse what [`Summary::to_bytes`] makes.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        Self::read(bytes).ok_or_else(|| Error::corrupt("a WAL summary makes no sense"))
+        Self::read(bytes).ok_or_else(|| Error::corrupt("a WAL summary is malformed"))
     }
 
     fn read(mut bytes: &[u8]) -> Option<Self> {

@@ -38,7 +38,7 @@ impl FromStr for TailGeneration {
     fn from_str(text: &str) -> Result<Self> {
         let halves = text.split_at_checked(8).and_then(|(count, writer)| hex(count).zip(hex(writer)));
         let (count, writer) =
-            halves.ok_or_else(|| Error::corrupt(format!("\"{text}\" is no generation of a tail")))?;
+            halves.ok_or_else(|| Error::corrupt(format!("\"{text}\" is not a generation of a tail")))?;
         Ok(Self { count, writer })
     }
 }

@@ -67,7 +67,7 @@ impl Namespace {
     }
 
     /// The repositories of this name; at least one. One that does not open is left out with a warning, unless there
-    /// is no other.
+    /// is not another.
     async fn siblings(&self) -> Result<Vec<Sibling>> {
         let (mut found, mut closed) = (Vec::new(), Vec::new());
         let all = self.system_identifiers().await?;

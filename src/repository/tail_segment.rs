@@ -50,7 +50,7 @@ pub fn fill_segment(
         checker.feed(&bytes)?;
         let valid_end = checker.finish()?.valid_end;
         let valid = usize::try_from(valid_end.offset_from(segment.start(size))).unwrap_or_default();
-        // Recovery would take a page that makes no sense for the end of the WAL, and say nothing.
+        // Recovery would take a malformed page for the end of the WAL, and say nothing.
         if bytes.iter().skip(valid).any(|byte| *byte != 0) {
             return Err(Error::corrupt(format!("the page at {valid_end} is not of this segment")).hint(
                 "was the file recycled while it was read, or do two primaries archive to this repository?",

@@ -19,7 +19,7 @@ pub struct Handover {
     pub standby: bool,
     /// It archives nothing: a rehearsal.
     pub archive_off: bool,
-    /// Who its files are given to, (user, group), when that is not who restores.
+    /// The user and group that its files are given to, where those are not the ones that restore.
     pub owner: Option<(u32, u32)>,
 }
 

@@ -8,7 +8,7 @@ use crate::disk::durable;
 use crate::error::{Error, Result};
 
 /// Who root restores for: the owner of the directory `to`, or of the nearest one above it that is not root's; `None`
-/// when all of them are, or when it is not root who restores.
+/// when all of them are, or when the restore does not run as root.
 pub fn owner_for(to: &Path) -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;

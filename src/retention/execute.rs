@@ -112,7 +112,7 @@ async fn under_lease(
         let doomed = std::mem::take(&mut expired.plan.steps[step]);
         let size = if step == REPORTS { 1 } else { BATCH };
         for (at, batch) in doomed.chunks(size).enumerate() {
-            // R32, and R22: who began to need something since the plan was made gets a new plan.
+            // R32, and R22: if something began to be needed since the plan was made, there is a new plan.
             lease.still_held()?;
             let others = lease.others().await?;
             if others.iter().any(|other| protects(other) && !known.contains(other)) {

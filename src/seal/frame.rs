@@ -86,7 +86,7 @@ impl FrameHeader {
             && header.plain_len <= frame_limit
             && header.body_len as usize >= TAG_LEN;
         if !sane {
-            return Err(Error::corrupt("a frame's header makes no sense"));
+            return Err(Error::corrupt("a frame's header is malformed"));
         }
         let Some((body, rest)) = rest.split_at_checked(header.body_len as usize) else {
             return Err(Error::corrupt("the object is truncated inside a frame"));

@@ -230,7 +230,7 @@ impl Opener {
             return Err(Error::corrupt("a frame is compressed, and the object's header says that none is"));
         }
         if header.filter != PageFilter::NONE && self.header.kind != ObjectKind::Pack {
-            return Err(Error::corrupt("a frame has a page filter, and the object is no pack"));
+            return Err(Error::corrupt("a frame has a page filter, and the object is not a pack"));
         }
         let start = out.len();
         if !header.raw {

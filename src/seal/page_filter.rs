@@ -55,7 +55,7 @@ impl PageFilter {
         }
     }
 
-    /// Filter `pages` in place. What is no page, and a rest shorter than one, stays as it is.
+    /// Filter `pages` in place. What is not a page, and a rest shorter than one, stays as it is.
     pub fn apply(self, pages: &mut [u8]) {
         self.run(pages, false);
     }
@@ -97,7 +97,7 @@ fn word(page: &Page, at: usize) -> u16 {
     u16::from_le_bytes([page[at], page[at + 1]])
 }
 
-/// How many line pointers the page has; `None` if this is no page with line pointers. No step of the filter changes
+/// How many line pointers the page has; `None` if this is not a page with line pointers. No step of the filter changes
 /// what this looks at.
 fn line_pointers(page: &Page) -> Option<usize> {
     let lower = usize::from(word(page, LOWER));

@@ -123,7 +123,7 @@ fn of_rpo(snapshot: &Snapshot, found: &mut Found) {
             format!("{rpo:.0} s of WAL would be lost now; {} s were promised", objective.as_secs()),
             None,
         ),
-        // Without a daemon nobody has asked the server.
+        // Without a daemon nothing has asked the server.
         None if snapshot.teller.daemon_since.is_none() => {}
         // Why is said already.
         None if !snapshot.window.window_faults.is_empty() => {}

@@ -33,7 +33,7 @@ impl Store {
 
     /// Delete these objects, a thousand a request where the store can; what became of each, in their order. One that is
     /// not there is fine. Kind `Denied` is the store's word that this object stays (permissions, Object Lock): trying
-    /// again does not help; `Unreachable` is no word at all.
+    /// again does not help; `Unreachable` is no answer at all.
     pub async fn delete_many(&self, keys: Vec<String>) -> Vec<(String, Result<()>)> {
         let batches: Vec<Vec<String>> = keys.chunks(BATCH).map(<[String]>::to_vec).collect();
         let deletes = batches.into_iter().map(|batch| self.delete_batch(batch));

@@ -184,7 +184,7 @@ impl Store {
         .with_context(|| self.doing("get", key))
     }
 
-    /// `what` says what is done, for those who wait for it.
+    /// `what` says what is done, for a person who waits for it.
     async fn run<T, F, R>(&self, verb: &'static str, what: impl Fn() -> String, request: R) -> Result<T>
     where
         F: Future<Output = object_store::Result<T>>,

@@ -39,7 +39,7 @@ pub trait WalVisitor {
     fn record(&mut self, record: &ReadRecord<'_>) -> Option<()>;
 }
 
-/// Hears nothing: for who only checks.
+/// Hears nothing: for callers that only check.
 #[derive(Debug, Clone, Copy)]
 pub struct NoVisitor;
 
