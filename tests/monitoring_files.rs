@@ -22,7 +22,21 @@ const METRICS: &str = "
     drill_last_run_timestamp_seconds drill_last_success_timestamp_seconds drill_success drill_rto_seconds
     drill_phase_seconds drill_rpo_seconds drills_total drill_verdict drill_overdue_seconds drill_estimate_error_ratio
     problems store_up store_requests_total store_request_duration_seconds";
-/// Incidents that have a runbook and are no problem's code.
+/// The values of labels that expressions select by: metric, label, values that the daemon gives it.
+const LABELS: [(&str, &str, &[&str]); 11] = [
+    ("wal_pushed_segments_total", "result", &["pushed", "already_there", "failed"]),
+    ("wal_pushed_bytes_total", "stage", &["raw", "stored"]),
+    ("tail_uploads_total", "result", &["ok", "failed"]),
+    ("backup_last_size_bytes", "kind", &["logical", "stored", "new"]),
+    ("repository_bytes", "kind", &["pack", "wal", "tail", "other", "deleted"]),
+    ("verify_last_success_timestamp_seconds", "level", &["listing", "content"]),
+    ("drill_verdict", "verdict", &["pass", "fail", "inconclusive"]),
+    ("drills_total", "result", &["pass", "fail", "inconclusive"]),
+    ("store_requests_total", "result", &["ok", "failed"]),
+    ("problems", "severity", &["critical", "warning"]),
+    ("cluster_info", "role", &["primary", "standby", "down"]),
+];
+/// Incidents that have a runbook and are not a problem's code.
 const INCIDENTS: [&str; 3] = ["restore-now", "failover-went-wrong", "host-stolen"];
 /// The parts of a runbook, in their order.
 const PARTS: [&str; 7] = ["Symptom", "At stake", "First look", "Decide", "Act", "Verify", "Prevent"];
@@ -159,6 +173,32 @@ fn each_metric_is_alerted_on_or_drawn_and_none_is_made_up() {
     assert!(unknown.is_empty(), "{unknown:?}");
     let unused: Vec<_> = known.difference(&used).collect();
     assert!(unused.is_empty(), "{unused:?}");
+}
+
+/// A selector of a value that a label never has matches nothing, and its alert never fires.
+#[test]
+fn what_expressions_select_by_are_values_that_labels_have() {
+    let drawn: String = dashboards().iter().map(|(_, dashboard)| dashboard.to_string()).collect();
+    let text =
+        (rules() + &drawn + &read(&monitoring("prometheus/walproof-rules-test.yml"))).replace("\\\"", "\"");
+    let mut selected = 0;
+    let mut unknown = BTreeSet::new();
+    for (metric, label, values) in LABELS {
+        let name = format!("walproof_{metric}{{");
+        for (at, _) in text.match_indices(&name) {
+            let selector = &text[at + name.len()..];
+            let selector = &selector[..selector.find('}').unwrap()];
+            let chosen = selector.split(',').filter_map(|part| part.trim().strip_prefix(label));
+            for chosen in chosen.map(|part| part.trim_start_matches(['=', '~', '!']).trim_matches('"')) {
+                let wrong = |value: &&str| !values.contains(value) && !value.starts_with('$');
+                selected += 1;
+                unknown
+                    .extend(chosen.split('|').filter(wrong).map(|value| format!("{metric} {label}={value}")));
+            }
+        }
+    }
+    assert!(selected > 20, "only {selected} selectors were read");
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 #[test]
