@@ -4,8 +4,8 @@
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::format::{
-    FileTable, Identity, Manifest, PackList, PackName, PackReader, PackUse, Summary, TailPieceName, Verbatim,
-    open_wal, page_digest_seed,
+    FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse, Summary,
+    TailPieceName, Verbatim, digest_sum, open_wal, page_digest_seed,
 };
 use walproof::postgres::{Lsn, PgTime, WalName};
 use walproof::repository::{ExpiryRecord, Hold, Namespace};
@@ -391,6 +391,20 @@ fn both_filters_undo_pages_of_any_content() {
     }
 }
 
+/// Of the pages of the vector's pack.
+fn digests() -> [u64; 3] {
+    let seed = blake3::derive_key("walproof 1 page digest seed", &counting(0x40));
+    let seed = u64::from_le_bytes(*seed.first_chunk().unwrap());
+    assert_eq!(identity().page_seed().unwrap(), seed);
+    extents().map(|bytes| xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, seed))
+}
+
+fn pack_digests() -> Vec<u8> {
+    let mut bytes = 1_u32.to_le_bytes().repeat(3);
+    bytes.extend(digests().iter().flat_map(|digest| digest.to_le_bytes()));
+    bytes
+}
+
 fn extents() -> [Vec<u8>; 3] {
     [(0..100).collect(), vec![0; 8192], page()[0].clone()]
 }
@@ -407,17 +421,17 @@ fn extents_of_a_pack_open_alone() {
         object.seal(0, RAW, 100, &first),
         object.seal(1, 0, 8192, &content),
         object.seal_filtered(2, (0, 28), 8192, &zstd::bulk::compress(&page()[1], 1).unwrap()),
-        object.seal(3, RAW | LAST, 0, &[]),
+        object.seal(3, RAW | LAST, pack_digests().len(), &pack_digests()),
     ]
     .concat();
     assert!(pack.starts_with(&made[..64]), "vector pack should be like\n{}", lines(&made));
-    assert!(open_all(&pack, PACK) == [first.clone(), second.clone(), third.clone(), Vec::new()]);
+    assert!(open_all(&pack, PACK) == [first.clone(), second.clone(), third.clone(), pack_digests()]);
     scrub_object(&pack).unwrap();
 
     let name = PackName { backup: BACKUP.parse().unwrap(), number: 2 };
     let reader = PackReader::new(&keys(), REPOSITORY, name, &pack[..64]).unwrap();
     let table = FileTable::parse(&vector("file-table")).unwrap();
-    for (file, expected) in table.files.iter().zip([second, first[40..].to_vec(), first]) {
+    for (file, expected) in table.files.iter().zip([second, first]) {
         let extent = file.extents[0];
         let start = extent.offset as usize;
         let stored = &pack[start..start + extent.stored_len as usize];
@@ -493,44 +507,52 @@ fn verbatim_bytes_have_one_text() {
 fn a_part_of_a_file_table_and_its_digests() {
     let pack = vector("pack");
     let stored = |at: usize| u32::from_le_bytes(*pack[at..].first_chunk().unwrap()) + 16;
-    let first = stored(64);
+    let mut frames = vec![(64, stored(64))];
+    for _ in 0..3 {
+        let (offset, bytes) = frames[frames.len() - 1];
+        frames.push((offset + bytes, stored((offset + bytes) as usize)));
+    }
+    let words =
+        |out: &mut Vec<u8>, words: &[u32]| words.iter().for_each(|word| out.extend(word.to_le_bytes()));
     let mut bytes = Vec::new();
-    bytes.extend(1_u32.to_le_bytes());
+    words(&mut bytes, &[1]);
     text(&mut bytes, BACKUP.as_bytes());
-    bytes.extend(2_u32.to_le_bytes());
+    words(&mut bytes, &[2]);
     bytes.extend(header(3, true, 8192));
-    bytes.extend(3_u32.to_le_bytes());
-    let second = stored(64 + first as usize);
-    for (path, mode, modified, size, frame, offset, stored, skip) in [
-        (&b"base/1/2"[..], 0o600_u32, 1_795_348_800_i64, 8192_u32, 1_u32, 64 + first, second, 0),
-        (b"base/1/\xff", 0o400, 0, 60, 0, 64, first, 40),
-        (b"global/pg_control", 0o600, 0, 100, 0, 64, first, 0),
+    words(&mut bytes, &[3, frames[3].0, frames[3].1]);
+    words(&mut bytes, &[2, 0, 1, frames[1].0, frames[1].1, 8192, 0, 0, frames[0].0, frames[0].1, 100]);
+    words(&mut bytes, &[2]);
+    let seed = identity().page_seed().unwrap();
+    for (path, mode, modified, size, frame) in [
+        (&b"base/1/\xff"[..], 0o600_u32, 1_795_348_800_i64, 8192_u32, 1),
+        (b"global/pg_control", 0o400, 0, 100, 0),
     ] {
         text(&mut bytes, path);
         bytes.extend(mode.to_le_bytes());
         bytes.extend(modified.to_le_bytes());
         bytes.extend(u64::from(size).to_le_bytes());
-        for word in [1, 0, frame, offset, stored, skip, size] {
-            bytes.extend(word.to_le_bytes());
-        }
+        words(&mut bytes, &[1, u32::from(frame == 0), 0, size]);
+        let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&digests()[frame].to_le_bytes(), seed);
+        bytes.extend(sum.to_le_bytes());
     }
     assert_vector("file-table", &bytes);
+    assert_vector("page-digests", &pack_digests());
 
-    let seed = blake3::derive_key("walproof 1 page digest seed", &counting(0x40));
-    let seed = u64::from_le_bytes(*seed.first_chunk().unwrap());
-    let [small, page, _] = extents();
-    let digests = [&page[..], &small[40..], &small]
-        .map(|bytes| xxhash_rust::xxh3::xxh3_64_with_seed(bytes, seed).to_le_bytes());
-    assert_vector("page-digests", &digests.concat());
-
-    let mut table = FileTable::parse(&vector("file-table")).unwrap();
-    table.read_digests(&vector("page-digests")).unwrap();
+    let table = FileTable::parse(&vector("file-table")).unwrap();
     assert_eq!(table.to_bytes(), bytes);
-    assert_eq!(identity().page_seed().unwrap(), seed);
-    for (file, content) in table.files.iter().zip([&page[..], &small[40..], &small]) {
-        let mut digests = Vec::new();
-        page_digest_seed(seed, content, &mut digests);
-        assert_eq!(file.digests, digests, "{}", file.path);
+    let place = table.packs[0].digests;
+    let start = place.offset as usize;
+    assert_eq!(start + place.stored_len as usize, pack.len());
+    let name = PackName { backup: BACKUP.parse().unwrap(), number: 2 };
+    let reader = PackReader::new(&keys(), REPOSITORY, name, &pack[..64]).unwrap();
+    let read = reader.digests(&mut Decompressor::new().unwrap(), place.frame, &pack[start..]).unwrap();
+    assert_eq!(read, PackDigests::parse(3, &pack_digests()).unwrap());
+    for (file, frame) in table.files.iter().zip([1_u32, 0]) {
+        assert_eq!((file.extents[0].frame, file.extents[0].frame_len), (frame, file.extents[0].plain_len));
+        let mut found = Vec::new();
+        page_digest_seed(seed, &extents()[frame as usize], &mut found);
+        assert_eq!(read.of_frame(frame), Some(&found[..]), "{}", file.path);
+        assert_eq!(file.sums, [digest_sum(seed, &found)], "{}", file.path);
     }
 }
 

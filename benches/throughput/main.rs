@@ -129,8 +129,9 @@ fn packs(criterion: &mut Criterion) {
                 .expect("a pack");
         let (mut digests, mut frames) = (Vec::new(), Vec::new());
         for extent in pages.chunks(EXTENT) {
+            digests.clear();
             page_digest_seed(7, extent, &mut digests);
-            frames.push(writer.add(compressor, &mut extent.to_vec()).expect("seal"));
+            frames.push(writer.add(compressor, &mut extent.to_vec(), &digests).expect("seal"));
         }
         (writer.finish(compressor).expect("seal"), frames)
     };
@@ -147,11 +148,11 @@ fn packs(criterion: &mut Criterion) {
     let mut out = Vec::new();
     group.bench_function("open extents", |bencher| {
         bencher.iter(|| {
-            for (offset, frame) in &frames {
-                let start = usize::try_from(*offset).expect("small");
-                let stored = &sealed.bytes[start..start + frame.stored_len as usize];
+            for place in &frames {
+                let start = place.offset as usize;
+                let stored = &sealed.bytes[start..start + place.stored_len as usize];
                 out.clear();
-                reader.open(&mut decompressor, frame.index, stored, &mut out).expect("open");
+                reader.open(&mut decompressor, place.frame.into(), stored, &mut out).expect("open");
             }
         });
     });

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::take::needs_archiving;
 use crate::cluster::{ServerInfo, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
 use crate::repository::Repository;
 
@@ -33,6 +32,25 @@ impl Proof {
         let last = Lsn::new(end.get().saturating_sub(1));
         Ok(Some(Self { segment: SegmentName::containing(info.timeline, last, info.wal_segment_size) }))
     }
+}
+
+/// R10: it is set up to archive.
+fn needs_archiving(info: &ServerInfo) -> Result<()> {
+    let by_command = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
+    let configured = by_command || !info.archive_library.is_empty();
+    if info.archive_mode == "off" || !configured {
+        return Err(Error::server(
+            "the server does not archive WAL, and a backup is worth nothing without it",
+        )
+        .hint(
+            "set archive_mode = on and archive_command = 'walproof wal-push %p' (the first needs a restart)",
+        ));
+    }
+    if info.wal_level == "minimal" {
+        return Err(Error::server("wal_level is minimal: the WAL does not hold enough to restore"))
+            .hint("set wal_level = replica and restart the server");
+    }
+    Ok(())
 }
 
 /// Finish a segment and see it arrive in the repository, no later than after `patience`: its name. `None` on a standby,

@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
+use super::base_files::BaseFiles;
+use super::packer::Packer;
 use super::pages::judge_again;
 use super::progress::Progress;
 use super::regions::{Region, Regions};
+use super::shared::{RegionDone, Shared, StoredPacks, stopped};
 use super::table::TableWriter;
 use super::throttle::Throttle;
-use super::worker::{Packer, RegionDone, Shared, stopped, work};
+use super::worker::work;
 use crate::cluster::{DataDir, Session, Walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, FileRecord, PacksRecord, PageError, PartRecord, SealedPack};
 use crate::postgres::{ControlFile, Lsn};
-use crate::repository::Repository;
+use crate::repository::{Base, Repository};
 
 /// Bytes that all packs in memory may take together.
 const PACK_MEMORY: usize = 144 << 20;
@@ -44,6 +48,7 @@ pub(super) struct CopyRequest<'a> {
     pub(super) concurrency: usize,
     pub(super) max_rate: u64,
     pub(super) progress: Arc<Progress>,
+    pub(super) base: Base,
 }
 
 /// What was copied.
@@ -56,6 +61,8 @@ pub(super) struct Copied {
     pub(super) size_bytes: u64,
     pub(super) stored_bytes: u64,
     pub(super) new_bytes: u64,
+    pub(super) reused_bytes: u64,
+    pub(super) rewritten_bytes: u64,
     pub(super) page_errors: Vec<PageError>,
 }
 
@@ -64,13 +71,17 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
     let workers = request.concurrency.max(1);
     let files = &request.walk.files;
     let largest = if request.repository.store().is_remote() { LARGEST_PACK } else { LOCAL_PACK };
+    // It reads ahead until the last region is handed out.
+    let base_files =
+        (!request.base.is_empty()).then(|| BaseFiles::read(request.repository, request.base.clone()));
+    let reading = base_files.as_ref().map(BaseFiles::reading);
     request.progress.begin(files.iter().map(|file| file.size).sum());
     let shared = Shared {
         repository: request.repository,
         id: request.id,
         data_dir: request.data_dir.path(),
         files,
-        regions: Regions::new(files),
+        regions: Regions::new(files, workers, base_files),
         start: request.start,
         verify_pages: request.control.data_checksum_version != 0,
         page_seed: request.repository.identity().page_seed()?,
@@ -79,10 +90,10 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         progress: &request.progress,
         stop: AtomicBool::new(false),
         next_pack: AtomicU32::new(0),
-        stored: Mutex::new(Vec::new()),
+        stored: Mutex::new(StoredPacks::new()),
         spare: Mutex::new(Vec::new()),
     };
-    let mut table = TableWriter::new(request.repository, request.id, files);
+    let mut table = TableWriter::new(&shared);
     let (packs_in, packs_out) = mpsc::channel::<SealedPack>(1);
     let (done_in, done_out) = mpsc::unbounded_channel::<RegionDone>();
     let copied = std::thread::scope(|scope| {
@@ -108,6 +119,8 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         let flow = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(flow));
         if flow.is_err() {
             shared.stop.store(true, Ordering::Relaxed);
+            // Whoever waits for what the base has goes on.
+            reading.inspect(AbortHandle::abort);
         }
         // A worker's own error says more than the stop that follows from it.
         for thread in threads {
@@ -122,28 +135,36 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
     copy_control(&request, &shared, &mut table).await?;
     table.finish().await?;
     let page_errors = judge_suspects(&request, &table).await?;
-    conclude(&shared, table, page_errors).await
+    conclude(&shared, &request.base, table, page_errors).await
 }
 
 /// Store the list of packs, and sum up.
 async fn conclude(
     shared: &Shared<'_>,
+    base: &Base,
     mut table: TableWriter<'_>,
     page_errors: Vec<PageError>,
 ) -> Result<Copied> {
     let stored = std::mem::take(&mut *shared.stored.lock().map_err(|_| stopped())?);
-    for (name, bytes) in &stored {
-        table.tally.stored(name, *bytes)?;
+    for (name, pack) in &stored {
+        table.tally.stored(name, pack.bytes)?;
+    }
+    let reused: Vec<_> = table.tally.without_bytes().cloned().collect();
+    for name in &reused {
+        let bytes = base.pack_bytes(name);
+        table.tally.stored(name, bytes.ok_or_else(|| Error::corrupt("a reused pack is not the base's"))?)?;
     }
     let (list, packs) = table.tally.finish();
     let pack_list_bytes = shared.repository.put_pack_list(shared.id, &list).await?;
-    let in_packs: u64 = stored.iter().map(|(_, bytes)| bytes).sum();
-    let in_parts: u64 = table.parts.iter().map(|part| part.table_bytes + part.digests_bytes).sum();
+    let in_packs: u64 = stored.values().map(|pack| pack.bytes).sum();
+    let in_parts: u64 = table.parts.iter().map(|part| part.table_bytes).sum();
     Ok(Copied {
         parts: table.parts,
         files: table.files_done,
         size_bytes: table.size_bytes,
         stored_bytes: packs.iter().map(|packs| packs.live_bytes).sum(),
+        reused_bytes: table.reused_bytes,
+        rewritten_bytes: table.rewritten_bytes,
         new_bytes: in_packs + in_parts + pack_list_bytes,
         packs,
         pack_list_bytes,
@@ -198,6 +219,7 @@ async fn copy_control(
         modified: 0,
         size: 0,
         extents: Vec::new(),
+        sums: Vec::new(),
         digests: Vec::new(),
     };
     table.add_last(record, &done)

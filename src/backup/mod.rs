@@ -1,11 +1,16 @@
 //! Base backups: a full copy of the data directory beside the running server.
 
 mod archiving;
+mod base_files;
 mod copy;
 mod outside;
+mod packer;
 mod pages;
+mod part;
+mod placement;
 mod progress;
 mod regions;
+mod shared;
 mod table;
 mod take;
 mod throttle;

@@ -1,11 +1,16 @@
 //! What each worker reads next: the walked files, cut into regions, handed out in order.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Mutex;
 
+use super::base_files::{BaseFile, BaseFiles};
 use crate::cluster::FileEntry;
 
 /// Bytes of a region: long enough that a restore reads long ranges, short enough that workers end together.
 pub(super) const REGION: u64 = 8 << 20;
+/// Bytes of all regions together that workers compare with the base's at a time, and of the shortest region.
+const COMPARED: u64 = 128 << 20;
+const SHORTEST: u64 = 1 << 20;
 
 /// A part of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,23 +31,43 @@ pub(super) struct Region {
 #[derive(Debug)]
 pub(super) struct Regions<'a> {
     files: &'a [FileEntry],
-    next: Mutex<(u64, usize, u64)>,
+    longest: u64,
+    next: Mutex<Next>,
+}
+
+#[derive(Debug, Default)]
+struct Next {
+    number: u64,
+    file: usize,
+    offset: u64,
+    base: Option<BaseFiles>,
+    /// What the base has of the file.
+    of_file: Option<BaseFile>,
 }
 
 impl<'a> Regions<'a> {
-    pub(super) fn new(files: &'a [FileEntry]) -> Self {
-        Self { files, next: Mutex::new((0, 0, 0)) }
+    /// Regions for so many workers. Those that are compared with a base are in memory as a whole.
+    pub(super) fn new(files: &'a [FileEntry], workers: usize, base: Option<BaseFiles>) -> Self {
+        let share = COMPARED / workers.max(1) as u64;
+        let longest =
+            if base.is_none() { REGION } else { share.clamp(SHORTEST, REGION) / SHORTEST * SHORTEST };
+        Self { files, longest, next: Mutex::new(Next { base, ..Next::default() }) }
     }
 
-    /// The next region; `None` when all are handed out.
-    pub(super) fn next(&self) -> Option<Region> {
+    /// The next region, and what the base has of its file; `None` when all are handed out.
+    pub(super) fn next(&self) -> Option<(Region, Option<BaseFile>)> {
         let mut next = self.next.lock().ok()?;
-        let (number, file, offset) = *next;
-        let size = self.files.get(file)?.size;
-        let len = (size - offset).min(REGION);
-        let last = offset + len == size;
-        *next = if last { (number + 1, file + 1, 0) } else { (number + 1, file, offset + len) };
-        Some(Region { number, file, offset, len, last })
+        let entry = self.files.get(next.file)?;
+        if next.offset == 0 {
+            next.of_file = next.base.as_mut().and_then(|base| base.find(entry.path.as_os_str().as_bytes()));
+        }
+        let (file, offset) = (next.file, next.offset);
+        let len = (entry.size - offset).min(self.longest);
+        let last = offset + len == entry.size;
+        let region = Region { number: next.number, file, offset, len, last };
+        (next.file, next.offset) = if last { (file + 1, 0) } else { (file, offset + len) };
+        next.number += 1;
+        Some((region, next.of_file.clone()))
     }
 }
 
@@ -54,8 +79,8 @@ mod tests {
     fn regions_cover_every_file_in_order() {
         let entry = |size| FileEntry { path: "f".into(), size, mode: 0, modified: 0, relation: None };
         let files = [entry(0), entry(REGION), entry(REGION + 1), entry(5)];
-        let regions = Regions::new(&files);
-        let all: Vec<Region> = std::iter::from_fn(|| regions.next()).collect();
+        let regions = Regions::new(&files, 2, None);
+        let all: Vec<Region> = std::iter::from_fn(|| regions.next().map(|(region, _)| region)).collect();
         let shape: Vec<_> = all.iter().map(|r| (r.number, r.file, r.offset, r.len, r.last)).collect();
         assert_eq!(
             shape,

@@ -11,8 +11,9 @@ use super::progress::Progress;
 use crate::cluster::{DataDir, ServerInfo, Session, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim};
+use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{BackupLabel, ControlFile, PgTime};
-use crate::repository::{Lease, Namespace, Protection, Purpose, Repository, WalFrom};
+use crate::repository::{Found, Lease, Namespace, Repository};
 
 /// What to back up and how.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct BackupRequest {
     pub max_rate: u64,
     /// How long a segment that was just finished may take to reach the repository.
     pub archive_patience: Duration,
+    /// Reuse nothing.
+    pub full: bool,
     /// Counts bytes read.
     pub progress: Arc<Progress>,
 }
@@ -39,14 +42,20 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let info = session.info().await?;
     session.must_run_in(&info, &data_dir, &control).await?;
     let repository = namespace.open(control.system_identifier).await.map_err(Error::absence_is_impossible)?;
+    let id = BackupId::generate(info.time.timestamp())?;
+    let found =
+        if request.full { Found::default() } else { find_base(&repository, &data_dir, &info).await? };
     // Until the backup has a start of its own, this is older.
     let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
-    let lease = Lease::take(&repository, Purpose::Backup, Protection { backups: Vec::new(), wal }).await?;
+    let backups = found.backups().chain([&id]).cloned().collect();
+    let lease = Lease::take(&repository, Purpose::Backup, Protection { backups, wal }).await?;
+    let run =
+        Run { repository: &repository, lease: &lease, session: &session, info: &info, data_dir: &data_dir };
     let manifest = tokio::select! {
         // R32: another one may have taken over.
         biased;
         lost = lease.lost() => Err(lost),
-        taken = take_with_lease(&repository, &lease, &session, &info, &data_dir, request) => taken,
+        taken = run.take(id, &found, request) => taken,
     };
     let released = lease.release().await;
     let manifest = manifest?;
@@ -57,62 +66,80 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     Ok(manifest)
 }
 
-async fn take_with_lease(
-    repository: &Repository,
-    lease: &Lease,
-    session: &Session,
-    info: &ServerInfo,
-    data_dir: &DataDir,
-    request: &BackupRequest,
-) -> Result<Manifest> {
-    let id = BackupId::generate(info.time.timestamp())?;
-    let started_at = session.current_time().await?;
-    let proof = Proof::begin(session, info).await?;
-    let label = format!("walproof {id}");
-    let (start_lsn, ()) = tokio::try_join!(
-        session.backup_start(&label, true),
-        prove_archiving(repository, proof.as_ref(), request.archive_patience),
-    )?;
-    tracing::info!(%id, %start_lsn, "backup started");
-    let control = data_dir.control()?;
-    let (path, control_again) = (data_dir.path().to_owned(), control.clone());
-    let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
-        .await
-        .map_err(|cause| Error::new(Kind::Other, format!("list the data directory: {cause}")))??;
-    for (path, reason) in &walked.skipped {
-        tracing::warn!(path = %path.display(), reason, "not backed up");
+/// The newest backup on the lineage of the server's timeline.
+async fn find_base(repository: &Repository, data_dir: &DataDir, info: &ServerInfo) -> Result<Found> {
+    let history = data_dir.history(info.timeline);
+    let suits = |manifest: &Manifest| {
+        let stretch = history.stretch(manifest.timeline);
+        stretch.is_some_and(|stretch| stretch.end.is_none_or(|end| manifest.stop_lsn <= end))
+    };
+    repository.find_base(suits).await.context("look for a backup to reuse")
+}
+
+/// What a backup works with, while its lease is held.
+struct Run<'a> {
+    repository: &'a Repository,
+    lease: &'a Lease,
+    session: &'a Session,
+    info: &'a ServerInfo,
+    data_dir: &'a DataDir,
+}
+
+impl Run<'_> {
+    async fn take(&self, id: BackupId, found: &Found, request: &BackupRequest) -> Result<Manifest> {
+        let Self { repository, lease, session, info, data_dir } = *self;
+        let started_at = session.current_time().await?;
+        let proof = Proof::begin(session, info).await?;
+        let label = format!("walproof {id}");
+        let (start_lsn, (), base) = tokio::try_join!(
+            session.backup_start(&label, true),
+            prove_archiving(repository, proof.as_ref(), request.archive_patience),
+            repository.confirm_base(found),
+        )?;
+        let base_id = base.manifest.as_ref().map(|manifest| manifest.id.clone());
+        let reused = base_id.as_ref().map_or("nothing", BackupId::as_str);
+        tracing::info!(%id, %start_lsn, base = reused, "backup started");
+        let control = data_dir.control()?;
+        let (path, control_again) = (data_dir.path().to_owned(), control.clone());
+        let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
+            .await
+            .map_err(|cause| Error::new(Kind::Other, format!("list the data directory: {cause}")))??;
+        for (path, reason) in &walked.skipped {
+            tracing::warn!(path = %path.display(), reason, "not backed up");
+        }
+        let copied = copy(CopyRequest {
+            repository,
+            session,
+            id: &id,
+            data_dir,
+            control: &control,
+            walk: &walked,
+            start: start_lsn,
+            concurrency: request.concurrency,
+            max_rate: request.max_rate,
+            progress: Arc::clone(&request.progress),
+            base,
+        })
+        .await?;
+        let stop = session.backup_stop().await?;
+        let finished_at = session.current_time().await?;
+        let label = BackupLabel::parse(&stop.label)?;
+        tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
+        wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
+        let manifest = manifest(
+            repository,
+            info,
+            &control,
+            walked,
+            (copied, base_id),
+            &label,
+            (id, started_at, finished_at, stop.stop),
+        );
+        repository.check_still_there().await.context("see that the repository is still the same")?;
+        // The commit point.
+        lease.commit(&manifest).await?;
+        Ok(manifest)
     }
-    let copied = copy(CopyRequest {
-        repository,
-        session,
-        id: &id,
-        data_dir,
-        control: &control,
-        walk: &walked,
-        start: start_lsn,
-        concurrency: request.concurrency,
-        max_rate: request.max_rate,
-        progress: Arc::clone(&request.progress),
-    })
-    .await?;
-    let stop = session.backup_stop().await?;
-    let finished_at = session.current_time().await?;
-    let label = BackupLabel::parse(&stop.label)?;
-    tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
-    wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
-    let manifest = manifest(
-        repository,
-        info,
-        &control,
-        walked,
-        copied,
-        &label,
-        (id, started_at, finished_at, stop.stop),
-    );
-    repository.check_still_there().await.context("see that the repository is still the same")?;
-    // The commit point.
-    lease.commit(&manifest).await?;
-    Ok(manifest)
 }
 
 type When = (BackupId, PgTime, PgTime, crate::postgres::Lsn);
@@ -122,7 +149,7 @@ fn manifest(
     info: &ServerInfo,
     control: &ControlFile,
     walk: crate::cluster::Walk,
-    copied: Copied,
+    (copied, base): (Copied, Option<BackupId>),
     label: &BackupLabel,
     (id, started_at, finished_at, stop_lsn): When,
 ) -> Manifest {
@@ -161,26 +188,10 @@ fn manifest(
         size_bytes: copied.size_bytes,
         stored_bytes: copied.stored_bytes,
         new_bytes: copied.new_bytes,
+        base,
+        reused_bytes: copied.reused_bytes,
+        rewritten_bytes: copied.rewritten_bytes,
         page_errors: copied.page_errors,
         outside_files: outside_files(info),
     }
-}
-
-/// R10: it is set up to archive.
-pub(super) fn needs_archiving(info: &ServerInfo) -> Result<()> {
-    let by_command = !info.archive_command.is_empty() && info.archive_command != "(disabled)";
-    let configured = by_command || !info.archive_library.is_empty();
-    if info.archive_mode == "off" || !configured {
-        return Err(Error::server(
-            "the server does not archive WAL, and a backup is worth nothing without it",
-        )
-        .hint(
-            "set archive_mode = on and archive_command = 'walproof wal-push %p' (the first needs a restart)",
-        ));
-    }
-    if info.wal_level == "minimal" {
-        return Err(Error::server("wal_level is minimal: the WAL does not hold enough to restore"))
-            .hint("set wal_level = replica and restart the server");
-    }
-    Ok(())
 }

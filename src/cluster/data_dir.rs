@@ -12,7 +12,7 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 use super::version::major_of;
 use crate::disk::FileId;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{ControlFile, Major};
+use crate::postgres::{ControlFile, History, Major, TimelineId, WalName};
 
 /// PostgreSQL writes `pg_control` in one call, but nothing makes that atomic for a reader.
 const CONTROL_READS: u32 = 10;
@@ -52,6 +52,14 @@ impl DataDir {
     /// What `global/pg_control` says now; see [`DataDir::control_bytes`].
     pub fn control(&self) -> Result<ControlFile> {
         self.read_control().map(|(control, _)| control)
+    }
+
+    /// The history of `timeline` as far as this host knows it.
+    pub fn history(&self, timeline: TimelineId) -> History {
+        let path = self.path.join("pg_wal").join(WalName::History(timeline).to_string());
+        let text = fs::read(path).ok();
+        let history = text.and_then(|text| History::parse(timeline, &text).ok());
+        history.unwrap_or_else(|| History::root(timeline))
     }
 
     /// The bytes of `global/pg_control` as a running server keeps them: read again until the checksum

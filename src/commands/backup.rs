@@ -23,8 +23,6 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     let data_dir = config.data_dir()?.to_owned();
     check_pgdata(&config, pgdata)?;
     config.repository.refuse_root()?;
-    // Every backup of this version is written whole.
-    let _ = full;
     let namespace = config.namespace(Policy::default())?;
     let progress = Arc::new(Progress::default());
     let request = BackupRequest {
@@ -34,6 +32,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         max_rate: config.backup_max_rate,
         // As long as PostgreSQL's one call for that segment may take.
         archive_patience: config.archive.timeout,
+        full,
         progress: Arc::clone(&progress),
     };
     let begin = Instant::now();
@@ -57,12 +56,13 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         output::json(&entry(&manifest, false))?;
     } else {
         output::line(format!(
-            "backup {} done in {:.1} s: {} in {} files, {} stored",
+            "backup {} done in {:.1} s: {} in {} files, {} stored{}",
             manifest.id,
             begin.elapsed().as_secs_f64(),
             size(manifest.size_bytes),
             manifest.files,
-            size(manifest.new_bytes)
+            size(manifest.new_bytes),
+            reused(&manifest)
         ))?;
     }
     if manifest.page_errors.is_empty() {
@@ -76,6 +76,20 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         manifest.page_errors[0].block
     ))
     .hint("is the disk failing? keep older backups, and look at `walproof backup-show` and amcheck"))
+}
+
+/// What a backup did not store, since an earlier one had.
+fn reused(manifest: &Manifest) -> String {
+    if manifest.reused_bytes == 0 {
+        return String::new();
+    }
+    let changed = manifest.size_bytes.saturating_sub(manifest.reused_bytes + manifest.rewritten_bytes);
+    format!(
+        "; {} reused, {} new or changed, {} rewritten",
+        size(manifest.reused_bytes),
+        size(changed),
+        size(manifest.rewritten_bytes)
+    )
 }
 
 fn check_pgdata(config: &Config, pgdata: Option<&Path>) -> Result<()> {
@@ -124,6 +138,9 @@ pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
         "size_bytes": manifest.size_bytes,
         "stored_bytes": manifest.stored_bytes,
         "new_bytes": manifest.new_bytes,
+        "base": manifest.base,
+        "reused_bytes": manifest.reused_bytes,
+        "rewritten_bytes": manifest.rewritten_bytes,
         "held": held,
         "page_errors": manifest.page_errors.len(),
     })
@@ -209,6 +226,12 @@ fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
         ("size", format!("{} ({} bytes)", size(manifest.size_bytes), manifest.size_bytes)),
         ("stored", format!("{} ({} bytes)", size(manifest.stored_bytes), manifest.stored_bytes)),
         ("new", format!("{} ({} bytes)", size(manifest.new_bytes), manifest.new_bytes)),
+        (
+            "compared with",
+            manifest.base.as_ref().map_or_else(|| "no other backup".to_owned(), ToString::to_string),
+        ),
+        ("reused", format!("{} ({} bytes)", size(manifest.reused_bytes), manifest.reused_bytes)),
+        ("rewritten", format!("{} ({} bytes)", size(manifest.rewritten_bytes), manifest.rewritten_bytes)),
         (
             "page checksums",
             if manifest.page_checksums { "verified" } else { "off in this cluster" }.to_owned(),

@@ -13,8 +13,9 @@ use crate::drill::{
     DrillKey, Entry, Evidence, Memory, Note, Proven, PublicKey, Report, Stored, append, html, open_link, text,
 };
 use crate::error::{Error, Result};
+use crate::format::{Protection, Purpose};
 use crate::postgres::PgTime;
-use crate::repository::{Lease, Protection, Purpose, Repository};
+use crate::repository::{Lease, Repository};
 use crate::store::Policy;
 
 pub(super) fn list(global: &Global, trust: &Trust) -> Result<u8> {

@@ -14,8 +14,9 @@ use crate::cli::{
 };
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{RecoveryTarget, TargetAction};
-use crate::repository::{Lease, Protection, Purpose, Repository, WalFrom};
+use crate::repository::{Lease, Repository};
 use crate::restore::{Handover, Plan, RestoreRequest, execute, owner_for, plan, too_low};
 use crate::store::Policy;
 

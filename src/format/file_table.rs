@@ -1,7 +1,11 @@
-//! The file table: which extents make up which file, and the digest of every page, FORMAT.md "File table".
+//! The file table: which extents make up which file, FORMAT.md "File table".
 //! It comes in parts of bounded size, so that no database is too large for it.
 
-use super::pack::PackName;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::pack::{FramePlace, PackName};
+use super::page_digests::PAGES_PER_SUM;
 use super::summary::take;
 use super::verbatim::Verbatim;
 use crate::error::{Error, Result};
@@ -15,6 +19,8 @@ pub struct PackRef {
     pub name: PackName,
     /// A copy of its header.
     pub header: [u8; HEADER_LEN],
+    /// Where the digests of its pages are.
+    pub digests: FramePlace,
 }
 
 /// A run of bytes of one file, and where it is stored: anywhere in a frame, which may be another backup's. A file's
@@ -29,7 +35,9 @@ pub struct Extent {
     pub offset: u32,
     /// Bytes of the frame in the pack.
     pub stored_len: u32,
-    /// Bytes of the opened frame that lie before the extent.
+    /// Bytes of the opened frame.
+    pub frame_len: u32,
+    /// Those of them that lie before the extent, whole pages.
     pub skip: u32,
     /// Bytes of the file. The frame may go on behind them.
     pub plain_len: u32,
@@ -48,8 +56,17 @@ pub struct FileRecord {
     pub size: u64,
     /// Its content.
     pub extents: Vec<Extent>,
-    /// Digest of each 8 KiB of it (the last may be shorter); stored in the part's digests object.
+    /// The digest of the page digests of each 8 MiB of it: what was read, however it is stored.
+    pub sums: Vec<u64>,
+    /// Digest of each 8 KiB of it (the last may be shorter). They are stored in the packs; a parsed record has none.
     pub digests: Vec<u64>,
+}
+
+impl FileRecord {
+    /// How many page digests it has.
+    pub fn digest_count(&self) -> usize {
+        usize::try_from(self.size.div_ceil(PAGE_SIZE as u64)).unwrap_or(usize::MAX)
+    }
 }
 
 /// One part of a file table.
@@ -61,26 +78,21 @@ pub struct FileTable {
     pub files: Vec<FileRecord>,
 }
 
-/// Number of digests that a file of `size` bytes has.
-const fn digest_count(size: u64) -> u64 {
-    size.div_ceil(PAGE_SIZE as u64)
-}
-
-/// The digest of each 8 KiB of `bytes` (XXH3-64 with the repository's secret seed): equal pages have equal digests,
-/// and different ones but for a chance of 2^-64, see FORMAT.md "Page digests" for why that is enough.
-pub fn page_digest_seed(seed: u64, bytes: &[u8], digests: &mut Vec<u64>) {
-    digests.extend(bytes.chunks(PAGE_SIZE).map(|page| xxhash_rust::xxh3::xxh3_64_with_seed(page, seed)));
-}
-
-/// The first page of `bytes`, counted from 0, whose digest is not the one in `digests`; one that has none, too.
-pub fn first_other_page(seed: u64, bytes: &[u8], digests: &[u64]) -> Option<usize> {
-    let is_other = |(index, page): (usize, &[u8])| {
-        digests.get(index) != Some(&xxhash_rust::xxh3::xxh3_64_with_seed(page, seed))
-    };
-    bytes.chunks(PAGE_SIZE).enumerate().position(is_other)
-}
-
 impl Extent {
+    /// Which pages of its frame it takes.
+    pub const fn pages(&self) -> Range<usize> {
+        let first = self.skip as usize / PAGE_SIZE;
+        first..first + (self.plain_len as usize).div_ceil(PAGE_SIZE)
+    }
+
+    /// Whether it takes whole pages of its frame, as the frame has them.
+    fn is_whole_pages(&self) -> bool {
+        let page = u32::try_from(PAGE_SIZE).unwrap_or(u32::MAX);
+        let end = self.skip.checked_add(self.plain_len).filter(|end| *end <= self.frame_len);
+        self.skip.is_multiple_of(page)
+            && end.is_some_and(|end| end == self.frame_len || self.plain_len.is_multiple_of(page))
+    }
+
     /// Its bytes in the opened frame.
     pub fn of<'a>(&self, frame: &'a [u8]) -> Result<&'a [u8]> {
         let begin = self.skip as usize;
@@ -96,31 +108,22 @@ impl Extent {
 }
 
 impl FileTable {
-    /// The index of a pack in this part, added when new.
-    pub fn pack_index(&mut self, name: &PackName, header: &[u8; HEADER_LEN]) -> Result<u32> {
-        let found = self.packs.iter().rposition(|pack| pack.name == *name);
-        let index = found.unwrap_or(self.packs.len());
-        if found.is_none() {
-            self.packs.push(PackRef { name: name.clone(), header: *header });
-        }
-        u32::try_from(index).map_err(|_| Error::corrupt("a part of the file table names too many packs"))
-    }
-
-    /// Roughly how many bytes [`FileTable::to_bytes`] will make.
-    pub fn weight(&self) -> usize {
-        let files: usize =
-            self.files.iter().map(|file| 40 + file.path.as_bytes().len() + 24 * file.extents.len()).sum();
-        files + self.packs.len() * 100
-    }
-
     /// The plaintext of the part.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.weight());
+        let mut out = Vec::new();
         put_u32(&mut out, self.packs.len());
         for pack in &self.packs {
             put_bytes(&mut out, pack.name.backup.as_str().as_bytes());
             out.extend_from_slice(&pack.name.number.to_le_bytes());
             out.extend_from_slice(&pack.header);
+            let FramePlace { frame, offset, stored_len } = pack.digests;
+            put_words(&mut out, [frame, offset, stored_len]);
+        }
+        let frames = Frames::of(self);
+        put_u32(&mut out, frames.list.len());
+        for extent in &frames.list {
+            let Extent { pack, frame, offset, stored_len, frame_len, .. } = **extent;
+            put_words(&mut out, [pack, frame, offset, stored_len, frame_len]);
         }
         put_u32(&mut out, self.files.len());
         for file in &self.files {
@@ -130,18 +133,13 @@ impl FileTable {
             out.extend_from_slice(&file.size.to_le_bytes());
             put_u32(&mut out, file.extents.len());
             for extent in &file.extents {
-                let Extent { pack, frame, offset, stored_len, skip, plain_len } = *extent;
-                for word in [pack, frame, offset, stored_len, skip, plain_len] {
-                    out.extend_from_slice(&word.to_le_bytes());
-                }
+                put_words(&mut out, [frames.index(extent), extent.skip, extent.plain_len]);
+            }
+            for sum in &file.sums {
+                out.extend_from_slice(&sum.to_le_bytes());
             }
         }
         out
-    }
-
-    /// The plaintext of the part's digests, in the order of its files.
-    pub fn digest_bytes(&self) -> Vec<u8> {
-        self.files.iter().flat_map(|file| &file.digests).flat_map(|digest| digest.to_le_bytes()).collect()
     }
 
     /// Parse a part; digests are left empty.
@@ -153,24 +151,28 @@ impl FileTable {
         Ok(table)
     }
 
-    /// Fill in the digests of a part from its digests object.
-    pub fn read_digests(&mut self, mut bytes: &[u8]) -> Result<()> {
-        for file in &mut self.files {
-            for _ in 0..digest_count(file.size) {
-                let digest =
-                    take::<8>(&mut bytes).ok_or_else(|| Error::corrupt("page digests are missing"))?;
-                file.digests.push(u64::from_le_bytes(digest));
-            }
-        }
-        if bytes.is_empty() { Ok(()) } else { Err(Error::corrupt("there are more page digests than pages")) }
-    }
-
     fn read(input: &mut &[u8]) -> Option<Self> {
         let mut table = Self::default();
         for _ in 0..take_u32(input)? {
             let backup = std::str::from_utf8(take_bytes(input)?).ok()?.parse().ok()?;
-            let number = take_u32(input)?;
-            table.packs.push(PackRef { name: PackName { backup, number }, header: take(input)? });
+            let name = PackName { backup, number: take_u32(input)? };
+            let header = take(input)?;
+            let mut word = || take_u32(input);
+            let digests = FramePlace { frame: word()?, offset: word()?, stored_len: word()? };
+            table.packs.push(PackRef { name, header, digests });
+        }
+        let mut frames = Vec::new();
+        for _ in 0..take_u32(input)? {
+            let mut word = || take_u32(input);
+            frames.push(Extent {
+                pack: word()?,
+                frame: word()?,
+                offset: word()?,
+                stored_len: word()?,
+                frame_len: word()?,
+                skip: 0,
+                plain_len: 0,
+            });
         }
         for _ in 0..take_u32(input)? {
             let path = take_bytes(input)?.to_vec().into();
@@ -179,17 +181,15 @@ impl FileTable {
             let size = u64::from_le_bytes(take(input)?);
             let mut extents = Vec::new();
             for _ in 0..take_u32(input)? {
-                let mut word = || take_u32(input);
-                extents.push(Extent {
-                    pack: word()?,
-                    frame: word()?,
-                    offset: word()?,
-                    stored_len: word()?,
-                    skip: word()?,
-                    plain_len: word()?,
-                });
+                let frame = *frames.get(take_u32(input)? as usize)?;
+                extents.push(Extent { skip: take_u32(input)?, plain_len: take_u32(input)?, ..frame });
             }
-            table.files.push(FileRecord { path, mode, modified, size, extents, digests: Vec::new() });
+            let mut file =
+                FileRecord { path, mode, modified, size, extents, sums: Vec::new(), digests: Vec::new() };
+            for _ in 0..file.digest_count().div_ceil(PAGES_PER_SUM) {
+                file.sums.push(u64::from_le_bytes(take(input)?));
+            }
+            table.files.push(file);
         }
         Some(table)
     }
@@ -200,7 +200,8 @@ impl FileTable {
         let is_sound = |file: &FileRecord| {
             let mut begin: u64 = 0;
             for extent in &file.extents {
-                if extent.pack >= packs || !begin.is_multiple_of(PAGE_SIZE as u64) {
+                if extent.pack >= packs || !begin.is_multiple_of(PAGE_SIZE as u64) || !extent.is_whole_pages()
+                {
                     return false;
                 }
                 begin += u64::from(extent.plain_len);
@@ -213,6 +214,36 @@ impl FileTable {
                 Err(Error::corrupt(format!("the file table's record of \"{}\" is malformed", file.path)))
             }
         }
+    }
+}
+
+/// The frames that the extents of a part lie in, each once, in the order of their first use.
+struct Frames<'a> {
+    list: Vec<&'a Extent>,
+    indices: HashMap<(u32, u32), u32>,
+}
+
+impl<'a> Frames<'a> {
+    fn of(table: &'a FileTable) -> Self {
+        let mut frames = Self { list: Vec::new(), indices: HashMap::new() };
+        for extent in table.files.iter().flat_map(|file| &file.extents) {
+            let next = u32::try_from(frames.list.len()).unwrap_or(u32::MAX);
+            frames.indices.entry((extent.pack, extent.frame)).or_insert_with(|| {
+                frames.list.push(extent);
+                next
+            });
+        }
+        frames
+    }
+
+    fn index(&self, extent: &Extent) -> u32 {
+        self.indices.get(&(extent.pack, extent.frame)).copied().unwrap_or(u32::MAX)
+    }
+}
+
+fn put_words<const N: usize>(out: &mut Vec<u8>, words: [u32; N]) {
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
     }
 }
 
@@ -241,31 +272,38 @@ mod tests {
     use super::*;
 
     fn sample() -> FileTable {
-        let mut table = FileTable::default();
         let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 0 };
-        let pack = table.pack_index(&name, &[7; HEADER_LEN]).unwrap();
-        assert_eq!(table.pack_index(&name, &[7; HEADER_LEN]).unwrap(), pack);
-        let extent = Extent { pack, frame: 1, offset: 64, stored_len: 100, skip: 16384, plain_len: 8193 };
-        let digests = vec![1, 2];
-        table.files.push(FileRecord {
+        let digests = FramePlace { frame: 2, offset: 164, stored_len: 50 };
+        let part = |skip, plain_len| Extent {
+            pack: 0,
+            frame: 1,
+            offset: 64,
+            stored_len: 100,
+            frame_len: 3 * 8192 + 1,
+            skip,
+            plain_len,
+        };
+        let file = FileRecord {
             path: b"base/1/\xff".to_vec().into(),
             mode: 0o600,
             modified: -1,
-            size: 8193,
-            extents: vec![extent],
-            digests,
-        });
-        table
+            size: 2 * 8192 + 1,
+            extents: vec![part(8192, 8192), part(16384, 8193)],
+            sums: vec![5],
+            digests: Vec::new(),
+        };
+        FileTable { packs: vec![PackRef { name, header: [7; HEADER_LEN], digests }], files: vec![file] }
     }
 
     #[test]
-    fn a_part_and_its_digests_round_trip() {
+    fn a_part_round_trips_and_names_a_frame_once() {
         let table = sample();
-        let mut same = FileTable::parse(&table.to_bytes()).unwrap();
-        same.read_digests(&table.digest_bytes()).unwrap();
-        assert_eq!(same, table);
-        same.files[0].digests.clear();
-        same.read_digests(&[0; 24]).unwrap_err();
+        let bytes = table.to_bytes();
+        assert_eq!(FileTable::parse(&bytes).unwrap(), table);
+        let mut more = table;
+        more.files[0].extents.truncate(1);
+        more.files[0].size = 8192;
+        assert_eq!(bytes.len() - more.to_bytes().len(), 12);
     }
 
     #[test]
@@ -280,26 +318,21 @@ mod tests {
         FileTable::parse(&table.to_bytes()).unwrap_err();
         let mut table = sample();
         let whole = table.files[0].extents[0];
-        table.files[0].extents = vec![Extent { plain_len: 1, ..whole }, Extent { plain_len: 8192, ..whole }];
+        let part = |skip, plain_len| Extent { skip, plain_len, ..whole };
+        table.files[0].extents = vec![part(16384, 8193), part(0, 8192)];
         FileTable::parse(&table.to_bytes()).unwrap_err();
         table.files[0].extents.reverse();
         FileTable::parse(&table.to_bytes()).unwrap();
+        // A digest stands for a page as the frame has it.
+        for (skip, plain_len) in [(1, 8192), (16384, 8192 + 2), (16384, 1), (u32::MAX, 8192)] {
+            table.files[0].size = u64::from(plain_len);
+            table.files[0].extents = vec![part(skip, plain_len)];
+            FileTable::parse(&table.to_bytes()).unwrap_err();
+        }
         let bytes = sample().to_bytes();
         for len in 0..bytes.len() {
             FileTable::parse(&bytes[..len]).unwrap_err();
         }
-    }
-
-    #[test]
-    fn the_first_page_that_differs_is_found() {
-        let bytes = [vec![1; PAGE_SIZE], vec![2; PAGE_SIZE], vec![3; 10]].concat();
-        let mut digests = Vec::new();
-        page_digest_seed(7, &bytes, &mut digests);
-        assert_eq!(first_other_page(7, &bytes, &digests), None);
-        assert_eq!(first_other_page(8, &bytes, &digests), Some(0));
-        assert_eq!(first_other_page(7, &bytes, &digests[..2]), Some(2));
-        digests[1] ^= 1;
-        assert_eq!(first_other_page(7, &bytes, &digests), Some(1));
     }
 
     #[test]

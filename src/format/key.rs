@@ -27,8 +27,8 @@ const REPORT_HEAD: &str = "head";
 const VERIFY: &str = "watch/verify";
 pub(crate) const TAIL: &str = "watch/tail";
 pub(crate) const PROBES: &str = "probes";
-const PACKS: &str = "packs";
-const TABLES: &str = "tables";
+pub(crate) const PACKS: &str = "packs";
+pub(crate) const TABLES: &str = "tables";
 pub(crate) const HOLDS: &str = "watch/holds";
 const EXPIRY: &str = "watch/expiry";
 
@@ -54,8 +54,6 @@ pub enum ObjectKey {
     Pack(PackName),
     /// A part of a backup's file table.
     FileTable(BackupId, u32),
-    /// The page digests of such a part.
-    PageDigests(BackupId, u32),
     /// Which packs a backup needs.
     PackList(BackupId),
     /// A WAL file with this content.
@@ -108,7 +106,6 @@ impl ObjectKey {
                 let backup = backup.parse().ok()?;
                 match part.split_once('-') {
                     Some(("files", number)) => Self::FileTable(backup, hex(number)?),
-                    Some(("digests", number)) => Self::PageDigests(backup, hex(number)?),
                     None if part == "packs" => Self::PackList(backup),
                     _ => return None,
                 }
@@ -162,7 +159,6 @@ impl fmt::Display for ObjectKey {
             Self::Identity => f.write_str(IDENTITY),
             Self::Pack(name) => write!(f, "{PACKS}/{}/{:08x}", name.backup, name.number),
             Self::FileTable(backup, number) => write!(f, "{TABLES}/{backup}/files-{number:08x}"),
-            Self::PageDigests(backup, number) => write!(f, "{TABLES}/{backup}/digests-{number:08x}"),
             Self::PackList(backup) => write!(f, "{TABLES}/{backup}/packs"),
             Self::Wal(name, digest) => write!(f, "{}/{name}-{digest}", wal_directory(name)),
             Self::Manifest(backup) => write!(f, "{BACKUPS}/{backup}"),
@@ -230,7 +226,6 @@ mod tests {
             ObjectKey::Identity,
             ObjectKey::Pack(PackName { backup: backup.clone(), number: 17 }),
             ObjectKey::FileTable(backup.clone(), 1),
-            ObjectKey::PageDigests(backup.clone(), 2),
             ObjectKey::PackList(backup.clone()),
             ObjectKey::Manifest(backup.clone()),
             ObjectKey::Tail(TailPieceName { segment, generation, start: 8192, end: 9000 }),

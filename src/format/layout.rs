@@ -8,7 +8,7 @@ use super::tail_name::TailPieceName;
 use crate::postgres::WalName;
 
 pub(crate) use super::key::{
-    BACKUPS, IDENTITY, LEASES, PROBES, REPORTS, TAIL, tail_directory, wal_directory,
+    BACKUPS, IDENTITY, LEASES, PACKS, PROBES, REPORTS, TABLES, TAIL, tail_directory, wal_directory,
 };
 
 /// The key of a WAL file with this content.
@@ -21,6 +21,16 @@ pub(crate) fn pack_key(name: &PackName) -> String {
     ObjectKey::Pack(name.clone()).to_string()
 }
 
+/// The packs that a backup wrote.
+pub(crate) fn packs_of(id: &BackupId) -> String {
+    format!("{PACKS}/{id}")
+}
+
+/// The file table and the pack list of a backup.
+pub(crate) fn tables_of(id: &BackupId) -> String {
+    format!("{TABLES}/{id}")
+}
+
 /// A backup's manifest.
 pub(crate) fn manifest_key(id: &BackupId) -> String {
     ObjectKey::Manifest(id.clone()).to_string()
@@ -29,11 +39,6 @@ pub(crate) fn manifest_key(id: &BackupId) -> String {
 /// Part `number` of a manifest's file table.
 pub(crate) fn file_table_key(id: &BackupId, number: u32) -> String {
     ObjectKey::FileTable(id.clone(), number).to_string()
-}
-
-/// The page digests of part `number`.
-pub(crate) fn page_digests_key(id: &BackupId, number: u32) -> String {
-    ObjectKey::PageDigests(id.clone(), number).to_string()
 }
 
 /// The pack list of a backup.

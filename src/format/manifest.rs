@@ -59,6 +59,13 @@ pub struct Manifest {
     pub stored_bytes: u64,
     /// Bytes of objects that this backup added.
     pub new_bytes: u64,
+    /// The backup whose extents it reused, if there was one.
+    pub base: Option<BackupId>,
+    /// Bytes of files that are as they were, and stay where earlier backups put them.
+    pub reused_bytes: u64,
+    /// Bytes of files that are as they were, and were stored again: what lies in too many places, or beside too much
+    /// that nobody needs. The rest of `size_bytes` is new or changed.
+    pub rewritten_bytes: u64,
     /// Pages whose checksum failed.
     pub page_errors: Vec<PageError>,
     /// Configuration files that lie outside the data directory: not restored, kept for the operator.
@@ -92,8 +99,6 @@ pub struct PartRecord {
     pub bytes: u64,
     /// Bytes of the part as stored.
     pub table_bytes: u64,
-    /// Bytes of its page digests as stored.
-    pub digests_bytes: u64,
 }
 
 /// What a backup uses of the packs that one backup wrote; the pack list has each.

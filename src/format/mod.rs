@@ -9,9 +9,11 @@ mod file_table;
 mod identity;
 mod key;
 pub(crate) mod layout;
+pub(crate) mod lease_record;
 mod manifest;
 mod pack;
 mod pack_list;
+mod page_digests;
 mod summary;
 mod tail_name;
 mod verbatim;
@@ -20,15 +22,17 @@ mod wal_object;
 
 pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
-pub use file_table::{Extent, FileRecord, FileTable, PackRef, first_other_page, page_digest_seed};
+pub use file_table::{Extent, FileRecord, FileTable, PackRef};
 pub use identity::{ClusterName, Identity, WalDigest};
 pub(crate) use key::{HOLDS, IDENTITY};
 pub use key::{ObjectKey, ObjectUse};
+pub use lease_record::{Protection, Purpose, Verdict, WalFrom};
 pub use manifest::{
     DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord,
 };
-pub use pack::{PackName, PackReader, PackWriter, SealedPack};
+pub use pack::{FramePlace, PackName, PackReader, PackWriter, SealedPack};
 pub use pack_list::{PackList, PackTally, PackUse};
+pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page, page_digest_seed};
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};
 pub use verbatim::Verbatim;

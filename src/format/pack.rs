@@ -1,6 +1,10 @@
 //! Packs: sealed objects whose frames hold extents, so that each frame can be read alone.
 
+use std::fmt;
+use std::ops::Range;
+
 use super::backup_id::BackupId;
+use super::page_digests::PackDigests;
 use crate::error::{Error, Result, ResultExt};
 use crate::seal::{
     Context, Decompressor, HEADER_LEN, KeyRing, ObjectKind, Opener, PageCompressor, SealedFrame, Sealer,
@@ -15,9 +19,33 @@ pub struct PackName {
     pub number: u32,
 }
 
-impl PackName {
-    fn context_name(&self) -> String {
-        format!("pack {}/{:08x}", self.backup, self.number)
+impl fmt::Display for PackName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pack {}/{:08x}", self.backup, self.number)
+    }
+}
+
+/// Where a frame lies in its pack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FramePlace {
+    /// Its number.
+    pub frame: u32,
+    /// Its offset, bytes.
+    pub offset: u32,
+    /// Its bytes, with header and tag.
+    pub stored_len: u32,
+}
+
+impl FramePlace {
+    fn of(offset: u64, frame: SealedFrame) -> Result<Self> {
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| Error::corrupt("a pack grew too large"));
+        Ok(Self { frame: narrow(frame.index)?, offset: narrow(offset)?, stored_len: frame.stored_len })
+    }
+
+    /// Its bytes in the pack.
+    pub fn range(&self) -> Range<u64> {
+        let begin = u64::from(self.offset);
+        begin..begin + u64::from(self.stored_len)
     }
 }
 
@@ -28,6 +56,8 @@ pub struct SealedPack {
     pub name: PackName,
     /// Its header, which a manifest repeats so that extents can be read without it.
     pub header: [u8; HEADER_LEN],
+    /// Where the digests of its pages are.
+    pub digests: FramePlace,
     /// The object's bytes.
     pub bytes: Vec<u8>,
 }
@@ -39,6 +69,8 @@ pub struct PackWriter {
     sealer: Sealer,
     bytes: Vec<u8>,
     frames: u64,
+    extent_limit: u32,
+    digests: PackDigests,
 }
 
 impl PackWriter {
@@ -51,21 +83,32 @@ impl PackWriter {
         extent_limit: u32,
         buffer: Vec<u8>,
     ) -> Result<Self> {
-        let text = name.context_name();
+        let text = name.to_string();
         let context = Context { kind: ObjectKind::Pack, identity, name: &text };
         let sealer = Sealer::new(keys, context, extent_limit)?;
         let mut bytes = buffer;
         bytes.clear();
         bytes.extend_from_slice(&sealer.header());
-        Ok(Self { name, sealer, bytes, frames: 0 })
+        Ok(Self { name, sealer, bytes, frames: 0, extent_limit, digests: PackDigests::default() })
     }
 
-    /// Add an extent, which is left as the compressor's filter made it: (offset in the pack, its frame).
-    pub fn add(&mut self, compressor: &mut PageCompressor, plain: &mut [u8]) -> Result<(u64, SealedFrame)> {
+    /// Add a frame of these pages, which are left as the compressor's filter made them, with their digests: its place.
+    pub fn add(
+        &mut self,
+        compressor: &mut PageCompressor,
+        plain: &mut [u8],
+        digests: &[u64],
+    ) -> Result<FramePlace> {
         let offset = self.bytes.len() as u64;
         let frame = self.sealer.seal_pages(compressor, self.frames, plain, &mut self.bytes)?;
         self.frames += 1;
-        Ok((offset, frame))
+        self.digests.push(digests);
+        FramePlace::of(offset, frame)
+    }
+
+    /// Whether the digests of so many more pages can be stored.
+    pub const fn has_room_for(&self, pages: usize) -> bool {
+        self.digests.len_with(pages) <= self.extent_limit as usize
     }
 
     /// Bytes so far.
@@ -88,10 +131,12 @@ impl PackWriter {
         self.sealer.header()
     }
 
-    /// End the pack with an empty last frame, by which a truncated one is recognised.
+    /// End the pack with the digests of its pages: its last frame, by which a truncated pack is recognised, too.
     pub fn finish(mut self, compressor: &mut PageCompressor) -> Result<SealedPack> {
-        self.sealer.seal_frame(compressor.inner(), self.frames, true, &[], &mut self.bytes)?;
-        Ok(SealedPack { name: self.name, header: self.sealer.header(), bytes: self.bytes })
+        let (offset, plain) = (self.bytes.len() as u64, self.digests.to_bytes());
+        let frame = self.sealer.seal_frame(compressor.inner(), self.frames, true, &plain, &mut self.bytes)?;
+        let digests = FramePlace::of(offset, frame)?;
+        Ok(SealedPack { name: self.name, header: self.sealer.header(), digests, bytes: self.bytes })
     }
 }
 
@@ -105,7 +150,7 @@ pub struct PackReader {
 impl PackReader {
     /// A reader for the pack `name` with this header (from a manifest, or the pack itself).
     pub fn new(keys: &KeyRing, identity: &str, name: PackName, header: &[u8]) -> Result<Self> {
-        let text = name.context_name();
+        let text = name.to_string();
         let context = Context { kind: ObjectKind::Pack, identity, name: &text };
         let opener = Opener::new(keys, context, header).with_context(|| format!("open {text}"))?;
         Ok(Self { name, opener })
@@ -119,14 +164,34 @@ impl PackReader {
         stored: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let opened = self.opener.open_frame(decompressor, frame, stored, out).and_then(|(_, rest)| {
+        self.open_any(decompressor, frame, stored, out).map(|_| ())
+    }
+
+    /// The digests of all pages: of the last frame, which is `frame` and stored as exactly `stored`.
+    pub fn digests(&self, decompressor: &mut Decompressor, frame: u32, stored: &[u8]) -> Result<PackDigests> {
+        let mut plain = Vec::new();
+        if self.open_any(decompressor, frame.into(), stored, &mut plain)? {
+            return PackDigests::parse(frame, &plain);
+        }
+        Err(Error::corrupt(format!("frame {frame} of {} is not its last one", self.name)))
+    }
+
+    /// Whether it is the last frame.
+    fn open_any(
+        &self,
+        decompressor: &mut Decompressor,
+        frame: u64,
+        stored: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let opened = self.opener.open_frame(decompressor, frame, stored, out).and_then(|(last, rest)| {
             if rest.is_empty() {
-                Ok(())
+                Ok(last)
             } else {
                 Err(Error::corrupt("the frame is shorter than the file table says"))
             }
         });
-        opened.with_context(|| format!("open frame {frame} of {}", self.name.context_name()))
+        opened.with_context(|| format!("open frame {frame} of {}", self.name))
     }
 }
 
@@ -141,19 +206,31 @@ mod tests {
         let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 3 };
         let mut compressor = PageCompressor::new(1).unwrap();
         let mut writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, Vec::new()).unwrap();
-        let extents: Vec<_> =
-            (0..4_u8).map(|number| writer.add(&mut compressor, &mut [number; 8192]).unwrap()).collect();
+        let extents: Vec<_> = (0..4_u8)
+            .map(|number| writer.add(&mut compressor, &mut [number; 8192], &[number.into()]).unwrap())
+            .collect();
         let pack = writer.finish(&mut compressor).unwrap();
         scrub_object(&pack.bytes).unwrap();
         let reader = PackReader::new(&keys, "main/7", name, &pack.header).unwrap();
         let mut decompressor = Decompressor::new().unwrap();
-        for (number, (offset, frame)) in extents.iter().enumerate() {
-            let start = usize::try_from(*offset).unwrap();
-            let stored = &pack.bytes[start..start + frame.stored_len as usize];
+        let stored = |place: &FramePlace| {
+            let start = place.offset as usize;
+            &pack.bytes[start..start + place.stored_len as usize]
+        };
+        for (number, place) in extents.iter().enumerate() {
+            let (frame, stored) = (u64::from(place.frame), stored(place));
             let mut out = Vec::new();
-            reader.open(&mut decompressor, frame.index, stored, &mut out).unwrap();
+            reader.open(&mut decompressor, frame, stored, &mut out).unwrap();
             assert_eq!(out, vec![u8::try_from(number).unwrap(); 8192]);
-            reader.open(&mut decompressor, frame.index ^ 1, stored, &mut out).unwrap_err();
+            reader.open(&mut decompressor, frame ^ 1, stored, &mut out).unwrap_err();
+            reader.digests(&mut decompressor, place.frame, stored).unwrap_err();
         }
+        let place = pack.digests;
+        assert_eq!(place.range().end, pack.bytes.len() as u64);
+        let digests = reader.digests(&mut decompressor, place.frame, stored(&place)).unwrap();
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|frame| digests.of_frame(frame).map(<[u64]>::to_vec)),
+            [Some(vec![0]), Some(vec![1]), Some(vec![2]), Some(vec![3]), None]
+        );
     }
 }

@@ -92,6 +92,11 @@ impl PackTally {
         Ok(())
     }
 
+    /// The packs that are used and whose bytes are not known yet.
+    pub fn without_bytes(&self) -> impl Iterator<Item = &PackName> {
+        self.packs.iter().filter(|(_, tally)| tally.bytes == 0).map(|(name, _)| name)
+    }
+
     /// A file uses this frame of the pack `name`, which has this header.
     pub fn used(&mut self, name: &PackName, header: &[u8], frame: u32, stored_len: u32) -> Result<()> {
         let tally = self.packs.entry(name.clone()).or_default();

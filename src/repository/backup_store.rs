@@ -48,11 +48,8 @@ impl Repository {
         self.store().get_range(&self.key(&layout::pack_key(name)), range).await
     }
 
-    /// Put part `number` of the file table of `id` and its page digests.
+    /// Put part `number` of the file table of `id`.
     pub async fn put_file_table(&self, id: &BackupId, number: u32, table: &FileTable) -> Result<PartRecord> {
-        let digests_bytes = self
-            .put_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number), &table.digest_bytes())
-            .await?;
         let table_bytes = self
             .put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes())
             .await?;
@@ -60,7 +57,6 @@ impl Repository {
             files: table.files.len() as u64,
             bytes: table.files.iter().map(|file| file.size).sum(),
             table_bytes,
-            digests_bytes,
         })
     }
 
@@ -79,12 +75,6 @@ impl Repository {
     pub async fn get_file_table(&self, id: &BackupId, number: u32) -> Result<FileTable> {
         let plain = self.get_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number)).await;
         FileTable::parse(&plain.with_context(|| format!("read the file table of backup {id}"))?)
-    }
-
-    /// The page digests of a part.
-    pub async fn read_page_digests(&self, id: &BackupId, number: u32, table: &mut FileTable) -> Result<()> {
-        let plain = self.get_sealed(ObjectKind::PageDigests, &layout::page_digests_key(id, number)).await;
-        table.read_digests(&plain.with_context(|| format!("read the page digests of backup {id}"))?)
     }
 
     /// Put the manifest: the backup exists from here on. The commit point of a backup.

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 
 use super::lease_grip::{Found, Grip, Moment, keep, read};
-use super::lease_record::{Holder, Protection, Purpose, Record, Verdict, lifetime};
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::lease_record::{Holder, Protection, Purpose, Record, Verdict, lifetime};
 use crate::format::{Manifest, layout};
 use crate::seal::fill_random;
 
@@ -261,8 +261,8 @@ fn under_way(record: &Record) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::fixture;
-    use super::super::lease_record::LIFETIME;
     use super::*;
+    use crate::format::lease_record::LIFETIME;
 
     async fn take(repository: &Repository, purpose: Purpose) -> Result<Lease> {
         Lease::take(repository, purpose, Protection::default()).await

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::lease_record::{Purpose, Record, lifetime};
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::layout;
+use crate::format::lease_record::{Purpose, Record, lifetime};
 use crate::seal::ObjectKind;
 use crate::store::Object;
 

@@ -1,13 +1,14 @@
 //! One cluster's backups and WAL in a store: what is put, listed, read and deleted, and who may (leases).
 
 mod backup_store;
+mod base;
+mod digest_reader;
 mod expiry;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod hold;
 mod lease;
 mod lease_grip;
-mod lease_record;
 mod listing;
 mod namespace;
 mod report_store;
@@ -19,10 +20,11 @@ mod verify_store;
 mod wal_store;
 
 pub use backup_store::{Backups, DamagedBackup};
+pub use base::{Base, Found};
+pub use digest_reader::{DigestReader, NoDigests};
 pub use expiry::{ExpiryFailure, ExpiryRecord, Refused};
 pub use hold::Hold;
 pub use lease::{HeldLease, Lease};
-pub use lease_record::{Protection, Purpose, Verdict, WalFrom};
 pub use listing::{Listed, Listing, WalFile};
 pub use namespace::{Namespace, Repository};
 pub use report_store::{REPORTS_KEPT, StoredReport};

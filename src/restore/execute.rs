@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::write::{Fetched, Frames, create, write_batches};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{FileTable, PackReader, PackRef};
-use crate::repository::Repository;
+use crate::repository::{DigestReader, Repository};
 
 /// Ranges that are fetched at a time, and wait to be written: with ranges of up to 4 MiB this bounds the memory.
 const CONCURRENT_FETCHES: usize = 8;
@@ -41,7 +41,9 @@ pub async fn execute(
     let target = Arc::new(Target::begin(plan, handover.owner)?);
     let flusher = Flusher::start(Arc::clone(&target));
     let seed = repository.identity().page_seed()?;
-    let mut part = PartRestore { repository, target: &target, plan, seed, count, read_only: Vec::new() };
+    let digests = DigestReader::default();
+    let mut part =
+        PartRestore { repository, target: &target, plan, seed, count, digests, read_only: Vec::new() };
     for number in 0..plan.backup.parts.len() {
         let number =
             u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
@@ -65,6 +67,7 @@ struct PartRestore<'a> {
     plan: &'a Plan,
     seed: u64,
     count: Arc<dyn Fn(u64) + Send + Sync>,
+    digests: DigestReader,
     /// Files that are read-only in the end.
     read_only: Vec<Arc<Destination>>,
 }
@@ -73,7 +76,7 @@ impl PartRestore<'_> {
     async fn restore(&mut self, number: u32) -> Result<()> {
         let id = &self.plan.backup.id;
         let mut table = self.repository.get_file_table(id, number).await?;
-        self.repository.read_page_digests(id, number, &mut table).await?;
+        self.digests.fill(self.repository, &mut table).await.map_err(|no| pack_missing(no.error))?;
         if let Some(index) = table.files.iter().position(|file| file.path.as_bytes() == CONTROL.as_bytes()) {
             self.restore_control(&table, index).await?;
             table.files.remove(index);

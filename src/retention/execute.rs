@@ -10,10 +10,9 @@ use super::facts::{Facts, Policy};
 use super::plan::{Doomed, Plan, REPORTS, lists_needed, plan};
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
+use crate::format::{Protection, Purpose};
 use crate::postgres::PgTime;
-use crate::repository::{
-    ExpiryFailure, ExpiryRecord, HeldLease, Lease, Namespace, Protection, Purpose, Refused, Repository,
-};
+use crate::repository::{ExpiryFailure, ExpiryRecord, HeldLease, Lease, Namespace, Refused, Repository};
 use crate::store::OldVersions;
 use crate::window::{Records, RecoveryWindow, WalTimes, look};
 

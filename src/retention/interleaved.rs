@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use super::Policy;
 use super::expire;
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse, PacksRecord};
+use crate::format::{Protection, Purpose};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::{
-    Lease, Namespace, Protection, Purpose, Repository, fixture::SIZE, fixture::SYSTEM, fixture::archive,
-    fixture::memory, fixture::size,
+    Lease, Namespace, Repository, fixture::SIZE, fixture::SYSTEM, fixture::archive, fixture::memory,
+    fixture::size,
 };
 use crate::store::{Observe, Outcome};
 use crate::window::sample_manifest;

@@ -94,6 +94,6 @@ pub fn held_bytes(catalog: &Catalog, hold: &Hold) -> u64 {
 }
 
 fn own_bytes(backup: &Manifest) -> u64 {
-    let tables = backup.parts.iter().map(|part| part.table_bytes + part.digests_bytes);
+    let tables = backup.parts.iter().map(|part| part.table_bytes);
     backup.packs.iter().map(|packs| packs.bytes).chain(tables).sum::<u64>() + backup.pack_list_bytes
 }

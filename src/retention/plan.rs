@@ -191,7 +191,7 @@ impl Planner<'_> {
                 self.note(listed, (0, format!("backup {id}"), None), delete.then_some(0), reason);
             }
             ObjectKey::Pack(name) => self.judge_pack(listed, &name.clone()),
-            ObjectKey::FileTable(id, _) | ObjectKey::PageDigests(id, _) | ObjectKey::PackList(id) => {
+            ObjectKey::FileTable(id, _) | ObjectKey::PackList(id) => {
                 let id = id.clone();
                 let keep = self.stays(&id) || self.orphan_stays(listed, &id);
                 let reason = self.owner_reason(&id, keep);

@@ -25,8 +25,6 @@ pub enum ObjectKind {
     Manifest = 4,
     /// A part of a manifest's file table.
     FileTable = 5,
-    /// The page digests that belong to a part of the file table.
-    PageDigests = 6,
     /// A lease.
     Lease = 7,
     /// Bytes of an unfinished segment.
@@ -46,13 +44,12 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 13] = [
         Self::Identity,
         Self::Wal,
         Self::Pack,
         Self::Manifest,
         Self::FileTable,
-        Self::PageDigests,
         Self::Lease,
         Self::Tail,
         Self::Report,

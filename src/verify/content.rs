@@ -12,10 +12,9 @@ use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{
-    Extent, FileTable, Manifest, ObjectKey, PackName, PackReader, PackRef, first_other_page,
+    Extent, FileTable, FramePlace, Manifest, ObjectKey, PackName, PackReader, PackRef, first_other_page,
 };
-use crate::postgres::PAGE_SIZE;
-use crate::repository::{Listed, Listing, Repository};
+use crate::repository::{DigestReader, Listed, Listing, NoDigests, Repository};
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};
 
@@ -69,9 +68,6 @@ pub(super) struct Content<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) throttle: Throttle,
 }
-
-/// An extent, and the digests of its pages.
-type Piece = (Extent, Vec<u64>);
 
 pub(super) type Counted<'a> = (&'a mut Tally, &'a mut Memory);
 
@@ -154,11 +150,22 @@ impl Content<'_> {
         findings: &mut Findings,
         (tally, memory): Counted<'_>,
     ) -> Result<()> {
+        let mut digests = DigestReader::default();
         for (number, part) in (0..).zip(&backup.parts) {
-            self.throttle.pay(part.table_bytes + part.digests_bytes).await;
-            let Some(table) = self.table(backup, number, findings).await? else { continue };
-            tally.opened += 2;
+            self.throttle.pay(part.table_bytes).await;
+            let Some(mut table) = self.table(backup, number, findings).await? else { continue };
+            tally.opened += 1;
             let key = ObjectKey::FileTable(backup.id.clone(), number);
+            match digests.fill(self.repository, &mut table).await {
+                Err(NoDigests { pack, error }) if is_damage(&error) => {
+                    findings.loses(&backup.id, &error.to_string());
+                    let blamed =
+                        pack.map_or_else(|| key.to_string(), |pack| ObjectKey::Pack(pack).to_string());
+                    findings.damaged(blamed, &error, format!("backup {} cannot be restored", backup.id));
+                }
+                Err(other) => return Err(other.error),
+                Ok(()) => {}
+            }
             let put = self.listed(&key).map_or(0, |listed| listed.modified.as_microsecond());
             let user = format!("{key}\n{put}");
             for (pack, pieces) in pieces_by_pack(&table) {
@@ -188,20 +195,11 @@ impl Content<'_> {
     ) -> Result<Option<FileTable>> {
         let id = &backup.id;
         let loses = format!("backup {id} cannot be restored");
-        let mut table = match self.repository.get_file_table(id, number).await {
-            Ok(table) => table,
+        match self.repository.get_file_table(id, number).await {
+            Ok(table) => Ok(Some(table)),
             Err(error) if is_damage(&error) => {
                 findings.loses(id, &error.to_string());
                 findings.damaged(ObjectKey::FileTable(id.clone(), number).to_string(), &error, loses);
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        match self.repository.read_page_digests(id, number, &mut table).await {
-            Ok(()) => Ok(Some(table)),
-            Err(error) if is_damage(&error) => {
-                findings.loses(id, &error.to_string());
-                findings.damaged(ObjectKey::PageDigests(id.clone(), number).to_string(), &error, loses);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -213,7 +211,7 @@ impl Content<'_> {
         &self,
         backup: &Manifest,
         (pack, size): (&PackRef, u64),
-        mut pieces: Vec<Piece>,
+        mut pieces: Vec<Extent>,
         known: &mut Known,
         findings: &mut Findings,
     ) -> Result<bool> {
@@ -248,7 +246,7 @@ impl Content<'_> {
         self.listing.objects.get(at).filter(|listed| listed.key == *key)
     }
 
-    async fn check_pack(&self, pack: &PackRef, size: u64, pieces: Vec<Piece>, first: bool) -> Result<()> {
+    async fn check_pack(&self, pack: &PackRef, size: u64, pieces: Vec<Extent>, first: bool) -> Result<()> {
         self.throttle.pay(size).await;
         let bytes = self.repository.get_pack_range(&pack.name, 0..size).await?;
         if bytes.get(..pack.header.len()) != Some(&pack.header[..]) {
@@ -256,11 +254,12 @@ impl Content<'_> {
         }
         let (keys, seed) = (self.repository.keys(), self.repository.identity().page_seed()?);
         let reader = PackReader::new(keys, self.repository.name(), pack.name.clone(), &pack.header)?;
+        let digests = pack.digests;
         let work = move || {
             if first {
                 scrub_object(&bytes)?;
             }
-            check_pieces(&reader, &bytes, &pieces, seed)
+            check_pieces((&reader, digests), &bytes, &pieces, seed)
         };
         tokio::task::spawn_blocking(work)
             .await
@@ -316,38 +315,43 @@ impl Content<'_> {
 }
 
 /// The extents of a part by pack, in the order in which they lie there.
-fn pieces_by_pack(table: &FileTable) -> Vec<(&PackRef, Vec<Piece>)> {
-    let mut found: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
-    for file in &table.files {
-        let mut digests = file.digests.as_slice();
-        for extent in &file.extents {
-            let pages = (extent.plain_len as usize).div_ceil(PAGE_SIZE).min(digests.len());
-            let (own, rest) = digests.split_at(pages);
-            found.entry(extent.pack).or_default().push((*extent, own.to_vec()));
-            digests = rest;
-        }
+fn pieces_by_pack(table: &FileTable) -> Vec<(&PackRef, Vec<Extent>)> {
+    let mut found: BTreeMap<u32, Vec<Extent>> = BTreeMap::new();
+    for extent in table.files.iter().flat_map(|file| &file.extents) {
+        found.entry(extent.pack).or_default().push(*extent);
     }
-    let of_pack = |(index, mut pieces): (u32, Vec<Piece>)| {
-        pieces.sort_by_key(|(extent, _)| (extent.frame, extent.skip));
+    let of_pack = |(index, mut pieces): (u32, Vec<Extent>)| {
+        pieces.sort_by_key(|extent| (extent.frame, extent.skip));
         table.packs.get(index as usize).map(|pack| (pack, pieces))
     };
     found.into_iter().filter_map(of_pack).collect()
 }
 
-fn check_pieces(reader: &PackReader, bytes: &Bytes, pieces: &[Piece], seed: u64) -> Result<()> {
-    let (mut decompressor, mut plain, mut opened) = (Decompressor::new()?, Vec::new(), None);
-    for (extent, digests) in pieces {
+fn check_pieces(
+    (reader, place): (&PackReader, FramePlace),
+    bytes: &Bytes,
+    pieces: &[Extent],
+    seed: u64,
+) -> Result<()> {
+    let frame_at = |offset: u32, stored_len: u32| {
+        let begin = offset as usize;
+        let stored = bytes.get(begin..begin.saturating_add(stored_len as usize));
+        stored.ok_or_else(|| Error::corrupt("the pack is shorter than the file table says"))
+    };
+    let mut decompressor = Decompressor::new()?;
+    let stored = frame_at(place.offset, place.stored_len)?;
+    let digests = reader.digests(&mut decompressor, place.frame, stored)?;
+    let (mut plain, mut opened) = (Vec::new(), None);
+    for extent in pieces {
         let place = (extent.frame, extent.offset);
         if opened != Some(place) {
-            let begin = extent.offset as usize;
-            let stored = bytes.get(begin..begin.saturating_add(extent.stored_len as usize));
-            let stored =
-                stored.ok_or_else(|| Error::corrupt("the pack is shorter than the file table says"))?;
             plain.clear();
+            let stored = frame_at(extent.offset, extent.stored_len)?;
             reader.open(&mut decompressor, u64::from(extent.frame), stored, &mut plain)?;
             opened = Some(place);
         }
-        if let Some(page) = first_other_page(seed, extent.of(&plain)?, digests) {
+        let own = digests.of_frame(extent.frame).and_then(|digests| digests.get(extent.pages()));
+        if let Some(page) = first_other_page(seed, extent.of(&plain)?, own.unwrap_or_default()) {
             return Err(Error::corrupt(format!(
                 "page {page} of frame {} is not the one that was backed up (digest)",
                 extent.frame
@@ -358,9 +362,9 @@ fn check_pieces(reader: &PackReader, bytes: &Bytes, pieces: &[Piece], seed: u64)
     Ok(())
 }
 
-fn hash(name: &PackName, piece: &Piece) -> u64 {
-    let (Extent { frame, offset, stored_len, skip, plain_len, .. }, digests) = piece;
+fn hash(name: &PackName, piece: &Extent) -> u64 {
+    let Extent { frame, offset, stored_len, skip, plain_len, .. } = piece;
     let mut hasher = DefaultHasher::new();
-    (name, frame, offset, stored_len, skip, plain_len, digests).hash(&mut hasher);
+    (name, frame, offset, stored_len, skip, plain_len).hash(&mut hasher);
     hasher.finish()
 }

@@ -73,7 +73,7 @@ impl<'a> Stored<'a> {
         for listed in &listing.objects {
             match &listed.key {
                 ObjectKey::Pack(name) => drop(stored.packs.insert(name, (listed.size, false))),
-                ObjectKey::FileTable(..) | ObjectKey::PageDigests(..) | ObjectKey::PackList(_) => {
+                ObjectKey::FileTable(..) | ObjectKey::PackList(_) => {
                     stored.tables.insert(&listed.key, listed.size);
                 }
                 _ => {}
@@ -88,7 +88,6 @@ impl<'a> Stored<'a> {
         let mut named = vec![(ObjectKey::PackList(id.clone()), backup.pack_list_bytes)];
         for (number, part) in (0..).zip(&backup.parts) {
             named.push((ObjectKey::FileTable(id.clone(), number), part.table_bytes));
-            named.push((ObjectKey::PageDigests(id.clone(), number), part.digests_bytes));
         }
         for (key, expected) in named {
             let Some(problem) = wrong_size(self.tables.get(&key).copied(), expected) else { continue };
@@ -134,10 +133,7 @@ impl<'a> Stored<'a> {
             }
         }
         for (key, size) in &self.tables {
-            let (ObjectKey::FileTable(id, _) | ObjectKey::PageDigests(id, _) | ObjectKey::PackList(id)) = key
-            else {
-                continue;
-            };
+            let (ObjectKey::FileTable(id, _) | ObjectKey::PackList(id)) = key else { continue };
             if !known.contains(id) {
                 let (objects, bytes) = of_backup.entry(("tables", id)).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + size);

@@ -67,7 +67,6 @@ async fn put_backup(repository: &Repository, index: u64, objects: &mut Vec<Liste
     manifest.pack_list_bytes = repository.put_pack_list(&id, &PackList(list)).await.unwrap();
     for (number, part) in (0..).zip(&manifest.parts) {
         objects.push(listed(ObjectKey::FileTable(id.clone(), number), part.table_bytes));
-        objects.push(listed(ObjectKey::PageDigests(id.clone(), number), part.digests_bytes));
     }
     repository.put_manifest(&manifest).await.unwrap();
 }

@@ -14,13 +14,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The fields of a backup in JSON, as the contract has them.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 16] = [
+    "base",
     "finished_at",
     "held",
     "id",
     "new_bytes",
     "page_errors",
     "pg_version",
+    "reused_bytes",
+    "rewritten_bytes",
     "size_bytes",
     "start_lsn",
     "started_at",

@@ -2,8 +2,8 @@
 
 use crate::support::{Archived, Repo, site::files_below};
 use std::fs;
-use walproof::format::{BackupId, Extent, FileTable, Manifest, PackTally};
-use walproof::repository::{Namespace, Repository};
+use walproof::format::{BackupId, Extent, FileTable, Manifest, PackTally, digest_sum};
+use walproof::repository::{DigestReader, Namespace, Repository};
 use walproof::seal::KeyRing;
 use walproof::store::{Location, Policy, Store};
 
@@ -32,7 +32,7 @@ impl Forge {
         let mut tables = Vec::new();
         for number in 0..u32::try_from(manifest.parts.len()).unwrap() {
             let mut table = repository.get_file_table(&id, number).await.unwrap();
-            repository.read_page_digests(&id, number, &mut table).await.unwrap();
+            DigestReader::default().fill(&repository, &mut table).await.unwrap();
             tables.push(table);
         }
         Self { store, repository, manifest, tables }
@@ -82,13 +82,15 @@ async fn a_backup_is_restored_out_of_the_middle_of_anothers_frames() {
     let id = archived.backup()["id"].as_str().unwrap().to_owned();
     archived.archive_all();
     let mut forge = Forge::of(&archived).await;
+    let seed = forge.repository.identity().page_seed().unwrap();
     for file in forge.files() {
         file.extents = file.extents.iter().flat_map(cut).collect();
         // A table that begins with what was its third page, and has its first page twice.
         if file.size == 8192 * 5 && file.path.as_bytes().starts_with(b"base/") {
             let page = |skip| Extent { skip, plain_len: 8192, ..file.extents[0] };
             file.extents = [2, 0, 1, 4, 0].map(|number| page(number * 8192)).to_vec();
-            file.digests = [2, 0, 1, 4, 0].map(|number: usize| file.digests[number]).to_vec();
+            let digests = [2, 0, 1, 4, 0].map(|number: usize| file.digests[number]);
+            file.sums = vec![digest_sum(seed, &digests)];
         }
     }
     let forged = forge.put(&archived).await;
@@ -122,13 +124,13 @@ async fn r25_a_page_that_is_not_the_one_backed_up_is_not_restored() {
     for name in ["base/1/1259", "global/pg_control"] {
         let mut forge = Forge::of(&archived).await;
         let file = forge.files().find(|file| file.path.as_bytes() == name.as_bytes()).unwrap();
-        // As if the filter had mistaken the page: every frame is authentic.
-        file.digests[0] ^= 1;
+        // As if it had been put together wrongly: every frame is authentic.
+        file.sums[0] ^= 1;
         let forged = forge.put(&archived).await;
         let to = archived.target("refused");
         let refused = archived.try_restore(&to, ["--backup", &forged]);
         refused.fails_with(5).stderr_contains(name.rsplit('/').next().unwrap());
-        refused.stderr_contains("not the one that was backed up");
+        refused.stderr_contains("not those that were backed up");
         assert!(!to.join("global/pg_control").exists());
         fs::remove_dir_all(to).unwrap();
         for key in archived.repo().keys(&forged) {

@@ -19,6 +19,7 @@ mod drill;
 mod exit_codes;
 mod extents;
 mod handover;
+mod increments;
 mod init;
 mod kill;
 mod lease;

@@ -240,10 +240,9 @@ fn r25_a_backup_that_was_changed_is_never_restored() {
     let server = S3Server::start();
     for repo in [Repo::local(), Repo::s3(&server)] {
         let backup = Backup::copied(&original, repo.clone());
-        let [manifest, files, digests] =
-            ["/backups/", "/files-", "/digests-"].map(|part| repo.keys(part).remove(0));
+        let [manifest, files] = ["/backups/", "/files-"].map(|part| repo.keys(part).remove(0));
         let packs = repo.keys("/packs/");
-        for (victim, partner) in [(&manifest, &files), (&files, &digests), (&packs[0], &files)] {
+        for (victim, partner) in [(&manifest, &files), (&files, &packs[0]), (&packs[0], &files)] {
             harm_backup(&backup, victim, partner);
         }
         // The newest segment says how far the backup reaches.

@@ -127,7 +127,6 @@ fn every_kind_of_harm_is_named_and_what_is_lost_is_what_a_restore_cannot_give() 
     let matrix = [
         (of("/packs/", 0), of("/packs/", 1), true, false),
         (table("files-00000000", 0), table("files-00000000", 1), true, false),
-        (table("digests-00000000", 0), table("digests-00000000", 1), true, false),
         (table("packs", 0), table("packs", 1), false, false),
         (of("/watch/backups/", 0), of("/watch/backups/", 1), true, false),
         (ground.segment(), segments[segments.len() - 4].clone(), false, true),

@@ -12,7 +12,7 @@ use crate::format::BackupId;
 use crate::postgres::{Lsn, TimelineId};
 
 /// A lease that was not renewed for so long, by the store's clock, is dead.
-pub(super) const LIFETIME: Duration = Duration::from_mins(2);
+pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
 /// For tests only: a shorter lifetime, in seconds.
 const TEST_LIFETIME: &str = "WALPROOF_TEST_LEASE_LIFETIME";
 
@@ -63,7 +63,7 @@ impl Purpose {
     /// - A backup that begins during an expiry could reuse extents that are about to be deleted: it waits. An expiry that
     ///   begins during a backup sees what the backup protects, and keeps it.
     /// - A restore is never refused and never waits. An expiry looks for new leases before every batch of deletes
-    ///   ([`Lease::others`](super::Lease::others)) and keeps what they protect.
+    ///   (`Lease::others`) and keeps what they protect.
     /// - Reports of drills are chained, so there is one drill at a time.
     /// - A verification that misses an object looks again whether it is still listed: an expiry may have deleted it.
     pub const fn may_begin_beside(self, living: Self) -> Verdict {
@@ -78,7 +78,7 @@ impl Purpose {
     }
 
     /// In messages.
-    pub(super) const fn noun(self) -> &'static str {
+    pub(crate) const fn noun(self) -> &'static str {
         match self {
             Self::Expire => "expiry",
             Self::Verify => "verification",
@@ -132,23 +132,23 @@ pub struct WalFrom {
 
 /// What a lease object says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    pub(super) purpose: Purpose,
-    pub(super) protects: Protection,
-    pub(super) taken_at: Timestamp,
+pub(crate) struct Record {
+    pub(crate) purpose: Purpose,
+    pub(crate) protects: Protection,
+    pub(crate) taken_at: Timestamp,
     /// A lease that was not put again for so long, by the store's clock, is dead.
-    pub(super) lifetime_seconds: u64,
+    pub(crate) lifetime_seconds: u64,
     #[serde(flatten)]
-    pub(super) holder: Holder,
+    pub(crate) holder: Holder,
 }
 
 impl Record {
-    pub(super) fn lifetime(&self) -> Duration {
+    pub(crate) fn lifetime(&self) -> Duration {
         Duration::from_secs(self.lifetime_seconds)
     }
 
     /// What the lease object `plain` becomes when it ends and cannot be deleted.
-    pub(super) fn ended(plain: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn ended(plain: &[u8]) -> Result<Vec<u8>> {
         let malformed = |cause| Error::corrupt(format!("end lease: {cause}"));
         let record: Self = serde_json::from_slice(plain).map_err(malformed)?;
         serde_json::to_vec(&Self { lifetime_seconds: 0, ..record }).map_err(malformed)
@@ -156,25 +156,25 @@ impl Record {
 }
 
 /// That of new leases.
-pub(super) fn lifetime() -> Duration {
+pub(crate) fn lifetime() -> Duration {
     let shorter = std::env::var(TEST_LIFETIME).ok().and_then(|text| text.parse().ok());
     shorter.map_or(LIFETIME, Duration::from_secs).clamp(Duration::from_secs(1), LIFETIME)
 }
 
 /// The process that holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Holder {
-    pub(super) host: String,
+pub(crate) struct Holder {
+    pub(crate) host: String,
     /// Identifies the boot of the host and the process namespace (containers share the former), so that a process id
     /// means something.
     boot: String,
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// Start time of the process in clock ticks since boot: process ids are used again.
     started: u64,
 }
 
 impl Holder {
-    pub(super) fn this_process() -> Self {
+    pub(crate) fn this_process() -> Self {
         let pid = std::process::id();
         Self {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -185,7 +185,7 @@ impl Holder {
     }
 
     /// Whether the holder was a process of this host that has ended: then nobody has to wait for the lease to age.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let here = Self::this_process();
         !here.boot.is_empty()
             && self.boot == here.boot

@@ -1,0 +1,218 @@
+//! The base: the backup whose extents a new one may reuse. It is found before the lease is taken, which then protects it,
+//! and looked at again under the lease: an expiry looks at the leases before it lists, so what is there then stays there.
+
+use std::collections::HashMap;
+
+use super::namespace::Repository;
+use crate::error::{Kind, Result, ResultExt};
+use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackRef, PackUse, layout};
+use crate::seal::{Cipher, Header, MasterKey};
+
+/// Of a pack that is used for less than one part in so many, nothing is reused: it is kept for little.
+const LEAST_LIVE: u64 = 4;
+/// Packs with fewer live bytes are small.
+const SMALL: u32 = 1 << 20;
+/// So many small packs are no harm; beyond that there may be one for so many live bytes.
+const FEW_SMALL: usize = 128;
+const BYTES_FOR_SMALL: u64 = 64 << 20;
+
+/// What may be reused, before a lease protects it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The newest backup that suits.
+    pub backup: Option<BackupId>,
+    /// Later ones that were interrupted: what they stored need not be stored again.
+    pub unfinished: Vec<BackupId>,
+}
+
+impl Found {
+    /// All of them, for a lease to protect.
+    pub fn backups(&self) -> impl Iterator<Item = &BackupId> {
+        self.backup.iter().chain(&self.unfinished)
+    }
+}
+
+/// What may be reused.
+#[derive(Debug, Clone, Default)]
+pub struct Base {
+    /// The base itself, if it is still there and can be read.
+    pub manifest: Option<Manifest>,
+    /// Which parts of whose file table to read, first those of an interrupted backup.
+    parts: Vec<(BackupId, u32)>,
+    /// The packs that are there, as long as they should be, and worth to be kept; with their bytes.
+    packs: HashMap<PackName, u64>,
+}
+
+impl Repository {
+    /// Find what a new backup may reuse: the newest backup that `suits`, and what was interrupted since.
+    pub async fn find_base(&self, suits: impl Fn(&Manifest) -> bool) -> Result<Found> {
+        let finished = self.list_backup_ids().await?;
+        let mut found = Found::default();
+        for id in finished.iter().rev() {
+            match self.get_manifest(id).await {
+                Ok(manifest) if suits(&manifest) => {
+                    found.backup = Some(id.clone());
+                    break;
+                }
+                Err(error) if !matches!(error.kind(), Kind::Impossible | Kind::Corrupt) => return Err(error),
+                // It suits not, or is damaged, or was deleted meanwhile.
+                _ => {}
+            }
+        }
+        let tables = self.store().list_directories(&self.key(layout::TABLES)).await;
+        let begun = tables.context("look for interrupted backups")?;
+        let begun = begun.iter().filter_map(|name| name.parse().ok());
+        found.unfinished =
+            begun.filter(|id| Some(id) > found.backup.as_ref() && !finished.contains(id)).collect();
+        Ok(found)
+    }
+
+    /// What of `found` is there, now that a lease protects it.
+    pub async fn confirm_base(&self, found: &Found) -> Result<Base> {
+        let mut base = Base::default();
+        if let Some(id) = &found.backup {
+            match self.confirm_backup(id, &mut base).await {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Impossible | Kind::Corrupt) => {
+                    tracing::warn!(%error, "nothing of backup {id} is reused");
+                    base = Base::default();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut most = Vec::new();
+        for id in &found.unfinished {
+            base.packs.extend(self.pack_sizes(id).await?);
+            let parts = self.stored_parts(id).await?;
+            if parts.len() > most.len() {
+                most = parts;
+            }
+        }
+        base.parts.splice(0..0, most);
+        Ok(base)
+    }
+
+    async fn confirm_backup(&self, id: &BackupId, base: &mut Base) -> Result<()> {
+        let manifest = self.get_manifest(id).await?;
+        let list = self.get_pack_list(id).await?;
+        let worth = worth_keeping(&list);
+        let mut missing = 0;
+        for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
+            let there = self.pack_sizes(&packs[0].name.backup).await?;
+            for pack in packs {
+                if there.get(&pack.name) != Some(&pack.bytes.into()) {
+                    missing += 1;
+                } else if worth(pack) {
+                    base.packs.insert(pack.name.clone(), pack.bytes.into());
+                }
+            }
+        }
+        if missing > 0 {
+            tracing::warn!(
+                "{missing} packs of backup {id} are missing or damaged: what they hold is stored anew"
+            );
+        }
+        let numbers = 0..u32::try_from(manifest.parts.len()).unwrap_or(u32::MAX);
+        base.parts.extend(numbers.map(|number| (id.clone(), number)));
+        base.manifest = Some(manifest);
+        Ok(())
+    }
+
+    /// The packs that the backup `id` wrote, with their bytes.
+    async fn pack_sizes(&self, id: &BackupId) -> Result<HashMap<PackName, u64>> {
+        let directory = layout::packs_of(id);
+        let objects = self.store().list(&self.key(&directory)).await.context("list packs")?;
+        let listing = self.parse_listing(objects);
+        let pack = |listed: super::listing::Listed| match listed.key {
+            ObjectKey::Pack(name) => Some((name, listed.size)),
+            _ => None,
+        };
+        Ok(listing.objects.into_iter().filter_map(pack).collect())
+    }
+
+    /// The parts of the file table that an interrupted backup stored: from the first one on, without a gap.
+    async fn stored_parts(&self, id: &BackupId) -> Result<Vec<(BackupId, u32)>> {
+        let objects = self.store().list(&self.key(&layout::tables_of(id))).await;
+        let listing = self.parse_listing(objects.context("list the parts of an interrupted backup")?);
+        let keys = listing.objects.into_iter().map(|listed| listed.key);
+        let numbers = (0..).zip(keys.filter(|key| matches!(key, ObjectKey::FileTable(..))));
+        let dense = numbers.take_while(|(at, key)| *key == ObjectKey::FileTable(id.clone(), *at));
+        Ok(dense.map(|(number, _)| (id.clone(), number)).collect())
+    }
+}
+
+/// Whether extents in a pack may stay there. A pack that is mostly dead is kept for little; and many small packs, as
+/// backups leave them that changed little, make many requests of a restore.
+fn worth_keeping(list: &PackList) -> impl Fn(&PackUse) -> bool {
+    let live: u64 = list.0.iter().map(|pack| u64::from(pack.live_bytes)).sum();
+    let small = list.0.iter().filter(|pack| pack.live_bytes < SMALL).count();
+    let too_many = small > FEW_SMALL + usize::try_from(live / BYTES_FOR_SMALL).unwrap_or(usize::MAX);
+    move |pack| {
+        u64::from(pack.live_bytes) * LEAST_LIVE >= u64::from(pack.bytes)
+            && !(too_many && pack.live_bytes < SMALL)
+    }
+}
+
+impl Base {
+    /// Whose file tables to read, in order; what a later one says of a path that an earlier one has passed is older.
+    pub fn parts(&self) -> impl Iterator<Item = (BackupId, u32)> + use<'_> {
+        self.parts.iter().cloned()
+    }
+
+    /// Whether there is nothing to reuse.
+    pub const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether extents of this pack may be reused. Of a pack that is sealed with another key than new ones nothing is,
+    /// so that the rotation of a key ends.
+    pub fn may_reuse(&self, repository: &Repository, pack: &PackRef) -> bool {
+        let sealing = repository.keys().sealing().map(MasterKey::id);
+        let is_ours = |header: Header| (header.cipher != Cipher::None).then_some(header.key_id) == sealing;
+        self.packs.contains_key(&pack.name) && Header::parse(&pack.header).is_ok_and(is_ours)
+    }
+
+    /// Bytes of a pack that may be reused.
+    pub fn pack_bytes(&self, name: &PackName) -> Option<u64> {
+        self.packs.get(name).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packs(uses: &[(u32, u32)]) -> PackList {
+        let name = |number| PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number };
+        let each = (0..).zip(uses);
+        PackList(
+            each.map(|(number, (bytes, live_bytes))| PackUse {
+                name: name(number),
+                bytes: *bytes,
+                live_bytes: *live_bytes,
+            })
+            .collect(),
+        )
+    }
+
+    fn kept(uses: &[(u32, u32)]) -> Vec<bool> {
+        let list = packs(uses);
+        let worth = worth_keeping(&list);
+        list.0.iter().map(worth).collect()
+    }
+
+    #[test]
+    fn a_pack_that_is_mostly_dead_is_not_kept_for_the_rest() {
+        assert_eq!(kept(&[(400, 100), (400, 99), (32 << 20, 30 << 20)]), [true, false, true]);
+    }
+
+    #[test]
+    fn of_too_many_small_packs_none_is_kept() {
+        let small = vec![(1000, 1000); FEW_SMALL];
+        assert!(kept(&small).iter().all(|kept| *kept));
+        let more = [small, vec![(1000, 1000), (8 << 20, 8 << 20)]].concat();
+        assert_eq!(kept(&more).iter().filter(|kept| **kept).count(), 1);
+        let large = [more, vec![(32 << 20, 32 << 20); 4]].concat();
+        assert!(kept(&large).iter().all(|kept| *kept));
+    }
+}
