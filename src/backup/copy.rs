@@ -83,7 +83,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         files,
         regions: Regions::new(files, workers, base_files),
         start: request.start,
-        verify_pages: request.control.data_checksum_version != 0,
+        verify_pages: request.control.has_page_checksums(),
         page_seed: request.repository.identity().page_seed()?,
         pack_size: (PACK_MEMORY / (2 * workers + 1)).clamp(SMALLEST_PACK, largest),
         throttle: Throttle::new(request.max_rate),

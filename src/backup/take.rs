@@ -171,7 +171,7 @@ fn manifest(
         start_lsn: label.start,
         stop_lsn,
         timeline: label.timeline,
-        page_checksums: control.data_checksum_version != 0,
+        page_checksums: control.has_page_checksums(),
         from_standby: info.in_recovery,
         backup_label: label.text.clone(),
         tablespaces: tablespaces

@@ -86,7 +86,7 @@ const SQL: &str = "
         current_setting('wal_level') AS wal_level,
         current_setting('full_page_writes')::bool AS full_page_writes,
         init.bytes_per_wal_segment AS wal_segment_size,
-        init.data_page_checksum_version <> 0 AS data_checksums,
+        init.data_page_checksum_version = 1 AS data_checksums,
         init.database_block_size AS block_size,
         init.wal_block_size,
         current_setting('config_file') AS config_file,

@@ -32,7 +32,7 @@ pub struct ControlFile {
     pub min_recovery_timeline: u32,
     /// Bytes of a WAL segment.
     pub segment_size: SegmentSize,
-    /// 0 if data pages have no checksums.
+    /// See [`has_page_checksums`](Self::has_page_checksums).
     pub data_checksum_version: u32,
     /// A server that recovers with less of this than the primary had does not start; so with the next four.
     pub max_connections: u32,
@@ -56,6 +56,58 @@ impl ControlFile {
     /// unknown version made it, or one built with other block sizes.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         Reader { bytes }.control_file().context("pg_control")
+    }
+
+    /// Whether every data page has a checksum that holds. 0 means that none has; anything but 1 means that they are being
+    /// turned on or off (storage/checksum.h of 19), so that some pages have none.
+    pub const fn has_page_checksums(&self) -> bool {
+        self.data_checksum_version == 1
+    }
+}
+
+/// Offsets of the fields that did not always lie where they do now.
+struct Layout {
+    min_recovery_point: usize,
+    /// The other limits that a standby needs follow it.
+    max_connections: usize,
+    block_size: usize,
+    wal_block_size: usize,
+    segment_size: usize,
+    data_checksum_version: usize,
+    /// Of the file's own checksum.
+    checksum: usize,
+}
+
+impl Layout {
+    /// 17 and 18 put their new fields where there was padding or at the end. 19 makes the copy of the checkpoint 8 bytes
+    /// longer, and has the size of SLRU segments ahead of the WAL block size and another field ahead of
+    /// `data_checksum_version`.
+    const fn of(major: u16) -> Self {
+        let checksum = match major {
+            ..=17 => 288,
+            18 => 292,
+            19.. => 308,
+        };
+        if major <= 18 {
+            return Self {
+                min_recovery_point: 136,
+                max_connections: 180,
+                block_size: 216,
+                wal_block_size: 224,
+                segment_size: 228,
+                data_checksum_version: 252,
+                checksum,
+            };
+        }
+        Self {
+            min_recovery_point: 144,
+            max_connections: 188,
+            block_size: 224,
+            wal_block_size: 236,
+            segment_size: 240,
+            data_checksum_version: 268,
+            checksum,
+        }
     }
 }
 
@@ -88,17 +140,11 @@ impl Reader<'_> {
     fn control_file(&self) -> Result<ControlFile> {
         let catalog_version = self.u32(12)?;
         let known = Major::from_catalog_version(catalog_version);
-        // 17 and 18 put their new fields where there was padding or at the end; 19 makes the copy of the
-        // checkpoint, which all that follows lies behind, 8 bytes longer. The checksum lies at the end and so
-        // proves the layout, too.
-        let (shift, checksum) = match known.map(Major::get) {
-            Some(..=17) => (0, 288),
-            Some(18) => (0, 292),
-            _ => (8, 300),
-        };
-        let holds = self.checksum_holds(checksum);
+        let layout = Layout::of(known.map_or(u16::MAX, Major::get));
+        // It lies at the end, and so proves the layout, too.
+        let holds = self.checksum_holds(layout.checksum);
         if !holds && (known.is_some_and(|major| major.get() <= 18) || !self.checksum_holds_anywhere()) {
-            self.array::<4>(checksum)?;
+            self.array::<4>(layout.checksum)?;
             return Err(Error::corrupt("its checksum does not hold")
                 .hint("was it read while being written? try again"));
         }
@@ -110,9 +156,10 @@ impl Reader<'_> {
             .hint("is there a newer release of walproof for that version?"));
         };
 
-        let block_sizes = [(216, PAGE_SIZE, "data"), (224, WAL_PAGE_SIZE, "WAL")];
+        let block_sizes =
+            [(layout.block_size, PAGE_SIZE, "data"), (layout.wal_block_size, WAL_PAGE_SIZE, "WAL")];
         for (offset, supported, kind) in block_sizes {
-            let found = self.u32(offset + shift)?;
+            let found = self.u32(offset)?;
             if usize::try_from(found) != Ok(supported) {
                 return Err(Error::server(format!(
                     "{kind} blocks have {found} bytes; only 8 kB blocks are supported"
@@ -128,15 +175,15 @@ impl Reader<'_> {
             checkpoint: self.lsn(32)?,
             redo: self.lsn(40)?,
             timeline: TimelineId::new(self.u32(48)?).map_err(|error| Error::corrupt(error.to_string()))?,
-            min_recovery_point: self.lsn(136 + shift)?,
-            min_recovery_timeline: self.u32(144 + shift)?,
-            max_connections: self.u32(180 + shift)?,
-            max_worker_processes: self.u32(184 + shift)?,
-            max_wal_senders: self.u32(188 + shift)?,
-            max_prepared_transactions: self.u32(192 + shift)?,
-            max_locks_per_transaction: self.u32(196 + shift)?,
-            segment_size: SegmentSize::new(self.u32(228 + shift)?)?,
-            data_checksum_version: self.u32(252 + shift)?,
+            min_recovery_point: self.lsn(layout.min_recovery_point)?,
+            min_recovery_timeline: self.u32(layout.min_recovery_point + 8)?,
+            max_connections: self.u32(layout.max_connections)?,
+            max_worker_processes: self.u32(layout.max_connections + 4)?,
+            max_wal_senders: self.u32(layout.max_connections + 8)?,
+            max_prepared_transactions: self.u32(layout.max_connections + 12)?,
+            max_locks_per_transaction: self.u32(layout.max_connections + 16)?,
+            segment_size: SegmentSize::new(self.u32(layout.segment_size)?)?,
+            data_checksum_version: self.u32(layout.data_checksum_version)?,
         })
     }
 
@@ -159,43 +206,42 @@ mod tests {
         put(bytes, checksum, value);
     }
 
-    fn file(catalog: u32, shift: usize, checksum: usize) -> Vec<u8> {
+    fn file(catalog: u32, major: u16) -> Vec<u8> {
         let mut bytes = vec![0; 8192];
-        for (offset, value) in
-            [(0, 7), (4, 1), (8, 1300), (12, catalog), (16, 6), (32, 0x28), (40, 0x20), (48, 3)]
-        {
+        let layout = Layout::of(major);
+        for (offset, value) in [
+            (0, 7),
+            (4, 1),
+            (8, 1300),
+            (12, catalog),
+            (16, 6),
+            (32, 0x28),
+            (40, 0x20),
+            (48, 3),
+            (layout.min_recovery_point, 0x99),
+            (layout.min_recovery_point + 8, 2),
+            (layout.block_size, 8192),
+            (layout.block_size + 4, 131_072),
+            (layout.wal_block_size, 8192),
+            (layout.segment_size, 16 << 20),
+            (layout.data_checksum_version, 1),
+        ] {
             put(&mut bytes, offset, value);
         }
-        for (offset, value) in [
-            (136, 0x99),
-            (144, 2),
-            (180, 100),
-            (184, 8),
-            (188, 10),
-            (192, 5),
-            (196, 64),
-            (216, 8192),
-            (220, 131_072),
-            (224, 8192),
-            (228, 16 << 20),
-            (252, 1),
-        ] {
-            put(&mut bytes, offset + shift, value);
+        for (index, value) in [100, 8, 10, 5, 64].into_iter().enumerate() {
+            put(&mut bytes, layout.max_connections + 4 * index, value);
         }
-        seal(&mut bytes, checksum);
+        seal(&mut bytes, layout.checksum);
         bytes
     }
 
     #[test]
     fn every_version_parses() {
-        for (major, catalog, shift, checksum) in [
-            (13, 202_007_201, 0, 288),
-            (15, 202_209_061, 0, 288),
-            (17, 202_406_281, 0, 288),
-            (18, 202_506_291, 0, 292),
-            (19, 202_605_131, 8, 300),
-        ] {
-            let control = ControlFile::parse(&file(catalog, shift, checksum)).unwrap();
+        for (major, catalog) in
+            [(13, 202_007_201), (15, 202_209_061), (17, 202_406_281), (18, 202_506_291), (19, 202_610_061)]
+        {
+            let control = ControlFile::parse(&file(catalog, major)).unwrap();
+            assert!(control.has_page_checksums());
             let expected = ControlFile {
                 system_identifier: 1 << 32 | 7,
                 control_version: 1300,
@@ -221,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_torn_file_is_corrupt() {
-        let mut bytes = file(202_209_061, 0, 288);
+        let mut bytes = file(202_209_061, 15);
         bytes[100] ^= 1;
         let error = ControlFile::parse(&bytes).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
@@ -230,8 +276,10 @@ mod tests {
 
     #[test]
     fn unknown_versions_and_layouts_are_named() {
-        for (catalog, checksum) in [(202_209_060, 288), (202_701_011, 304), (202_605_131, 308)] {
-            let error = ControlFile::parse(&file(catalog, 0, checksum)).unwrap_err();
+        for (catalog, checksum) in [(202_209_060, 288), (202_701_011, 304), (202_610_061, 312)] {
+            let mut bytes = file(catalog, 15);
+            seal(&mut bytes, checksum);
+            let error = ControlFile::parse(&bytes).unwrap_err();
             assert_eq!(error.kind(), Kind::Server);
             assert!(error.to_string().contains(&catalog.to_string()), "{error}");
         }
@@ -245,7 +293,7 @@ mod tests {
             (48, 0, Kind::Corrupt),
             (228, 7, Kind::Corrupt),
         ] {
-            let mut bytes = file(202_209_061, 0, 288);
+            let mut bytes = file(202_209_061, 15);
             put(&mut bytes, offset, value);
             seal(&mut bytes, 288);
             assert_eq!(ControlFile::parse(&bytes).unwrap_err().kind(), kind);
@@ -254,7 +302,7 @@ mod tests {
 
     #[test]
     fn short_files_are_corrupt() {
-        let bytes = file(202_506_291, 0, 292);
+        let bytes = file(202_506_291, 18);
         for length in 0..296 {
             assert_eq!(ControlFile::parse(&bytes[..length]).unwrap_err().kind(), Kind::Corrupt);
         }
@@ -263,13 +311,13 @@ mod tests {
 
     #[test]
     fn no_value_makes_it_panic() {
-        let bytes = file(202_605_131, 8, 300);
-        for offset in 0..75 {
+        let bytes = file(202_610_061, 19);
+        for offset in 0..77 {
             for value in [0, 1, 0x7FFF_FFFF, u32::MAX] {
                 let mut bytes = bytes.clone();
                 put(&mut bytes, offset * 4, value);
                 let _ = ControlFile::parse(&bytes);
-                seal(&mut bytes, 300);
+                seal(&mut bytes, 308);
                 let _ = ControlFile::parse(&bytes);
             }
         }

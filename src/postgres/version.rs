@@ -12,7 +12,7 @@ pub fn version_text(number: u32) -> String {
 }
 
 /// (major, WAL page magic, catalog version): xlog_internal.h XLOG_PAGE_MAGIC and catversion.h of each release branch.
-/// 19 as of its betas; its magic may change until the release.
+/// 19 as of its release candidate.
 const VERSIONS: [(u16, u16, u32); 7] = [
     (13, 0xD106, 202_007_201),
     (14, 0xD10D, 202_107_181),
@@ -20,7 +20,7 @@ const VERSIONS: [(u16, u16, u32); 7] = [
     (16, 0xD113, 202_307_071),
     (17, 0xD116, 202_406_281),
     (18, 0xD118, 202_506_291),
-    (19, 0xD121, 202_605_131),
+    (19, 0xD122, 202_610_061),
 ];
 
 impl Major {

@@ -107,10 +107,11 @@ fn pg_controldata_accepts_fabricated_control_files() {
     show.arg("-D").arg(data.path());
     let output = process::run(show, b"", SOON);
     output.success().says_nowhere("WARNING");
+    let redo = if binaries.major() >= 19 { "0/02000028" } else { "0/2000028" };
     for (name, value) in [
         ("Database system identifier:", SYSTEM_IDENTIFIER.to_string()),
         ("Database cluster state:", "in production".into()),
-        ("Latest checkpoint's REDO location:", fabricate::lsn(0x0200_0028)),
+        ("Latest checkpoint's REDO location:", redo.into()),
         ("Latest checkpoint's TimeLineID:", "3".into()),
         ("Bytes per WAL segment:", MIB.to_string()),
         ("Data page checksum version:", "1".into()),
@@ -125,7 +126,9 @@ fn pg_controldata_accepts_fabricated_control_files() {
     data.file("global/pg_control", data.control().torn());
     let mut show = binaries.command("pg_controldata");
     show.arg("-D").arg(data.path());
-    process::run(show, b"", SOON).stdout_contains("CRC");
+    // A warning since 18, before that a part of the output.
+    let output = process::run(show, b"", SOON);
+    assert!(output.stdout().contains("CRC") || output.stderr().contains("CRC"), "{output}");
 }
 
 #[test]

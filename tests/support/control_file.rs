@@ -1,7 +1,7 @@
-//! `global/pg_control` of majors 13 to 18.
+//! `global/pg_control` of majors 13 to 19.
 //!
-//! The struct ends in a CRC-32C over all before it; the file is padded with zeros to 8192 bytes. The offset of
-//! the CRC (288, on 18: 292) and the versions differ, nothing else that anybody reads.
+//! The struct ends in a CRC-32C over all before it; the file is padded with zeros to 8192 bytes. Up to 18 only the versions
+//! and the offset of the CRC differ. 19 moved what lies behind the copy of the checkpoint.
 
 use super::fabricate::{MIB, SYSTEM_IDENTIFIER, Version, put};
 
@@ -67,7 +67,11 @@ impl ControlFile {
     }
 
     fn crc_offset(&self) -> usize {
-        if self.version.major >= 18 { 292 } else { 288 }
+        match self.version.major {
+            ..18 => 288,
+            18 => 292,
+            19.. => 308,
+        }
     }
 
     /// The 8192 bytes of the file.
@@ -83,21 +87,31 @@ impl ControlFile {
         put(&mut file, 48, self.timeline.to_le_bytes());
         put(&mut file, 52, self.timeline.to_le_bytes());
         put(&mut file, 56, [1]);
+        let moved = if self.version.major >= 19 { 8 } else { 0 };
         // max_connections, max_worker_processes, max_wal_senders, max_prepared_xacts, max_locks_per_xact.
         for (offset, value) in [(180, 100_u32), (184, 8), (188, 10), (192, 0), (196, 64)] {
-            put(&mut file, offset, value.to_le_bytes());
+            put(&mut file, offset + moved, value.to_le_bytes());
         }
-        put(&mut file, 204, 8_u32.to_le_bytes());
-        put(&mut file, 208, 1_234_567.0_f64.to_le_bytes());
-        for (offset, value) in [(216, 8192), (220, 131_072), (224, 8192), (228, self.segment_size)] {
-            put(&mut file, offset, value.to_le_bytes());
+        put(&mut file, 204 + moved, 8_u32.to_le_bytes());
+        put(&mut file, 208 + moved, 1_234_567.0_f64.to_le_bytes());
+        put(&mut file, 216 + moved, 8192_u32.to_le_bytes());
+        put(&mut file, 220 + moved, 131_072_u32.to_le_bytes());
+        let mut offset = 224 + moved;
+        if self.version.major >= 19 {
+            // Pages of an SLRU segment.
+            put(&mut file, offset, 32_u32.to_le_bytes());
+            offset += 4;
         }
-        // nameDataLen, indexMaxKeys, toast_max_chunk_size, loblksize.
-        for (offset, value) in [(232, 64_u32), (236, 32), (240, 1996), (244, 2048)] {
+        // WAL blocks and segments, nameDataLen, indexMaxKeys, toast_max_chunk_size, loblksize.
+        for value in [8192, self.segment_size, 64, 32, 1996, 2048] {
             put(&mut file, offset, value.to_le_bytes());
+            offset += 4;
         }
-        put(&mut file, 248, [1]);
-        put(&mut file, 252, u32::from(self.checksums).to_le_bytes());
+        put(&mut file, offset, [1]);
+        // 19 keeps what initdb was told, too.
+        for step in 1..=(if self.version.major >= 19 { 2 } else { 1 }) {
+            put(&mut file, offset + 4 * step, u32::from(self.checksums).to_le_bytes());
+        }
         let crc = crc32c::crc32c(&file[..self.crc_offset()]);
         put(&mut file, self.crc_offset(), crc.to_le_bytes());
         file

@@ -17,20 +17,21 @@ pub struct Version {
 }
 
 /// The majors of PostgreSQL that the rig can fabricate files of.
-pub const VERSIONS: [Version; 6] = [
+pub const VERSIONS: [Version; 7] = [
     Version { major: 13, wal_magic: 0xD106, control: 1300, catalog: 202_007_201 },
     Version { major: 14, wal_magic: 0xD10D, control: 1300, catalog: 202_107_181 },
     Version { major: 15, wal_magic: 0xD110, control: 1300, catalog: 202_209_061 },
     Version { major: 16, wal_magic: 0xD113, control: 1300, catalog: 202_307_071 },
     Version { major: 17, wal_magic: 0xD116, control: 1700, catalog: 202_406_281 },
     Version { major: 18, wal_magic: 0xD118, control: 1800, catalog: 202_506_291 },
+    Version { major: 19, wal_magic: 0xD122, control: 1905, catalog: 202_610_061 },
 ];
 
 impl Version {
     #[track_caller]
     pub fn of(major: u32) -> Self {
         let known = VERSIONS.into_iter().find(|version| version.major == major);
-        known.unwrap_or_else(|| panic!("the rig fabricates PostgreSQL 13 to 18, not {major}"))
+        known.unwrap_or_else(|| panic!("the rig fabricates PostgreSQL 13 to 19, not {major}"))
     }
 }
 
