@@ -77,6 +77,8 @@ impl PrivateSettings {
             ("max_wal_senders", control.max_wal_senders.to_string()),
             ("max_prepared_transactions", control.max_prepared_transactions.to_string()),
             ("max_locks_per_transaction", control.max_locks_per_transaction.max(64).to_string()),
+            // initdb writes it by the size of segments; a server refuses to start with less than two.
+            ("min_wal_size", format!("{}MB", ((2 * control.segment_size.bytes()) >> 20).max(80))),
         ];
         lines.extend(FIXED.iter().map(|(name, value)| (*name, (*value).to_owned())));
         if major >= 14 {
@@ -84,6 +86,10 @@ impl PrivateSettings {
         }
         if major >= 15 {
             lines.push(("archive_library", String::new()));
+        }
+        // Younger than 14, but part of its later minor releases: of those that made such a tablespace.
+        if major >= 15 || has_tablespace_inside(&self.data_dir) {
+            lines.push(("allow_in_place_tablespaces", "on".to_owned()));
         }
         if major >= 17 {
             lines.push(("event_triggers", "off".to_owned()));
@@ -93,6 +99,13 @@ impl PrivateSettings {
         text.push(self.recovery.clone());
         Ok(text.join("\n"))
     }
+}
+
+/// Whether a tablespace is a directory inside the data directory, where others have a link. Recovery refuses those unless
+/// it is told to expect them.
+fn has_tablespace_inside(data_dir: &Path) -> bool {
+    let entries = std::fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 /// Nothing listens, archives, replicates, connects, or runs by itself; nothing is loaded that the server does not need.
