@@ -95,6 +95,11 @@ impl PrivateServer {
         SessionRole::Superuser.options(self.major)
     }
 
+    /// Whether it has a role that reads everything, `pg_read_all_data`.
+    pub const fn has_reader_role(&self) -> bool {
+        self.major >= 14
+    }
+
     /// How far it is.
     pub fn state(&mut self) -> Result<ServerState> {
         let ended = self.child.try_wait();

@@ -159,7 +159,7 @@ impl PrivateSession {
             let name = quoted(own);
             let make = format!("CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION");
             self.rows(purpose, &make, limit).await?;
-            // From 14 on.
+            // From 14 on; before, see `let_read`.
             let grant = format!(
                 "DO $$ BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pg_read_all_data') \
                  THEN GRANT pg_read_all_data TO {name}; END IF; END $$"
@@ -187,5 +187,19 @@ impl PrivateSession {
                 Ok(role.to_owned())
             }
         }
+    }
+
+    /// Let a role read all of this database, for a server that has no `pg_read_all_data`.
+    pub async fn let_read(&self, role: &str, limit: Duration) -> Result<()> {
+        let role = quoted(role).replace('\'', "''");
+        let sql = format!(
+            "DO $$ DECLARE space name; BEGIN FOR space IN SELECT nspname FROM pg_catalog.pg_namespace \
+               WHERE nspname !~ '^pg_(toast|temp|toast_temp)(_|$)' LOOP \
+               EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %s', space, '{role}'); \
+               EXECUTE pg_catalog.format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %s', space, '{role}'); \
+               EXECUTE pg_catalog.format('GRANT SELECT ON ALL SEQUENCES IN SCHEMA %I TO %s', space, '{role}'); \
+             END LOOP; END $$"
+        );
+        self.rows("let the role for queries read", &sql, limit).await.map(|_| ())
     }
 }

@@ -220,6 +220,12 @@ pub(super) async fn question(
         }
     };
     let role = admitted.await?;
+    if question.role.is_none() && !server.has_reader_role() {
+        match server.connect(SessionRole::Superuser, &opened.superuser, &question.database).await {
+            Ok(session) => session.let_read(&role, PATIENCE).await?,
+            Err(error) => return Ok((CheckVerdict::Fail, error.to_string())),
+        }
+    }
     let session = match server.connect(SessionRole::Reader, &role, &question.database).await {
         Ok(session) => session,
         Err(error) => return Ok((CheckVerdict::Fail, error.to_string())),
