@@ -32,6 +32,7 @@ mod restore;
 mod retention;
 mod rig;
 mod rotation;
+mod shapes;
 mod store;
 mod store_faults;
 mod tail;
