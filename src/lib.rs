@@ -14,7 +14,7 @@
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format                                      the only room that knows a key name or a byte of an object
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
-//!  1  disk  present  wal                          durable writes, free space; units and counts; what WAL says
+//!  1  disk  present  wal  problem                 durable writes, free space; units and counts; what WAL says; codes
 //!  0  postgres  error                             pure vocabulary: no I/O, no async, no configuration
 //! ```
 //!
@@ -83,6 +83,7 @@ pub mod error;
 pub mod format;
 pub mod postgres;
 pub mod present;
+pub mod problem;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -9,9 +9,10 @@ use tokio::time::sleep;
 
 use crate::archiver::Archiver;
 use crate::drill::{self, Report, Verdict, estimate, read_unproven};
-use crate::postgres::PgTime;
-use crate::repository::{Repository, StoredReport};
+use crate::postgres::{History, PgTime};
+use crate::repository::{Manifest, Repository, StoredReport};
 use crate::status::{DrillLine, Drills};
+use crate::window::{Branch, Catalog};
 
 /// Between two looks for new reports: one listing.
 const PAUSE: Duration = Duration::from_mins(1);
@@ -66,12 +67,17 @@ impl KnownDrills {
             drill_overdue_seconds: counted.map(|report| {
                 (now.seconds_since(report.started_at) - report.objectives.every_seconds).max(0.0)
             }),
+            drill_every_seconds: counted.map(|report| report.objectives.every_seconds),
         }
     }
 
-    /// What a restore of so much would take.
-    pub(super) fn estimate(&self, bytes: u64, wal_segments: u64) -> Option<f64> {
-        estimate(self.reports().rev(), bytes, wal_segments)
+    /// What a restore of the newest state along `history` would take now, and what if a backup had just been taken.
+    pub(super) fn estimate(&self, catalog: &Catalog, history: &History) -> (Option<f64>, Option<f64>) {
+        let leads_here = |backup: &&Arc<Manifest>| Branch::leads_here(history, backup);
+        let Some(backup) = catalog.backups.iter().rev().find(leads_here) else { return (None, None) };
+        let (segments, _) = catalog.stored_from(history, backup.start_lsn);
+        let of = |segments| estimate(self.reports().rev(), backup.size_bytes, segments);
+        (of(segments.len() as u64), of(1))
     }
 }
 

@@ -37,6 +37,9 @@ pub async fn repository_snapshot(
         Host::Elsewhere => (Daemon::NotHere, None),
     };
     let identity = repository.identity();
+    let known = drills::read(repository).await;
+    let (rto_estimate_seconds, rto_after_backup_seconds) =
+        branch.map(|branch| known.estimate(&catalog, &branch.history)).unwrap_or_default();
     let snapshot = Snapshot {
         taken_at: PgTime::now(),
         cluster: identity.cluster.to_string(),
@@ -58,12 +61,12 @@ pub async fn repository_snapshot(
             last_push: catalog.last_push(),
             ..Wal::default()
         },
-        estimates: Estimates::default(),
+        estimates: Estimates { rpo_seconds: None, rto_estimate_seconds, rto_after_backup_seconds },
         backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
         verifications: Verifications { verifications: verifications::read(repository).await },
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
-        drills: drills::read(repository).await.summary(PgTime::now()),
+        drills: known.summary(PgTime::now()),
         store: Store {
             repository: repository.store().to_string(),
             repository_bytes: Some(restorable::bytes(catalog.usage)),

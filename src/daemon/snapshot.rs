@@ -101,11 +101,12 @@ impl Desk {
     }
 
     /// By the rates of drills, from the newest backup and the WAL that follows it.
-    fn rto_estimate(&self, ledger: &Ledger) -> Option<f64> {
-        let coverage = ledger.coverage()?;
-        let backup = coverage.catalog().backups.last()?;
-        let (segments, _) = coverage.catalog().stored_from(coverage.history(), backup.start_lsn);
-        self.drills.get().estimate(backup.size_bytes, segments.len() as u64)
+    fn estimates(&self, ledger: &Ledger, now: Now) -> Estimates {
+        let (rto_estimate_seconds, rto_after_backup_seconds) = ledger
+            .coverage()
+            .map(|coverage| self.drills.get().estimate(coverage.catalog(), coverage.history()))
+            .unwrap_or_default();
+        Estimates { rpo_seconds: ledger.rpo(now.instant), rto_estimate_seconds, rto_after_backup_seconds }
     }
 
     fn retention(&self, ledger: &Ledger, now: Now) -> Retention {
@@ -166,10 +167,7 @@ impl Desk {
             },
             server: server(ledger),
             wal: Wal { disk_free: Space::at(&self.place.pg_wal).ok().map(|space| space.free), ..wal(ledger) },
-            estimates: Estimates {
-                rpo_seconds: ledger.rpo(now.instant),
-                rto_estimate_seconds: self.rto_estimate(ledger),
-            },
+            estimates: self.estimates(ledger, now),
             backups: backups(ledger),
             window: window(ledger),
             verifications: Verifications { verifications: self.verifications.get() },

@@ -8,6 +8,8 @@ use crate::present::{Format, Page, Series, age, seconds, utc, when};
 
 /// Drills on the page.
 const SHOWN: usize = 6;
+/// Drills in a terminal.
+const IN_TEXT: usize = 3;
 
 /// The metrics of drills alone, for node_exporter's textfile collector on a host without a daemon.
 pub fn textfile(cluster: &str, drills: &Drills) -> String {
@@ -67,14 +69,13 @@ fn error_ratio(drill: &DrillLine) -> Option<f64> {
     Some(drill.rto_seconds / estimate - 1.0)
 }
 
-/// The last drill in words.
-pub(super) fn last(drills: &Drills, now: PgTime) -> String {
-    drills.drills.last().map_or_else(
-        || "none yet: that a restore works is not proven".to_owned(),
-        |drill| {
-            format!("{}, {}, RTO {}", drill.verdict, when(drill.started_at, now), seconds(drill.rto_seconds))
-        },
-    )
+/// The last drills in words, newest first.
+pub(super) fn lines(drills: &Drills, now: PgTime) -> Vec<String> {
+    let line = |drill: &DrillLine| {
+        format!("{}, {}, RTO {}", drill.verdict, when(drill.started_at, now), seconds(drill.rto_seconds))
+    };
+    let told: Vec<String> = drills.drills.iter().rev().take(IN_TEXT).map(line).collect();
+    if told.is_empty() { vec!["none yet: that a restore works is not proven".to_owned()] } else { told }
 }
 
 /// The last drills on the page.

@@ -1,11 +1,12 @@
 //! What is known, shown: one snapshot of plain values becomes problems, words, a page, metrics, JSON.
 
 mod drills;
+mod found;
 mod metrics;
 mod page;
 mod picture;
-mod problem;
 mod problems;
+mod restores;
 #[cfg(test)]
 pub(crate) mod samples;
 mod snapshot;
@@ -14,10 +15,11 @@ mod verifications;
 mod words;
 
 pub use crate::present::Format;
+pub use crate::problem::{Code, Problem, Severity, Trouble};
 pub use drills::textfile as drill_textfile;
 pub use metrics::render as metrics;
 pub use page::render as page;
-pub use problem::{Code, Problem, Severity, Trouble};
+pub use restores::RTO_THREAT;
 pub use snapshot::{
     BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, HoldLine, NextLine,
     Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller,

@@ -1,9 +1,11 @@
 //! What needs attention, in words that say what to do: a pure function of a snapshot.
 
-use super::problem::{Code, Problem, Severity, Trouble};
+use super::found::Found;
+use super::restores;
 use super::snapshot::{BackupLine, Daemon, Role, Snapshot};
 use crate::postgres::PgTime;
 use crate::present::{seconds, size};
+use crate::problem::{Code, Problem, Severity};
 
 /// A backup that is older than a day and a bit was not taken by the daily timer.
 const OLDEST_BACKUP_SECONDS: f64 = 26.0 * 3600.0;
@@ -13,27 +15,6 @@ const LONGEST_UNEXPIRED_SECONDS: f64 = 3.0 * 86_400.0;
 const LONGEST_WAIT_SECONDS: f64 = 300.0;
 /// Files that fail are named up to so many.
 const NAMED: usize = 3;
-
-struct Found(Vec<Problem>);
-
-impl Found {
-    fn add(&mut self, severity: Severity, code: Code, text: impl Into<String>, hint: Option<&str>) {
-        self.0.push(Problem { code, severity, text: text.into(), hint: hint.map(str::to_owned) });
-    }
-
-    fn critical(&mut self, code: Code, text: impl Into<String>, hint: &str) {
-        self.add(Severity::Critical, code, text, Some(hint));
-    }
-
-    fn warning(&mut self, code: Code, text: impl Into<String>, hint: &str) {
-        self.add(Severity::Warning, code, text, Some(hint));
-    }
-
-    fn trouble(&mut self, severity: Severity, prefix: &str, trouble: &Trouble, hint: Option<&str>) {
-        let text = format!("{prefix}{}", trouble.text);
-        self.add(severity, trouble.code, text, trouble.hint.as_deref().or(hint));
-    }
-}
 
 impl Snapshot {
     /// The same with the problems that follow from it.
@@ -57,6 +38,7 @@ fn of(snapshot: &Snapshot) -> Vec<Problem> {
         of_retention(snapshot, &mut found);
     }
     of_verifications(snapshot, &mut found);
+    restores::problems(snapshot, &mut found);
     found.0.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
     found.0
 }

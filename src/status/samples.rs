@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::problem::{Code, Problem, Severity};
 use super::snapshot::{
     BackupLine, Backups, Drills, Estimates, HoldLine, NextLine, Promises, PushLine, RepositoryBytes,
     Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
 };
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
+use crate::problem::{Code, Problem, Severity};
 use crate::repository::ExpiryRecord;
 use crate::store::OldVersions;
 
@@ -99,7 +99,8 @@ pub(super) fn filled() -> Snapshot {
     snapshot.server.pg_version = "15.18".to_owned();
     snapshot.server.timeline = Some(3);
     snapshot.server.role = Role::Primary;
-    snapshot.estimates = Estimates { rpo_seconds: Some(2.5), rto_estimate_seconds: Some(600.0) };
+    snapshot.estimates =
+        Estimates { rpo_seconds: Some(2.5), rto_estimate_seconds: Some(600.0), ..Estimates::default() };
     snapshot.wal = Wal {
         flushed: Some(Lsn::new(0x5_0000_1000)),
         stored: Some(Lsn::new(0x5_0000_0400)),
@@ -162,7 +163,8 @@ pub(super) fn busy() -> Snapshot {
         calls_us: true,
         server_error: None,
     };
-    snapshot.estimates = Estimates { rpo_seconds: Some(3.4), rto_estimate_seconds: Some(1560.0) };
+    snapshot.estimates =
+        Estimates { rpo_seconds: Some(3.4), rto_estimate_seconds: Some(1560.0), ..Estimates::default() };
     snapshot.wal = Wal {
         flushed: Some(Lsn::new(0x0A2F_8E50_4AE0)),
         stored: Some(Lsn::new(0x0A2F_8E47_0000)),

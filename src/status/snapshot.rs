@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::problem::{Problem, Severity, Trouble};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
+use crate::problem::{Problem, Severity, Trouble};
 use crate::repository::ExpiryRecord;
 
 /// What the server is.
@@ -199,6 +199,9 @@ pub struct Estimates {
     pub rpo_seconds: Option<f64>,
     /// What a restore of the newest state would take now, from measured rates; `None` before anything was measured.
     pub rto_estimate_seconds: Option<f64>,
+    /// The same if a backup had just been taken: what no backup makes shorter.
+    #[serde(default)]
+    pub rto_after_backup_seconds: Option<f64>,
 }
 
 /// Backups.
@@ -348,6 +351,8 @@ pub struct Drills {
     pub drill_passed_at: Option<PgTime>,
     /// How long one is overdue; `None` before the first that counts.
     pub drill_overdue_seconds: Option<f64>,
+    /// How often a drill was promised, by the last one that counts.
+    pub drill_every_seconds: Option<f64>,
 }
 
 /// The repository's store.

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::problem::Severity;
 use super::snapshot::Snapshot;
 use super::words::{self, Reading};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::{utc, when, when_known};
+use crate::problem::Severity;
 
 /// Columns of a line; a word that is longer stays whole, so that it can be copied.
 const WIDTH: usize = 80;
@@ -49,7 +49,9 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     if let Some(last) = snapshot.backups.finished.last() {
         rows.push(("  id", last.id.clone()));
     }
-    rows.push(("last drill", super::drills::last(&snapshot.drills, snapshot.taken_at)));
+    let drills = super::drills::lines(&snapshot.drills, snapshot.taken_at);
+    let names = std::iter::once("last drill").chain(std::iter::repeat("  before"));
+    rows.extend(names.zip(drills));
     let verified = super::verifications::last(&snapshot.verifications.verifications, snapshot.taken_at);
     rows.push(("last verify", verified));
     rows.push(("backups", snapshot.backups.finished.len().to_string()));
@@ -129,7 +131,10 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "rpo_seconds": snapshot.estimates.rpo_seconds,
         "rto_estimate_seconds": snapshot.estimates.rto_estimate_seconds,
         "last_backup": snapshot.backups.finished.last(),
+        "rto_after_backup_seconds": snapshot.estimates.rto_after_backup_seconds,
         "last_drill": snapshot.drills.drills.last(),
+        "drills": snapshot.drills.drills,
+        "drill_overdue_seconds": snapshot.drills.drill_overdue_seconds,
         "verifications": snapshot.verifications.verifications,
         "problems": snapshot.problems,
         "healthy": snapshot.is_healthy(),

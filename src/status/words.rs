@@ -1,8 +1,9 @@
 //! The state as a whole put into words, on the page and in the terminal alike.
 
-use super::problem::Severity;
+use super::restores::{Threat, threat};
 use super::snapshot::{Role, Snapshot};
 use crate::present::{age, seconds, size, span, utc};
+use crate::problem::Severity;
 
 /// How things stand, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,13 +145,23 @@ pub(super) fn window(snapshot: &Snapshot) -> Reading {
 pub(super) fn rto(snapshot: &Snapshot) -> Reading {
     let objective = span(snapshot.promises.rto_objective);
     match snapshot.estimates.rto_estimate_seconds {
-        None => Reading::new(State::Healthy, "not measured yet", format!("objective: {objective}")),
-        Some(estimate) if estimate > snapshot.promises.rto_objective.as_secs_f64() => {
-            let note = format!("beyond the objective of {objective}");
-            Reading::new(State::NeedsAttention, seconds(estimate), note)
-        }
+        None => Reading::new(
+            State::Healthy,
+            "not measured yet",
+            format!("a drill that passes measures it; objective: {objective}"),
+        ),
         Some(estimate) => {
-            Reading::new(State::Healthy, seconds(estimate), format!("within the objective of {objective}"))
+            let (state, note) =
+                match threat(&snapshot.estimates, snapshot.promises.rto_objective.as_secs_f64()) {
+                    Some(Threat::Exceeded) => (State::Failing, "beyond"),
+                    Some(Threat::Close) => (State::NeedsAttention, "close to"),
+                    None => (State::Healthy, "within"),
+                };
+            Reading::new(
+                state,
+                seconds(estimate),
+                format!("estimated by drills; {note} the objective of {objective}"),
+            )
         }
     }
 }

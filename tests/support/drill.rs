@@ -4,6 +4,7 @@ use super::process::{self, Output};
 use super::{Archived, Scratch, Walproof};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A drill of a small cluster, on a loaded machine.
@@ -14,7 +15,7 @@ pub struct Staging {
     pub walproof: Walproof,
     /// The public half of the signing key.
     pub public_key: PathBuf,
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
 }
 
 impl Staging {
@@ -33,15 +34,26 @@ impl Staging {
     /// With the key of `key`.
     #[track_caller]
     pub fn configured(archived: &Archived, key: &Walproof, toml: &str) -> Self {
-        let scratch = Scratch::new();
+        let scratch = Arc::new(Scratch::new());
         // Drills run where the host's memory for temporary files is.
         let signing = scratch.join("drill.key");
         let builder = || Walproof::builder(archived.repo().clone()).key_of(key);
         let made = builder().build().run(["drill-keygen", "--to", signing.to_str().unwrap()]);
         let public_key = scratch.file("drill.pub", made.success().stdout());
-        let signing = format!("[drill]\nsigning_key_file = \"{}\"", signing.display());
-        let walproof = builder().toml(&signing).toml(toml).build();
+        let walproof = builder().toml(&signing_key_file(&scratch)).toml(toml).build();
         Self { walproof: walproof.with_env("PATH", path(archived)), public_key, scratch }
+    }
+
+    /// The same host and signing key with another configuration.
+    #[track_caller]
+    pub fn reconfigured(&self, archived: &Archived, toml: &str) -> Self {
+        let builder = Walproof::builder(archived.repo().clone()).key_of(&archived.walproof);
+        let walproof = builder.toml(&signing_key_file(&self.scratch)).toml(toml).build();
+        Self {
+            walproof: walproof.with_env("PATH", path(archived)),
+            public_key: self.public_key.clone(),
+            scratch: Arc::clone(&self.scratch),
+        }
     }
 
     /// Run a drill with these arguments; whatever comes of it, nothing is left in its directory.
@@ -76,6 +88,10 @@ impl Staging {
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
     }
+}
+
+fn signing_key_file(scratch: &Scratch) -> String {
+    format!("[drill]\nsigning_key_file = \"{}\"", scratch.join("drill.key").display())
 }
 
 /// `PATH` with PostgreSQL's programs.

@@ -104,6 +104,16 @@ codes! {
     VerifyFailed = "verify_failed",
     /// Pages of the newest backup fail their checksum.
     PageErrors = "page_errors",
+    /// The last drill that came to an end failed.
+    DrillFailed = "drill_failed",
+    /// The last drill could not verify what it was to prove.
+    DrillInconclusive = "drill_inconclusive",
+    /// No drill came to an end for longer than was promised.
+    DrillOverdue = "drill_overdue",
+    /// A restore would take longer than was promised.
+    RtoExceeded = "rto_exceeded",
+    /// A restore would take almost as long as was promised.
+    RtoThreatened = "rto_threatened",
     /// Nothing was expired for days.
     RetentionOverdue = "retention_overdue",
     /// The last expiry did not reach its end.
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_code_is_the_same_in_json_labels_and_the_readme() {
-        let readme = include_str!("../../README.md");
+        let readme = include_str!("../README.md");
         let table = readme.split_once("| code of a problem |").map(|(_, rest)| rest);
         let table = table.and_then(|rest| rest.split_once("\n\n")).map(|(table, _)| table).unwrap();
         let listed: BTreeSet<&str> = table
