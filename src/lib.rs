@@ -10,7 +10,7 @@
 //!  8  daemon                                      time and process: the socket, HTTP, systemd
 //!  7  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
 //!  6  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
-//!  5  window                                      what can be restored: catalog, branches, recovery window
+//!  5  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format                                      the only room that knows a key name or a byte of an object
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
@@ -88,6 +88,7 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod seal;
+pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod verify;

@@ -12,7 +12,7 @@ const RANKS: [&[&str]; 13] = [
     &["seal", "store", "cluster"],
     &["format"],
     &["repository"],
-    &["window"],
+    &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],
     &["archiver", "status", "drill"],
     &["daemon"],

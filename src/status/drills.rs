@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::snapshot::{DrillLine, Drills};
 use crate::postgres::PgTime;
 use crate::present::{Format, Page, Series, age, seconds, utc, when};
+use crate::snapshot::{DrillLine, Drills};
 
 /// Drills on the page.
 const SHOWN: usize = 6;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::drills;
-use super::snapshot::{BackupLine, Snapshot};
 use super::verifications;
 use crate::postgres::{Lsn, PgTime};
 use crate::present::{Counts, Format, Page, Series, VERBS};
+use crate::snapshot::{BackupLine, Snapshot};
 
 /// The text of a scrape, or of a file for node_exporter's textfile collector. Without a daemon nothing was counted.
 pub fn render(snapshot: &Snapshot, format: Format) -> String {

@@ -9,19 +9,18 @@ mod problems;
 mod restores;
 #[cfg(test)]
 pub(crate) mod samples;
-mod snapshot;
 pub mod text;
 mod verifications;
 mod words;
 
 pub use crate::present::Format;
 pub use crate::problem::{Code, Problem, Severity, Trouble};
-pub use drills::textfile as drill_textfile;
-pub use metrics::render as metrics;
-pub use page::render as page;
-pub use restores::RTO_THREAT;
-pub use snapshot::{
+pub use crate::snapshot::{
     BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, HoldLine, NextLine,
     Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller,
     Verifications, VerifyLine, Wal, Window,
 };
+pub use drills::textfile as drill_textfile;
+pub use metrics::render as metrics;
+pub use page::render as page;
+pub use restores::RTO_THREAT;

@@ -2,11 +2,11 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::snapshot::{BackupLine, PushLine, Snapshot};
 use super::words::{self, Reading, State};
 use crate::postgres::Lsn;
 use crate::present::{self, age, seconds, size, utc, when_known};
 use crate::problem::{Problem, Severity};
+use crate::snapshot::{BackupLine, PushLine, Snapshot};
 
 const STYLE: &str = include_str!("page.css");
 

@@ -3,10 +3,10 @@
 
 use maud::{Markup, html};
 
-use super::snapshot::{Retention, Snapshot};
 use super::words::UNKNOWN;
 use crate::postgres::PgTime;
 use crate::present::{age, size, span, utc, when};
+use crate::snapshot::{Retention, Snapshot};
 
 /// What the bar shows of a stretch of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ fn enforced(retention: &Retention, now: PgTime) -> String {
     format!("{last}; {} objects deleted so far", expiry.deleted_objects)
 }
 
-fn held(hold: &super::snapshot::HoldLine) -> String {
+fn held(hold: &crate::snapshot::HoldLine) -> String {
     let reason = if hold.reason.is_empty() { "no reason given" } else { &hold.reason };
     format!("{}: {reason}; up to {} once it is older than the window", hold.backup, size(hold.bytes))
 }

@@ -2,10 +2,10 @@
 
 use super::found::Found;
 use super::restores;
-use super::snapshot::{BackupLine, Daemon, Role, Snapshot};
 use crate::postgres::PgTime;
 use crate::present::{seconds, size};
 use crate::problem::{Code, Problem, Severity};
+use crate::snapshot::{BackupLine, Daemon, Role, Snapshot};
 
 /// A backup that is older than a day and a bit was not taken by the daily timer.
 const OLDEST_BACKUP_SECONDS: f64 = 26.0 * 3600.0;

@@ -1,9 +1,9 @@
 //! What is wrong with the proof that a restore works, and with the time that it takes: a pure function of a snapshot.
 
 use super::found::Found;
-use super::snapshot::{DrillLine, Drills, Estimates, Snapshot};
 use crate::present::{seconds, span, utc};
 use crate::problem::{Code, Severity};
+use crate::snapshot::{DrillLine, Drills, Estimates, Snapshot};
 
 /// A restore that takes a larger part of its objective than this is close to missing it.
 pub const RTO_THREAT: f64 = 0.8;

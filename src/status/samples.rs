@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::snapshot::{
-    BackupLine, Backups, Drills, Estimates, HoldLine, NextLine, Promises, PushLine, RepositoryBytes,
-    Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
-};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::Counts;
 use crate::problem::{Code, Problem, Severity};
 use crate::repository::ExpiryRecord;
+use crate::snapshot::{
+    BackupLine, Backups, Drills, Estimates, HoldLine, NextLine, Promises, PushLine, RepositoryBytes,
+    Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
+};
 use crate::store::OldVersions;
 
 const NOW: i64 = 1_795_329_667_000_000;
@@ -71,7 +71,7 @@ pub(crate) fn unknown() -> Snapshot {
         estimates: Estimates::default(),
         backups: Backups::default(),
         window: Window::default(),
-        verifications: super::snapshot::Verifications::default(),
+        verifications: crate::snapshot::Verifications::default(),
         retention: Retention::default(),
         drills: Drills::default(),
         store: Store { repository: "s3://b".to_owned(), ..Store::default() },

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::snapshot::Snapshot;
 use super::words::{self, Reading};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::{utc, when, when_known};
 use crate::problem::Severity;
+use crate::snapshot::Snapshot;
 
 /// Columns of a line; a word that is longer stays whole, so that it can be copied.
 const WIDTH: usize = 80;

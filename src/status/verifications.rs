@@ -3,7 +3,7 @@
 use crate::postgres::PgTime;
 use crate::present::{Page, Series, when};
 
-use super::snapshot::VerifyLine;
+use crate::snapshot::VerifyLine;
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of centuries fit")]
 fn unix(time: PgTime) -> f64 {

@@ -1,9 +1,9 @@
 //! The state as a whole put into words, on the page and in the terminal alike.
 
 use super::restores::{Threat, threat};
-use super::snapshot::{Role, Snapshot};
 use crate::present::{age, seconds, size, span, utc};
 use crate::problem::Severity;
+use crate::snapshot::{Role, Snapshot};
 
 /// How things stand, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
