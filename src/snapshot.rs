@@ -214,6 +214,20 @@ pub struct Backups {
     pub damaged_backups: Vec<Trouble>,
     /// When a backup last failed on this host.
     pub backup_failed_at: Option<PgTime>,
+    /// The last one that the daemon took ahead of the timer.
+    #[serde(default)]
+    pub early_backup: Option<EarlyLine>,
+}
+
+/// A backup that the daemon took ahead of the timer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyLine {
+    /// When it began.
+    pub began_at: PgTime,
+    /// Why.
+    pub because: String,
+    /// What came of it; `None` while it is under way.
+    pub outcome: Option<String>,
 }
 
 /// A lineage that could be restored.

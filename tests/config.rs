@@ -59,6 +59,7 @@ fn what_is_left_out_has_the_default_that_the_example_names() {
     assert_eq!(given.archive.socket, default.archive.socket);
     assert_eq!(given.backup_concurrency, default.backup_concurrency);
     assert_eq!(given.backup_max_rate, default.backup_max_rate);
+    assert_eq!(given.backup_on_rto_threat, default.backup_on_rto_threat);
     assert_eq!(given.retention_window, default.retention_window);
     assert_eq!(given.log_json, default.log_json);
     let (given, default) = (given.drill, default.drill);

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::archiver;
 use crate::cli::{args::Global, start};
 use crate::config::Config;
-use crate::daemon::{self, Setup};
+use crate::daemon::{self, BackupCommand, Setup};
 use crate::error::{Error, Kind, Result};
 use crate::status::Promises;
 use crate::store::Policy;
@@ -79,7 +79,15 @@ fn setup(config: &Config) -> Result<Setup> {
         socket: archive.socket.clone(),
         listen: config.metrics_listen,
         heartbeat_url: config.heartbeat_url.clone(),
+        early_backup: config.backup_on_rto_threat.then(|| early_backup(config)).transpose()?,
     })
+}
+
+/// This program with its configuration.
+fn early_backup(config: &Config) -> Result<BackupCommand> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|cause| Error::new(Kind::Other, format!("find this program: {cause}")))?;
+    Ok(BackupCommand { program, config: config.path.clone() })
 }
 
 /// What the configuration promises.

@@ -55,6 +55,8 @@ pub struct Config {
     pub backup_concurrency: usize,
     /// Bytes a second read by a backup; 0 for no limit.
     pub backup_max_rate: u64,
+    /// Whether the daemon takes a backup when a restore would take almost too long.
+    pub backup_on_rto_threat: bool,
     /// How far back every instant stays restorable.
     pub retention_window: Duration,
     /// How much may be lost, as promised.
@@ -120,6 +122,7 @@ impl Config {
             archive,
             backup_concurrency: units::workers("backup.concurrency", raw.backup.concurrency)?,
             backup_max_rate: units::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
+            backup_on_rto_threat: raw.backup.on_rto_threat,
             retention_window: raw.retention.check()?,
             rpo_objective: units::duration(&raw.objectives.rpo).context("objectives.rpo")?,
             rto_objective: units::duration(&raw.objectives.rto).context("objectives.rto")?,

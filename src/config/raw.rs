@@ -167,11 +167,12 @@ impl Archive {
 pub(super) struct Backup {
     pub(super) concurrency: usize,
     pub(super) max_rate: String,
+    pub(super) on_rto_threat: bool,
 }
 
 impl Default for Backup {
     fn default() -> Self {
-        Self { concurrency: 2, max_rate: "0".to_owned() }
+        Self { concurrency: 2, max_rate: "0".to_owned(), on_rto_threat: false }
     }
 }
 

@@ -2,6 +2,7 @@
 //! people over HTTP, systemd.
 
 mod drills;
+mod early_backup;
 mod http;
 mod offline;
 mod ping;
@@ -13,5 +14,6 @@ mod verifications;
 mod watchdog;
 
 pub use drills::{KnownDrills, read as read_drills};
+pub use early_backup::BackupCommand;
 pub use offline::{Host, repository_snapshot};
 pub use run::{Setup, run};

@@ -24,6 +24,7 @@ pub(super) fn backups(catalog: &Catalog, counts: impl Fn(&Manifest) -> bool) -> 
             .collect(),
         damaged_backups: damaged.collect(),
         backup_failed_at: None,
+        early_backup: None,
     }
 }
 

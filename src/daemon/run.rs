@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::{JoinError, JoinSet};
 
+use super::early_backup::BackupCommand;
 use super::snapshot::{Desk, Place};
 use super::socket::Socket;
 use super::{http, ping, watchdog};
@@ -31,6 +32,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// Pinged while healthy.
     pub heartbeat_url: Option<url::Url>,
+    /// Takes a backup ahead of the timer; `None`: that is left to the timer.
+    pub early_backup: Option<BackupCommand>,
 }
 
 /// Run until `shutdown` is ready.
@@ -49,6 +52,9 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tasks.spawn(watchdog::run(Arc::clone(&desk)));
     tasks.spawn(desk.drills_handle().clone().run(Arc::clone(&archiver)));
     tasks.spawn(desk.verifications_handle().clone().run(Arc::clone(&archiver)));
+    if let Some(command) = setup.early_backup {
+        tasks.spawn(desk.early_handle().clone().run(Arc::clone(&desk), command));
+    }
     if let Some(url) = setup.heartbeat_url {
         tasks.spawn(ping::run(Arc::clone(&desk), url));
     }

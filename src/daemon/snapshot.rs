@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::drills::DrillsHandle;
+use super::early_backup::EarlyHandle;
 use super::restorable;
 use super::verifications::VerificationsHandle;
 use crate::archive::Destination;
@@ -29,6 +30,7 @@ pub(super) struct Desk {
     promises: Promises,
     drills: DrillsHandle,
     verifications: VerificationsHandle,
+    early: EarlyHandle,
     outlook: Mutex<Option<Outlook>>,
 }
 
@@ -68,6 +70,7 @@ impl Desk {
             promises,
             drills: DrillsHandle::default(),
             verifications: VerificationsHandle::default(),
+            early: EarlyHandle::default(),
             outlook: Mutex::default(),
         }
     }
@@ -89,6 +92,11 @@ impl Desk {
     /// Where verifications are known.
     pub(super) const fn verifications_handle(&self) -> &VerificationsHandle {
         &self.verifications
+    }
+
+    /// Where the last early backup is known.
+    pub(super) const fn early_handle(&self) -> &EarlyHandle {
+        &self.early
     }
 
     /// Where drills are known.
@@ -168,7 +176,7 @@ impl Desk {
             server: server(ledger),
             wal: Wal { disk_free: Space::at(&self.place.pg_wal).ok().map(|space| space.free), ..wal(ledger) },
             estimates: self.estimates(ledger, now),
-            backups: backups(ledger),
+            backups: Backups { early_backup: self.early.get(), ..backups(ledger) },
             window: window(ledger),
             verifications: Verifications { verifications: self.verifications.get() },
             retention: self.retention(ledger, now),

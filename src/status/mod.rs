@@ -16,9 +16,9 @@ mod words;
 pub use crate::present::Format;
 pub use crate::problem::{Code, Problem, Severity, Trouble};
 pub use crate::snapshot::{
-    BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, Estimates, Failing, HoldLine, NextLine,
-    Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine, Teller,
-    Verifications, VerifyLine, Wal, Window,
+    BackupLine, Backups, BranchLine, Daemon, DrillLine, Drills, EarlyLine, Estimates, Failing, HoldLine,
+    NextLine, Promises, PushLine, RepositoryBytes, Retention, Role, Server, Snapshot, Store, TailLine,
+    Teller, Verifications, VerifyLine, Wal, Window,
 };
 pub use drills::textfile as drill_textfile;
 pub use metrics::render as metrics;

@@ -245,7 +245,12 @@ fn backups(snapshot: &Snapshot) -> Markup {
         }
     };
     let newest_first = snapshot.backups.finished.iter().rev();
-    table("backups", title, &BACKUPS, &html! { @for backup in newest_first { (row(backup)) } })
+    html! {
+        (table("backups", title, &BACKUPS, &html! { @for backup in newest_first { (row(backup)) } }))
+        @if let Some(early) = words::early_backup(snapshot) {
+            p class="note" { "The daemon's own backup, ahead of the timer: " (early) "." }
+        }
+    }
 }
 
 fn server(snapshot: &Snapshot) -> Markup {

@@ -30,7 +30,7 @@ fn push(number: u64, seconds_ago: i64, stored_bytes: u64) -> PushLine {
     }
 }
 
-fn backup(days: i64) -> BackupLine {
+pub(crate) fn backup(days: i64) -> BackupLine {
     let begin = days * 86_400 + 6 * 3600;
     BackupLine {
         id: format!("202611{:02}T023004Z-8f3a1c", 22 - days),

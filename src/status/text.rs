@@ -49,6 +49,7 @@ fn promises(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     if let Some(last) = snapshot.backups.finished.last() {
         rows.push(("  id", last.id.clone()));
     }
+    rows.extend(words::early_backup(snapshot).map(|early| ("  early backup", early)));
     let drills = super::drills::lines(&snapshot.drills, snapshot.taken_at);
     let names = std::iter::once("last drill").chain(std::iter::repeat("  before"));
     rows.extend(names.zip(drills));
@@ -166,6 +167,7 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "last_push": time(snapshot.wal.last_push),
         "tail": tail,
         "backups": snapshot.backups.finished.len(),
+        "early_backup": snapshot.backups.early_backup,
         "backup_failed_at": time(snapshot.backups.backup_failed_at),
     })
 }

@@ -182,6 +182,13 @@ pub(super) fn last_backup(snapshot: &Snapshot) -> Reading {
     Reading::new(state, age(last.finished_at, now), note)
 }
 
+/// The last backup that the daemon took ahead of the timer.
+pub(super) fn early_backup(snapshot: &Snapshot) -> Option<String> {
+    let early = snapshot.backups.early_backup.as_ref()?;
+    let outcome = early.outcome.as_deref().unwrap_or("under way");
+    Some(format!("{}, begun {}: {}", outcome, age(early.began_at, snapshot.taken_at), early.because))
+}
+
 /// The server in a few words.
 pub(super) fn server(snapshot: &Snapshot) -> String {
     let version = match snapshot.server.pg_version.as_str() {

@@ -145,3 +145,52 @@ fn an_estimate_close_to_its_objective_and_beyond_it_is_a_problem() {
     }
     promised(estimate * 0.9).run(["status"]).fails_with(1).stdout_contains("beyond the objective");
 }
+
+#[test]
+fn the_daemon_takes_one_backup_when_wal_makes_a_restore_too_long() {
+    let archived = started();
+    let staging = Staging::with(&archived, &query("select true"));
+    staging.drill(0, ["--target-timeline", "1"]);
+    let estimate = status(&staging.walproof)["rto_estimate_seconds"].as_f64().unwrap();
+    let objective = format!("{:.0}ms", estimate * 1500.0);
+    let configured = |on: bool| {
+        archived.configured(&format!(
+            "{QUIET}[objectives]\nrto = \"{objective}\"\n[backup]\non_rto_threat = {on}"
+        ))
+    };
+    // Until a restore of the WAL behind the backup takes 80 % of that.
+    for _ in 0..40 {
+        if status(&staging.walproof)["rto_estimate_seconds"].as_f64().unwrap() > estimate * 1.4 {
+            break;
+        }
+        archived.cluster.psql("insert into t select max(n) + 1 from t");
+        archived.archive_all();
+    }
+    let threatened = |status: &Value| codes(status).iter().any(|code| code.contains("rto_"));
+    let without = configured(false);
+    let daemon = Daemon::start_whole(&without);
+    let known = daemon.wait("the threat is seen", threatened);
+    let code = codes(&known)[0].rsplit(' ').next().unwrap().to_owned();
+    assert!(problem(&known, &code).1.contains("take a backup now"), "{known:#}");
+    std::thread::sleep(std::time::Duration::from_secs(15));
+    assert_eq!(archived.backups().len(), 1, "only where it is configured");
+    daemon.terminate();
+
+    let with = configured(true);
+    let daemon = Daemon::start_whole(&with);
+    let known = daemon.wait("it took one", |status| status["early_backup"]["outcome"] == "taken");
+    assert!(known["early_backup"]["because"].as_str().unwrap().contains("a restore would take"), "{known:#}");
+    assert!(daemon.log().contains("a backup is taken ahead of the timer"), "{}", daemon.log());
+    daemon.wait("the threat is gone", |status| !threatened(status));
+    assert!(daemon.get("/").1.contains("ahead of the timer: taken"));
+    let told = with.run(["status"]);
+    told.success().stdout_contains("early backup    taken, begun");
+    println!("{}", told.stdout());
+    // More WAL: once an hour is enough.
+    for _ in 0..20 {
+        archived.cluster.psql("insert into t select max(n) + 1 from t");
+        archived.archive_all();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(15));
+    assert_eq!(archived.backups().len(), 2, "{}", daemon.log());
+}
