@@ -171,6 +171,7 @@ fn manifest(
         start_lsn: label.start,
         stop_lsn,
         timeline: label.timeline,
+        superuser: info.bootstrap_superuser.clone(),
         page_checksums: control.has_page_checksums(),
         from_standby: info.in_recovery,
         backup_label: label.text.clone(),

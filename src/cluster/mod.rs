@@ -29,7 +29,7 @@ pub use private_server::{PrivateServer, ServerState};
 pub use private_server_log::ServerLog;
 pub use private_server_programs::ServerPrograms;
 pub use private_server_session::{PrivateSession, SessionRole};
-pub use private_server_settings::PrivateSettings;
+pub use private_server_settings::{MOST_WAL, PrivateSettings};
 pub use server_info::ServerInfo;
 pub use session::Session;
 pub use statements::WalStatus;

@@ -102,7 +102,8 @@ impl PrivateSession {
     }
 
     /// Ask the operator's question in a transaction that only reads. One statement, one row, one column of type boolean;
-    /// anything else is told in the error of the inner result. The outer one: it was not answered in time.
+    /// anything else is told in the error of the inner result. The outer one: it was not answered in time, or this host
+    /// had not what it takes.
     pub async fn question(&self, sql: &str, limit: Duration) -> Result<Result<bool, String>> {
         let begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = '{}ms'",
@@ -119,6 +120,10 @@ impl PrivateSession {
             Ok(rows) => rows,
             Err(cause) if cause.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
                 return Err(self.late("ask", limit));
+            }
+            // Class 53: the disk is full, or memory.
+            Err(cause) if cause.code().is_some_and(|code| code.code().starts_with("53")) => {
+                return Err(server_error::running("ask", &cause));
             }
             Err(cause) => return Ok(Err(server_error::text(&cause))),
         };

@@ -7,6 +7,8 @@ use crate::postgres::ControlFile;
 
 /// Longest path of a Unix socket.
 const LONGEST_SOCKET: usize = 107;
+/// WAL that it keeps in its data directory, about, at most: max_wal_size and wal_keep_size below.
+pub const MOST_WAL: u64 = (4 << 30) + (256 << 20);
 /// Part of the socket's name; nothing listens on a network.
 pub(super) const PORT: u16 = 5432;
 

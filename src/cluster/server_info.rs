@@ -54,6 +54,8 @@ pub struct ServerInfo {
     pub time: PgTime,
     /// Changes with every restart.
     pub started: PgTime,
+    /// The role that initdb made, if its name is UTF-8.
+    pub bootstrap_superuser: Option<String>,
     /// Of the role in conninfo.
     pub is_superuser: bool,
     /// Whether that role may execute the backup functions.
@@ -94,6 +96,8 @@ const SQL: &str = "
         current_setting('ident_file') AS ident_file,
         clock_timestamp() AS time,
         pg_postmaster_start_time() AS started,
+        (SELECT encode(convert_to(rolname::text, getdatabaseencoding()), 'hex') FROM pg_roles WHERE oid = 10)
+            AS bootstrap_superuser,
         current_setting('is_superuser')::bool AS is_superuser,
         (SELECT bool_and(has_function_privilege(oid, 'execute'))
             FROM pg_proc
@@ -141,6 +145,7 @@ fn read(row: &Row, major: Major) -> Result<ServerInfo> {
         ident_file: path(row, "ident_file")?,
         time: time(row, "time")?,
         started: time(row, "started")?,
+        bootstrap_superuser: column::<Option<&str>>(row, "bootstrap_superuser")?.and_then(name_of_hex),
         is_superuser: column(row, "is_superuser")?,
         may_backup: column(row, "may_backup")?,
     })
@@ -148,6 +153,12 @@ fn read(row: &Row, major: Major) -> Result<ServerInfo> {
 
 fn path(row: &Row, name: &str) -> Result<PathBuf> {
     column::<String>(row, name).map(PathBuf::from)
+}
+
+/// Names are whatever bytes somebody chose; what is not UTF-8 has none here.
+fn name_of_hex(hex: &str) -> Option<String> {
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+    String::from_utf8(bytes.collect::<Option<_>>()?).ok()
 }
 
 /// A number that PostgreSQL gave as text.

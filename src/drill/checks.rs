@@ -234,6 +234,6 @@ pub(super) async fn question(
         Ok(Ok(true)) => Ok((CheckVerdict::Pass, format!("true, as {role} in {}", question.database))),
         Ok(Ok(false)) => Ok((CheckVerdict::Fail, format!("false, as {role} in {}", question.database))),
         Ok(Err(why)) => Ok((CheckVerdict::Fail, why)),
-        Err(_) => Ok((CheckVerdict::CouldNotVerify, format!("no answer within {} s", limit.as_secs()))),
+        Err(error) => Ok((CheckVerdict::CouldNotVerify, error.to_string())),
     }
 }

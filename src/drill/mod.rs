@@ -211,6 +211,7 @@ async fn lookup(
         }
         plan.check_directories()?;
         let segments = plan.reach.path.segments.len() as u64;
+        place.check_room(plan.backup.size_bytes, segments * repository.identity().segment_size()?.bytes())?;
         let measured = before.drills().rev().map(|(_, report)| report);
         let estimate = estimate(measured, plan.backup.size_bytes, segments);
         let restore_command = (request.restore_command)(&place.created(), plan.timeline)?;
@@ -256,6 +257,12 @@ impl Prepared {
         Protection { backups: vec![backup.id.clone()], wal }
     }
 
+    /// Roles that may be the cluster's superuser, the likeliest first.
+    fn superusers(&self, request: &Request<'_>) -> Vec<String> {
+        let known = self.plan.backup.superuser.iter();
+        known.chain(request.superusers.iter()).cloned().collect()
+    }
+
     fn rehearsal<'a>(
         &'a self,
         repository: &'a Repository,
@@ -268,7 +275,7 @@ impl Prepared {
             place,
             programs: &self.programs,
             restore_command: self.restore_command.clone(),
-            candidates: &request.superusers,
+            candidates: self.superusers(request),
             questions: &request.questions,
             question_limit: request.question_limit,
             amcheck: request.amcheck,

@@ -4,9 +4,10 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::cluster::{PrivateServer, PrivateSettings};
-use crate::disk::durable;
+use crate::cluster::{MOST_WAL, PrivateServer, PrivateSettings};
+use crate::disk::{Space, durable};
 use crate::error::{Error, Kind, Result};
+use crate::present::size;
 use crate::seal::fill_random;
 
 const MARK: &str = "walproof-drill";
@@ -75,6 +76,25 @@ impl Place {
     /// All of it.
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Refuse a rehearsal that would fill the disk: of so many bytes of data, and of WAL that is replayed.
+    pub(super) fn check_room(&self, data: u64, wal: u64) -> Result<()> {
+        // Replayed WAL becomes data, and so do the sessions that check it.
+        let needed = data.saturating_add(data / 10).saturating_add(wal.min(MOST_WAL));
+        let free = Space::at(&self.root)?.free;
+        if free >= needed {
+            return Ok(());
+        }
+        Err(Error::impossible(format!(
+            "a drill needs about {} below {} ({} of data, {} of WAL), and {} are free",
+            size(needed),
+            self.root.parent().unwrap_or(&self.root).display(),
+            size(data),
+            size(wal),
+            size(free)
+        ))
+        .hint("put drill.directory on a larger file system, or aim at an earlier moment"))
     }
 
     /// Remove all of it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::canary::last_canary;
+use super::canary::Replayed;
 use super::checks::{self, Finding, Question, check, of_error};
 use super::opened::{Opened, open};
 use super::place::Place;
@@ -18,6 +18,13 @@ use crate::restore::{Handover, Plan, execute};
 const STALLED: Duration = Duration::from_mins(20);
 /// A canary may be so old, however often they are written.
 const LEAST_AGE: Duration = Duration::from_secs(15);
+/// What a server says that lacks something of this host.
+const OF_HOST: [&str; 4] = [
+    "resource manager",
+    "could not access file",
+    "No space left on device",
+    "could not map anonymous shared",
+];
 /// Between two looks at a server that recovers.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -28,7 +35,7 @@ pub(super) struct Rehearsal<'a> {
     pub(super) place: &'a Place,
     pub(super) programs: &'a ServerPrograms,
     pub(super) restore_command: String,
-    pub(super) candidates: &'a [String],
+    pub(super) candidates: Vec<String>,
     pub(super) questions: &'a [Question],
     pub(super) question_limit: Duration,
     pub(super) amcheck: Option<Duration>,
@@ -81,7 +88,7 @@ impl Rehearsal<'_> {
             Ok(Err(finding)) => return draft.add("recovery", finding, draft.phases.replay),
             Err(error) => return draft.add("recovery", of_error(&error), draft.phases.replay),
         };
-        let opened = open(&server, self.candidates).await;
+        let opened = open(&server, &self.candidates).await;
         draft.phases.open = lap(&mut begin);
         match opened {
             Ok(opened) => self.check(draft, &server, &opened).await,
@@ -155,7 +162,7 @@ impl Rehearsal<'_> {
         draft.postgresql.clone_from(&opened.version);
         draft.add("target reached", self.reached(server, opened), 0.0);
         let checks = &mut draft.checks;
-        check(checks, "canary", async { self.canary(opened) }).await;
+        check(checks, "canary", self.canary(opened)).await;
         check(checks, "databases and catalogs", checks::catalogs(server, opened)).await;
         check(checks, "tables and indexes", async {
             match self.amcheck {
@@ -238,7 +245,7 @@ impl Rehearsal<'_> {
         parent.ok_or_else(|| Error::server("the history of the server's own timeline is malformed"))
     }
 
-    fn canary(&self, opened: &Opened) -> Result<Finding> {
+    async fn canary(&self, opened: &Opened) -> Result<Finding> {
         if self.heartbeat.is_zero() {
             return Ok((CheckVerdict::Skipped, "archive.heartbeat_interval is 0".to_owned()));
         }
@@ -246,8 +253,14 @@ impl Rehearsal<'_> {
             return Ok((CheckVerdict::CouldNotVerify, "the server does not say what it replayed".to_owned()));
         };
         let identity = self.repository.identity();
-        let search =
-            last_canary(&self.plan.to.join("pg_wal"), self.plan.timeline, reached, identity.segment_size()?)?;
+        let replayed = Replayed {
+            pg_wal: &self.plan.to.join("pg_wal"),
+            repository: self.repository,
+            archived: &self.plan.reach.path.segments,
+            timeline: self.plan.timeline,
+            size: identity.segment_size()?,
+        };
+        let search = replayed.last_canary(reached).await?;
         let until = opened.reached_time.unwrap_or(self.plan.backup.finished_at);
         let allowed = (self.heartbeat * 6).max(LEAST_AGE).as_secs_f64();
         let Some(text) = search.found else {
@@ -281,7 +294,7 @@ fn lap(begin: &mut Instant) -> f64 {
 fn why_it_ended(server: &PrivateServer, status: &str) -> Finding {
     let log = server.log();
     let told = log.failure().unwrap_or_else(|| format!("the server ended ({status})"));
-    let of_host = told.contains("resource manager") || told.contains("could not access file");
+    let of_host = OF_HOST.iter().any(|words| told.contains(words));
     // The store was away, or this host lacks something: that says nothing about the backup.
     let unknown = log.restore_command_failure().map_or(of_host, |code| [202, 204, 209].contains(&code));
     let verdict = if unknown { CheckVerdict::CouldNotVerify } else { CheckVerdict::Fail };

@@ -35,6 +35,9 @@ pub struct Manifest {
     pub stop_lsn: Lsn,
     /// Timeline of both.
     pub timeline: TimelineId,
+    /// The role that initdb made: a drill opens the restored cluster as it. `None` where its name is not UTF-8.
+    #[serde(default)]
+    pub superuser: Option<String>,
     /// Whether the cluster has page checksums.
     pub page_checksums: bool,
     /// Taken on a standby.

@@ -98,15 +98,20 @@ impl Inspect for Scan {
 pub(crate) async fn archive(repository: &Repository, segment: &SegmentName, pages: usize) -> Vec<u8> {
     let mut bytes = wal(segment, pages);
     bytes.resize(SIZE as usize, 0);
+    archive_bytes(repository, segment, &bytes).await;
+    bytes
+}
+
+/// Archive a segment with these bytes.
+pub(crate) async fn archive_bytes(repository: &Repository, segment: &SegmentName, bytes: &[u8]) {
     let name = WalName::Segment(*segment);
     let scan = Scan(WalScanner::new(segment.start(size()), size()));
-    let mut source = bytes.as_slice();
+    let mut source = bytes;
     let sealed =
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, SIZE.into(), scan)
             .unwrap();
     let digest = repository.identity().wal_digest(&sealed.plain_hash).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
-    bytes
 }
 
 /// Put a piece of generation `count` that begins at `start`.
