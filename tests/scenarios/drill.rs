@@ -287,7 +287,14 @@ fn a_drill_killed_at_any_phase_is_cleared_away_by_the_next() {
     let toml = "[[drill.query]]\nname = \"long\"\ndatabase = \"postgres\"\nsql = \"select pg_sleep(5) is not null\"\n\
         [archive]\nheartbeat_interval = \"0s\"";
     let staging = Staging::with(&archived, toml);
-    for said in ["recovery window", "restore", "target reached", "visibility maps"] {
+    // Before the first word, and in each phase after its last.
+    for pause in [0, 100, 300] {
+        let drill = staging.walproof.spawn(["drill", "--target-immediate"]);
+        std::thread::sleep(Duration::from_millis(pause));
+        drill.kill9();
+    }
+    let said = ["recovery window", "restore", "target reached", "databases and catalogs", "visibility maps"];
+    for said in said {
         let mut drill = staging.walproof.spawn(["drill", "--target-immediate"]);
         drill.wait_for_stderr(said, PATIENCE);
         drill.kill9();
@@ -296,6 +303,7 @@ fn a_drill_killed_at_any_phase_is_cleared_away_by_the_next() {
     let report = staging.drill(0, ["--target-immediate"]);
     assert_eq!(report["sequence"], 1);
     assert_eq!(processes_in(&staging.directory()), 0);
+    assert_eq!(archived.repo().keys("/leases/"), [""; 0], "of a drill that was killed");
     // Told to stop, it clears away by itself.
     let mut drill = staging.walproof.spawn(["drill", "--target-immediate"]);
     drill.wait_for_stderr("visibility maps", PATIENCE);
@@ -427,7 +435,7 @@ fn failing_and_endless_questions_are_told_apart() {
 #[test]
 fn rto_beyond_its_objective_fails() {
     let archived = started();
-    let toml = "[objectives]\nrto = \"1ms\"\n[archive]\nheartbeat_interval = \"0s\"";
+    let toml = "[objectives]\nrto = \"1s\"\n[archive]\nheartbeat_interval = \"0s\"";
     let report = Staging::with(&archived, toml).drill(1, ["--target-immediate"]);
     assert!(assert_check(&report, "RTO objective", "fail").contains("promised"));
 }
@@ -448,4 +456,48 @@ fn without_a_server_of_that_version_or_a_key_nothing_begins() {
     let without = archived.configured("");
     without.run(["drill"]).fails_with(2).stderr_contains("drill-keygen");
     assert!(archived.repo().keys("watch/reports").is_empty() && staging.left().is_empty());
+}
+
+#[test]
+fn a_report_signed_by_another_and_a_newest_one_removed_with_its_head_are_named() {
+    let archived = started();
+    let toml = "[drill]\namcheck = false\n[archive]\nheartbeat_interval = \"0s\"";
+    let staging = Staging::with(&archived, toml);
+    staging.drill(0, ["--target-immediate"]);
+    let repo = archived.repo();
+    // Somebody who has the repository, and its key, drills a copy of it.
+    let copy = archived.scratch.join("copy");
+    let copied = std::process::Command::new("cp").arg("-a").arg(repo.dir().unwrap()).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let forger = Walproof::builder(Repo::local_at(copy)).key_of(&archived.walproof);
+    let key = archived.scratch.join("forger.key");
+    archived.walproof.run(["drill-keygen", "--to", key.to_str().unwrap()]).success();
+    let forger =
+        forger.toml(toml).toml(&format!("[drill]\nsigning_key_file = \"{}\"", key.display())).build();
+    let forger = forger.with_env("PATH", crate::support::drill::path(&archived));
+    forger.run(["drill", "--target-immediate"]);
+    staging.drill(0, ["--target-immediate"]);
+    let ours = repo.keys("watch/reports/");
+    let theirs = forger.repo().keys("watch/reports/");
+    let newest = ours.iter().rfind(|key| !key.ends_with("/head")).unwrap();
+    let newest_of_theirs = theirs.iter().rfind(|key| !key.ends_with("/head")).unwrap();
+    assert_ne!(newest, newest_of_theirs);
+    let kept = repo.read(newest);
+    repo.delete(newest);
+    repo.write(newest_of_theirs, &forger.repo().read(newest_of_theirs));
+    let listed = staging.walproof.run(["drill-list"]);
+    listed.fails_with(1).stdout_contains("report 2: the envelope was signed with another key");
+    // Beside ours it is named as well.
+    repo.write(newest, &kept);
+    staging.walproof.run(["drill-list"]).fails_with(1).stdout_contains("signed with another key");
+    repo.delete(newest_of_theirs);
+    staging.walproof.run(["drill-list"]).success();
+
+    let head = ours.iter().find(|key| key.ends_with("/head")).unwrap();
+    repo.delete(newest);
+    repo.delete(head);
+    staging.walproof.run(["drill-list"]).fails_with(1).stdout_contains("report 2 was removed");
+    let report = staging.try_drill(["--target-immediate"]);
+    assert_eq!(report.json()["sequence"], 3, "a number is never used twice: {report}");
+    staging.walproof.run(["drill-list"]).fails_with(1).stdout_contains("report 2 was removed");
 }

@@ -16,6 +16,7 @@ mod daemon;
 mod daemon_faults;
 mod disaster;
 mod drill;
+mod drill_isolation;
 mod drill_shown;
 mod exit_codes;
 mod extents;

@@ -1,5 +1,6 @@
 //! A staging host: it has the repository, the key, and a signing key of its own; nothing of the cluster's host.
 
+use super::daemon::value_of;
 use super::process::{self, Output};
 use super::{Archived, Scratch, Walproof};
 use serde_json::Value;
@@ -59,8 +60,8 @@ impl Staging {
     /// Run a drill with these arguments; whatever comes of it, nothing is left in its directory.
     #[track_caller]
     pub fn try_drill<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Output {
-        let mut command = self.walproof.command(["drill", "--json"]);
-        command.args(args);
+        let mut command = self.walproof.command(["drill", "--json", "--textfile"]);
+        command.arg(self.textfile()).args(args);
         let output = process::run(command, b"", DRILL_TIME);
         assert_eq!(self.left(), Vec::<PathBuf>::new(), "a drill left something: {output}");
         output
@@ -71,7 +72,33 @@ impl Staging {
     pub fn drill<'a>(&self, code: i32, args: impl IntoIterator<Item = &'a str>) -> Value {
         let output = self.try_drill(args);
         assert_eq!(output.code(), code, "{output}");
-        output.json()
+        let report = output.json();
+        self.assert_metrics(&report);
+        report
+    }
+
+    fn textfile(&self) -> PathBuf {
+        self.scratch.join("drill.prom")
+    }
+
+    /// The metrics of the last drill say what its report says.
+    #[track_caller]
+    fn assert_metrics(&self, report: &Value) {
+        let text = std::fs::read_to_string(self.textfile()).expect("the textfile of a drill");
+        let value = |name: &str| value_of(&text, name);
+        for verdict in ["pass", "fail", "inconclusive"] {
+            let shown = value(&format!("walproof_drill_verdict{{verdict=\"{verdict}\"}}"));
+            assert_eq!(shown == Some(1.0), report["verdict"] == verdict, "{verdict}: {text}");
+        }
+        let passed = f64::from(u8::from(report["verdict"] == "pass"));
+        assert_eq!(value("walproof_drill_success"), Some(passed), "{text}");
+        let rto = value("walproof_drill_rto_seconds").expect("how long it took");
+        assert!((rto - report["rto_seconds"].as_f64().unwrap()).abs() < 0.01, "{text}");
+        assert_eq!(
+            report["reasons"].as_array().unwrap().is_empty(),
+            report["verdict"] == "pass",
+            "{report:#}"
+        );
     }
 
     /// Directories of drills in the staging directory.
@@ -95,7 +122,7 @@ fn signing_key_file(scratch: &Scratch) -> String {
 }
 
 /// `PATH` with PostgreSQL's programs.
-fn path(archived: &Archived) -> std::ffi::OsString {
+pub fn path(archived: &Archived) -> std::ffi::OsString {
     let usual = std::env::var_os("PATH").unwrap_or_default();
     let all =
         std::iter::once(archived.cluster.binaries().dir().to_owned()).chain(std::env::split_paths(&usual));
