@@ -9,8 +9,9 @@ use tokio::time::sleep;
 
 use crate::archiver::Archiver;
 use crate::drill::{self, Report, Verdict, estimate, read_unproven};
+use crate::format::Manifest;
 use crate::postgres::{History, PgTime};
-use crate::repository::{Manifest, Repository, StoredReport};
+use crate::repository::{Repository, StoredReport};
 use crate::status::{DrillLine, Drills};
 use crate::window::{Branch, Catalog};
 

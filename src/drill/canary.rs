@@ -113,8 +113,8 @@ impl Archive<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::writer::{SIZE, Writer, size};
     use crate::repository::fixture;
+    use crate::wal::writer::{SIZE, Writer, size};
 
     /// A segment that ends with this message, if there is one, and where the message ends.
     fn segment(number: u64, message: Option<&str>) -> (Vec<u8>, Lsn) {
