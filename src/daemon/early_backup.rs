@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use super::snapshot::Desk;
 use crate::error::{Error, Result};
 use crate::postgres::PgTime;
 use crate::present::{seconds, span};
@@ -80,15 +79,15 @@ impl EarlyHandle {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
     }
 
-    /// Look for ever, and take one where it helps: never two at a time.
-    pub(super) async fn run(self, desk: Arc<Desk>, command: BackupCommand) {
+    /// `look` for ever, and take one where it helps: never two at a time.
+    pub(super) async fn run(self, look: impl Fn() -> Snapshot, command: BackupCommand) {
         let mut begun: Option<Instant> = None;
         loop {
             sleep(LOOK).await;
             if begun.is_some_and(|begun| begun.elapsed() < APART) {
                 continue;
             }
-            let Some(because) = reason(&desk.snapshot()) else { continue };
+            let Some(because) = reason(&look()) else { continue };
             begun = Some(Instant::now());
             self.take(&command, because).await;
         }

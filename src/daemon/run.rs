@@ -53,7 +53,8 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tasks.spawn(desk.drills_handle().clone().run(Arc::clone(&archiver)));
     tasks.spawn(desk.verifications_handle().clone().run(Arc::clone(&archiver)));
     if let Some(command) = setup.early_backup {
-        tasks.spawn(desk.early_handle().clone().run(Arc::clone(&desk), command));
+        let (handle, desk) = (desk.early_handle().clone(), Arc::clone(&desk));
+        tasks.spawn(handle.run(move || desk.snapshot(), command));
     }
     if let Some(url) = setup.heartbeat_url {
         tasks.spawn(ping::run(Arc::clone(&desk), url));
