@@ -12,7 +12,7 @@
 //!  6  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
 //!  5  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
 //!  4  repository                                  what is put, listed, read, deleted, and who may
-//!  3  format                                      the only room that knows a key name or a byte of an object
+//!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
 //!  1  disk  present  wal  problem                 durable writes, free space; units and counts; what WAL says; codes
 //!  0  postgres  error                             pure vocabulary: no I/O, no async, no configuration
@@ -88,6 +88,7 @@ pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod seal;
+pub mod signing;
 pub mod snapshot;
 pub mod status;
 pub mod store;

@@ -10,7 +10,7 @@ const RANKS: [&[&str]; 13] = [
     &["postgres", "error"],
     &["disk", "present", "wal", "problem"],
     &["seal", "store", "cluster"],
-    &["format"],
+    &["format", "signing"],
     &["repository"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::report::Entry;
-use super::signing::{DrillKey, PublicKey, hex_digest};
 use crate::error::{Error, Result};
 use crate::postgres::PgTime;
+use crate::signing::{DrillKey, PublicKey, hex_digest};
 
 /// Of in-toto's statements, and of ours.
 pub(super) const STATEMENT: &str = "application/vnd.in-toto+json";

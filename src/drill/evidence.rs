@@ -9,11 +9,11 @@ use futures_util::{StreamExt, stream};
 
 use super::envelope::{HEAD, Head, Link, key_ids, open, open_link, seal, sign};
 use super::report::Entry;
-use super::signing::{DrillKey, PublicKey, hex_digest};
 use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::PgTime;
 use crate::repository::{REPORTS_KEPT, Repository};
+use crate::signing::{DrillKey, PublicKey, hex_digest};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;

@@ -12,7 +12,6 @@ mod opened;
 mod place;
 mod rehearse;
 mod report;
-mod signing;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -22,12 +21,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use crate::signing::{DrillKey, PublicKey, hex_digest};
 pub use checks::Question;
 pub use envelope::{Head, Link, open_link, read_unproven};
 pub use estimate::estimate;
 pub use evidence::{Evidence, Memory, Proven, Stored, append};
 pub use report::{Check, CheckVerdict, Entry, Note, Objectives, Phases, Report, Verdict, Versions, judge};
-pub use signing::{DrillKey, PublicKey, hex_digest};
 pub use target::Aim;
 
 use crate::cluster::{ServerPrograms, user_name};
