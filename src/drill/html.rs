@@ -154,7 +154,7 @@ const fn class_of(verdict: CheckVerdict) -> &'static str {
 
 fn checks(report: &Report) -> Markup {
     html! {
-        section {
+        section class="checked" {
             h2 { "What was checked" }
             ul class="list" {
                 @for check in &report.checks {
