@@ -34,6 +34,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::Manifest;
 use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{Major, PgTime, TargetAction, TimelineId};
+use crate::present::seconds;
 use crate::repository::{Lease, Repository};
 use crate::restore::{Plan, RestoreRequest};
 use crate::seal::fill_random;
@@ -296,7 +297,11 @@ fn report(
     if draft.phases.checks > 0.0 {
         let promised = request.objectives.rto_seconds;
         let verdict = if rto_seconds > promised { CheckVerdict::Fail } else { CheckVerdict::Pass };
-        draft.add("RTO objective", (verdict, format!("{rto_seconds:.1} s; promised: {promised:.0} s")), 0.0);
+        draft.add(
+            "RTO objective",
+            (verdict, format!("{}; promised: {}", seconds(rto_seconds), seconds(promised))),
+            0.0,
+        );
     }
     let (verdict, reasons) = judge(&draft.checks);
     let mut random = [0; 4];

@@ -11,6 +11,7 @@ use super::report::{Check, CheckVerdict, Objectives, Phases};
 use crate::cluster::{DataDir, PrivateServer, PrivateSettings, ServerPrograms, ServerState};
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, Recovery, RecoverySettings, RecoveryTarget, TargetAction};
+use crate::present::seconds;
 use crate::repository::Repository;
 use crate::restore::{Handover, Plan, execute};
 
@@ -180,21 +181,26 @@ impl Rehearsal<'_> {
         }
         if self.plan.target == RecoveryTarget::Latest {
             draft.add("RPO objective", self.rpo(opened), 0.0);
-            draft.rpo_seconds = opened.reached_time.map(|time| self.started_at.seconds_since(time).max(0.0));
+            draft.rpo_seconds = self.commit_age(opened);
         }
     }
 
+    /// How old the last commit was when the drill began. What was archived while it ran would have been lost with the
+    /// host: it makes this no better.
+    fn commit_age(&self, opened: &Opened) -> Option<f64> {
+        let known = self.plan.reach.end_time.unwrap_or(self.plan.backup.finished_at);
+        let last = opened.reached_time?.min(known);
+        Some(self.started_at.seconds_since(last).max(0.0))
+    }
+
     fn rpo(&self, opened: &Opened) -> Finding {
-        let Some(time) = opened.reached_time else {
+        let Some(age) = self.commit_age(opened) else {
             return (CheckVerdict::CouldNotVerify, "no commit was replayed".to_owned());
         };
-        let age = self.started_at.seconds_since(time).max(0.0);
         let promised = self.objectives.rpo_seconds;
         let verdict = if age > promised { CheckVerdict::Fail } else { CheckVerdict::Pass };
-        (
-            verdict,
-            format!("the last commit was {age:.1} s old when the drill began; promised: {promised:.0} s"),
-        )
+        let (age, promised) = (seconds(age), seconds(promised));
+        (verdict, format!("the last commit was {age} old when the drill began; promised: {promised}"))
     }
 
     /// What the server says it reached, against what was asked for.

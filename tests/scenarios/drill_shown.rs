@@ -1,7 +1,8 @@
 //! What drills found, shown: as problems with codes, in words, on the page, in metrics.
 
+use crate::support::archived::PATIENCE;
 use crate::support::daemon::value_of;
-use crate::support::drill::Staging;
+use crate::support::drill::{DRILL_TIME, Staging};
 use crate::support::{Archived, Daemon, Repo, Walproof};
 use serde_json::Value;
 
@@ -193,4 +194,21 @@ fn the_daemon_takes_one_backup_when_wal_makes_a_restore_too_long() {
     }
     std::thread::sleep(std::time::Duration::from_secs(15));
     assert_eq!(archived.backups().len(), 2, "{}", daemon.log());
+}
+
+/// A host that is lost when the drill begins takes with it what it would have archived later.
+#[test]
+fn what_is_archived_while_a_drill_runs_makes_its_rpo_no_better() {
+    let archived = started();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let staging = Staging::with(&archived, &query("select true"));
+    let mut drill = staging.walproof.spawn(["drill", "--json", "--target-timeline", "1"]);
+    drill.wait_for_stderr("recovery window", PATIENCE);
+    archived.cluster.psql("insert into t values (3000)");
+    archived.archive_all();
+    let report = drill.wait(DRILL_TIME);
+    report.success();
+    let report = report.json();
+    let rpo = report["rpo_seconds"].as_f64().unwrap();
+    assert!(rpo > 3.9, "{report:#}");
 }
