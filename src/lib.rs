@@ -58,7 +58,7 @@
 //! | frame | the part of a sealed object that is compressed and authenticated as one | page (that is PostgreSQL's) |
 //! | digest | a keyed fingerprint of plaintext; tells an outsider nothing | checksum (unkeyed, against accidents only) |
 //! | summary | what a WAL object says about its segment without being read whole | metadata |
-//! | spool | segments fetched ahead of recovery, still sealed, outside PGDATA | a queue of WAL to push (there is none) |
+//! | spool | segments opened ahead of recovery by the *prefetcher*, outside PGDATA | a queue of WAL to push (there is none) |
 //! | piece | a part of a tail, one object | chunk |
 //! | generation | one attempt at the tail of one segment, whole by itself | version (that is the format's) |
 //! | pin | the answer about a tail that one restore was given, and is given again | hold (that keeps a backup) |

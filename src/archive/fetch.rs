@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::pin::{Pin, Pins};
 use super::redirect::Redirect;
-use super::spool::Spool;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, fill_segment};
@@ -20,8 +19,8 @@ pub struct FetchRequest<'a> {
     pub name: WalName,
     /// Where it is wanted.
     pub to: &'a Path,
-    /// Segments that were fetched ahead.
-    pub spool: Option<&'a Spool>,
+    /// The segment as it was opened and checked ahead, if it was.
+    pub opened: Option<&'a [u8]>,
     /// Whether the tail may be served of a segment that is not archived (R16).
     pub tail: bool,
     /// The timeline that recovery follows, where it is known: an older one's tail ends where the next timeline begins.
@@ -58,8 +57,8 @@ pub enum Fetched {
 pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Fetched> {
     let (mut plain, fetched) = match from_pin(namespace, request)? {
         Some(pinned) => pinned,
-        None => match from_spool(namespace, request) {
-            Some(plain) => archived(request, plain)?,
+        None => match request.opened {
+            Some(plain) => (plain.to_vec(), Fetched::Archived),
             None => from_store(namespace, request).await?,
         },
     };
@@ -90,12 +89,6 @@ fn from_pin(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Option<
     Ok(Some((plain, fetched)))
 }
 
-/// The file from the spool, if it is there and proves authentic; anything odd there is as good as nothing.
-fn from_spool(namespace: &Namespace, request: &FetchRequest<'_>) -> Option<Vec<u8>> {
-    let found = request.spool?.find(namespace, request.system_identifier, &request.name);
-    found.inspect_err(|error| tracing::debug!(%error, "cannot use the spool")).ok()?
-}
-
 async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<Answer> {
     let (repository, versions) = tokio::try_join!(
         open(namespace, request.system_identifier),
@@ -106,9 +99,6 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
     }
     let file = one_of(&repository, &request.name, &versions).await?;
     let sealed = repository.get_wal_sealed(&file).await?;
-    if let Some(spool) = request.spool {
-        spool.remember_identity(&repository);
-    }
     archived(request, repository.open_wal_file(&file, &sealed)?.1)
 }
 
@@ -145,11 +135,7 @@ async fn up_to_switch(
     let Some(follows) = request.follows.filter(|follows| *follows != tail.segment.timeline) else {
         return Ok(Some((tail, plain)));
     };
-    let name = WalName::History(follows);
-    let versions = repository.namespace().wal_versions(request.system_identifier, &name).await?;
-    let file = one_of(repository, &name, &versions).await.map_err(Error::absence_proves_nothing)?;
-    let sealed = repository.get_wal_sealed(&file).await?;
-    let history = History::parse(follows, &repository.open_wal_file(&file, &sealed)?.1)?;
+    let history = read_history(repository, follows).await.map_err(Error::absence_proves_nothing)?;
     let size = repository.identity().segment_size()?;
     let Some(switch) = history.stretch(tail.segment.timeline).and_then(|stretch| stretch.end) else {
         return Ok(Some((tail, plain)));
@@ -159,6 +145,16 @@ async fn up_to_switch(
         plain.iter_mut().skip(tail.len as usize).for_each(|byte| *byte = 0);
     }
     Ok((tail.len > 0).then_some((tail, plain)))
+}
+
+/// The history of `timeline`. Kind `NotFound` if and only if the repository answered that it has none.
+pub(super) async fn read_history(repository: &Repository, timeline: TimelineId) -> Result<History> {
+    let name = WalName::History(timeline);
+    let system_identifier = repository.identity().system_identifier;
+    let versions = repository.namespace().wal_versions(system_identifier, &name).await?;
+    let file = one_of(repository, &name, &versions).await?;
+    let sealed = repository.get_wal_sealed(&file).await?;
+    History::parse(timeline, &repository.open_wal_file(&file, &sealed)?.1)
 }
 
 fn keep(pins: &Pins, repository: &Repository, tail: &Tail, plain: &[u8]) -> Result<()> {
@@ -187,15 +183,19 @@ fn absent(name: &WalName) -> Error {
     Error::new(Kind::NotFound, format!("{name} is not in the repository"))
 }
 
-/// The header is checked like before archiving (R7): what was stored by another hand is not trusted either.
 fn check_header(request: &FetchRequest<'_>, plain: &[u8]) -> Result<()> {
-    let (segment, content) = match request.name {
+    check_content(&request.name, request.system_identifier, plain)
+}
+
+/// The header is checked like before archiving (R7): what was stored by another hand is not trusted either.
+pub(super) fn check_content(name: &WalName, system_identifier: u64, plain: &[u8]) -> Result<()> {
+    let (segment, content) = match *name {
         WalName::Segment(segment) => (segment, SegmentContent::Full),
         WalName::Partial(segment) => (segment, SegmentContent::Partial),
         WalName::History(_) | WalName::BackupHistory { .. } => return Ok(()),
     };
     let size = segment_size(plain)?;
-    let mut checker = SegmentChecker::new(segment, size, request.system_identifier, content);
+    let mut checker = SegmentChecker::new(segment, size, system_identifier, content);
     checker.feed(plain)?;
     checker.finish().map(|_| ())
 }
@@ -205,9 +205,14 @@ fn segment_size(plain: &[u8]) -> Result<SegmentSize> {
     SegmentSize::new(bytes)
 }
 
+/// Where the name `to` is.
+pub(super) fn directory_of(to: &Path) -> &Path {
+    to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Write under another name, then rename: PostgreSQL never sees half a file. It syncs what it keeps itself.
 fn deliver(plain: &[u8], to: &Path) -> Result<()> {
-    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(to);
     let write = || {
         let mut file = tempfile::Builder::new().prefix(".walproof-fetch-").tempfile_in(directory)?;
         file.write_all(plain)?;

@@ -1,5 +1,6 @@
 //! WAL out and in: `archive_command` and `restore_command`, and what the daemon does ahead of them.
 
+mod ahead;
 mod ask;
 mod fetch;
 mod inspect;
@@ -11,12 +12,14 @@ mod ready;
 mod redirect;
 mod spool;
 mod tail_reader;
+mod upcoming;
 mod wal_end;
 
+pub use ahead::{Ahead, Taken};
 pub use ask::{Ask, Asked, ask, ask_for_line};
 pub use fetch::{FetchRequest, Fetched, fetch};
 pub use pin::Pins;
-pub use prefetch::prefetch;
+pub use prefetch::{Prefetch, prefetch};
 pub use protocol::{Answer, Destination, Request, is_final};
 pub use push::{Pushed, push, push_into};
 pub use ready::{PgWal, parse_ready};

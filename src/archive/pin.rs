@@ -74,6 +74,11 @@ impl Pins {
         Some(Self { spool: spool.clone(), restore })
     }
 
+    /// Whether this restore was told something of the tail of `segment`, readable or not.
+    pub fn has(&self, segment: &SegmentName) -> bool {
+        self.spool.path().join(self.name(segment)).exists()
+    }
+
     /// What this restore was told of the tail of `segment`.
     pub(super) fn find(
         &self,

@@ -1,27 +1,40 @@
-//! Segments fetched ahead of recovery, and the pins of what it was told of the tail. They lie there sealed, as in the store, and are opened and authenticated
-//! only when they are asked for: whatever is in the spool, nothing unverified reaches PostgreSQL (R25).
+//! Segments that were opened ahead of recovery, and the pins of what it was told of the tail, in a directory of this user
+//! alone, outside the data directory. What lies there is checked again before it is delivered (R7, R25).
 
 use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
-use crate::format::WalDigest;
-use crate::postgres::WalName;
-use crate::repository::{Namespace, Repository, WalFile};
+use tempfile::{NamedTempFile, TempPath};
 
-/// A directory of sealed segments that belongs to one recovering data directory.
+use super::protocol::Destination;
+use crate::disk::Space;
+use crate::error::{Error, Kind, Result};
+
+/// A directory that belongs to one recovering data directory, one repository and one place of that.
 #[derive(Debug, Clone)]
 pub struct Spool {
     directory: PathBuf,
 }
 
 const IDENTITY: &str = "identity";
+const LOCK: &str = "lock";
+const SOCKET: &str = "socket";
+/// Names of files that hold, or held, a segment begin with one of these: laid ready, taken by a call, being written.
+const READY: &str = "ready-";
+const TAKEN: &str = "taken-";
+const WRITING: &str = "writing-";
+/// What is left free for others on the spool's file system, bytes.
+const LEFT_FREE: u64 = 256 << 20;
+/// The longest path of a socket, bytes (sockaddr_un).
+const LONGEST_SOCKET_PATH: usize = 107;
 
 impl Spool {
-    /// The spool below `base` for the recovery in `data_dir` of the repository `identity`; made when missing. `None`
-    /// when the directory is not ours alone: then recovery goes without.
-    pub fn open(base: &Path, data_dir: &Path, identity: &str) -> Option<Self> {
+    /// The spool below `base` for the recovery in `data_dir` of the repository `identity` at `destination`; made when
+    /// missing. `None` when the directory is not ours alone: then recovery goes without.
+    pub fn open(base: &Path, data_dir: &Path, identity: &str, destination: &Destination) -> Option<Self> {
         let user = rustix::process::geteuid().as_raw();
         // Where all may write and nothing keeps them from renaming what is another's, no directory stays ours.
         let shared = std::fs::metadata(base).ok()?.mode();
@@ -30,7 +43,7 @@ impl Spool {
             return None;
         }
         let parent = base.join(format!("walproof-spool-{user}"));
-        let text = format!("{identity}\n{}", data_dir.display());
+        let text = format!("{identity}\n{destination}\n{}", data_dir.display());
         let directory = parent.join(&blake3::hash(text.as_bytes()).to_hex()[..16]);
         for directory in [&parent, &directory] {
             let made = DirBuilder::new().mode(0o700).create(directory);
@@ -55,9 +68,9 @@ impl Spool {
         &self.directory
     }
 
-    /// The lock that one prefetching process holds; `None` when another one does.
+    /// The lock that one prefetcher holds; `None` when another one does.
     pub(super) fn lock(&self) -> Result<Option<File>> {
-        let path = self.directory.join("lock");
+        let path = self.directory.join(LOCK);
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -67,73 +80,82 @@ impl Spool {
         Ok(file.try_lock().is_ok().then_some(file))
     }
 
-    /// The content of `name`, if it was fetched ahead.
-    pub(super) fn find(
-        &self,
-        namespace: &Namespace,
-        system_identifier: u64,
-        name: &WalName,
-    ) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.files().into_iter().find(|file| file.name == *name) else { return Ok(None) };
-        let repository =
-            namespace.open_sealed_identity(system_identifier, &read(&self.directory.join(IDENTITY))?)?;
-        let sealed = read(&self.path_of(&file))?;
-        let (_, plain) = repository.open_wal_file(&file, &sealed)?;
-        Ok(Some(plain))
-    }
-
-    /// Keep the identity, still sealed, so that a hit needs no request at all.
-    pub(super) fn remember_identity(&self, repository: &Repository) {
-        let known = std::fs::read(self.directory.join(IDENTITY));
-        if known.is_err() || known.is_ok_and(|known| known != repository.sealed_identity()) {
-            // Without it the spool is not used, nothing else happens.
-            let _ = self.write(IDENTITY, repository.sealed_identity());
+    /// Where the prefetcher listens: a path short enough for a socket, and what keeps it valid.
+    pub(super) fn socket(&self) -> Result<(PathBuf, File)> {
+        let directory =
+            File::open(&self.directory).map_err(|cause| Error::io("open", &self.directory, &cause))?;
+        let path = self.directory.join(SOCKET);
+        if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            return Ok((path, directory));
         }
+        Ok((PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())), directory))
     }
 
-    pub(super) fn has(&self, file: &WalFile) -> bool {
-        self.path_of(file).exists()
-    }
-
-    pub(super) fn put(&self, file: &WalFile, sealed: &[u8]) -> Result<()> {
-        self.write(&format!("{}-{}", file.name, file.digest), sealed)
-    }
-
-    /// Remove what recovery has passed: everything but the segments `from` and later of its timeline.
-    pub(super) fn forget_before(&self, from: &WalName) {
-        for file in self.files() {
-            if file.name < *from || file.name.timeline() != from.timeline() {
-                let _ = std::fs::remove_file(self.path_of(&file));
+    /// Remove the segments, and the socket of a prefetcher that is gone.
+    pub(super) fn clear(&self) {
+        for name in self.names() {
+            if name == SOCKET || [READY, TAKEN, WRITING].iter().any(|prefix| name.starts_with(prefix)) {
+                let _ = std::fs::remove_file(self.directory.join(name));
             }
         }
     }
 
-    fn path_of(&self, file: &WalFile) -> PathBuf {
-        self.directory.join(format!("{}-{}", file.name, file.digest))
+    /// Keep the identity, still sealed: what lies here is checked with it, without a request.
+    pub(super) fn keep_identity(&self, sealed: &[u8]) -> Result<()> {
+        self.write(IDENTITY, sealed)
     }
 
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.directory.join(name);
+    /// The identity as it was kept.
+    pub(super) fn sealed_identity(&self) -> Result<Vec<u8>> {
+        let path = self.directory.join(IDENTITY);
+        std::fs::read(&path).map_err(|cause| Error::io("read", &path, &cause).as_kind(Kind::Other))
+    }
+
+    /// Lay a segment ready under `name`. It goes to the disk now, so that the server, which syncs what it keeps, need not
+    /// wait for that.
+    pub(super) fn lay_ready(&self, name: &str, plain: &[u8]) -> Result<()> {
+        let path = self.directory.join(format!("{READY}{name}"));
+        let free = Space::at(&self.directory)?.free;
+        if free < LEFT_FREE + plain.len() as u64 {
+            return Err(Error::new(
+                Kind::Other,
+                format!("{free} bytes are free at {}: too few", self.directory.display()),
+            ));
+        }
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-            std::io::Write::write_all(&mut file, bytes)?;
+            let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(&self.directory)?;
+            file.write_all(plain)?;
+            file.as_file().sync_data()?;
             file.persist(&path).map_err(|error| error.error)
         };
         write().map(|_| ()).map_err(|cause: std::io::Error| Error::io("write", &path, &cause))
     }
 
-    fn files(&self) -> Vec<WalFile> {
-        let Ok(entries) = std::fs::read_dir(&self.directory) else { return Vec::new() };
-        let parse = |entry: std::fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let (name, digest) = name.rsplit_once('-')?;
-            let (name, digest): (WalName, WalDigest) = (name.parse().ok()?, digest.parse().ok()?);
-            Some(WalFile { name, digest, stored_len: 0, modified: jiff::Timestamp::UNIX_EPOCH })
-        };
-        entries.flatten().filter_map(parse).collect()
+    /// Take what was laid ready under `name`: from now on it is this call's alone.
+    pub(super) fn take(&self, name: &str) -> Result<TempPath> {
+        let from = self.directory.join(format!("{READY}{name}"));
+        let to = self.directory.join(format!("{TAKEN}{}-{name}", std::process::id()));
+        std::fs::rename(&from, &to).map_err(|cause| Error::io("take", &from, &cause))?;
+        TempPath::try_from_path(&to).map_err(|cause| Error::io("take", &to, &cause))
     }
-}
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|cause| Error::io("read", path, &cause).as_kind(Kind::Other))
+    /// Remove what was laid ready under `name`.
+    pub(super) fn forget(&self, name: &str) {
+        let _ = std::fs::remove_file(self.directory.join(format!("{READY}{name}")));
+    }
+
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        let write = || {
+            let mut file = NamedTempFile::with_prefix_in(WRITING, &self.directory)?;
+            file.write_all(bytes)?;
+            file.persist(&path).map_err(|error| error.error)
+        };
+        write().map(|_| ()).map_err(|cause: std::io::Error| Error::io("write", &path, &cause))
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok())
+    }
 }

@@ -21,6 +21,7 @@ use super::retention;
 use super::status;
 use super::verify;
 use super::wal;
+use super::wal_fetch;
 use crate::cli::{args::Cli, args::Command, output, output::complain, start};
 use crate::error::{Error, Kind, Result};
 
@@ -128,9 +129,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Init => init::init(&global),
         Command::Check => check::check(&global),
         Command::WalPush { path } => wal::push(&global, &path),
-        Command::WalFetch(arguments) => wal::fetch(&global, &arguments),
-        Command::WalPrefetch { name, system_identifier, spool } => {
-            wal::prefetch(&global, &name, system_identifier, spool)
+        Command::WalFetch(arguments) => wal_fetch::fetch(&global, &arguments),
+        Command::WalPrefetch { name, system_identifier, spool, timeline } => {
+            wal_fetch::prefetch(&global, &name, system_identifier, spool, timeline)
         }
         Command::WalList(which) => wal::list(&global, which),
         Command::BackupPush { pgdata, full } => backup::push(&global, pgdata.as_deref(), full),

@@ -19,5 +19,6 @@ mod retention;
 mod status;
 mod verify;
 mod wal;
+mod wal_fetch;
 
 pub use entry::main;

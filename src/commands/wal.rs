@@ -1,19 +1,17 @@
-//! `wal-push`, `wal-fetch`, `wal-list`.
+//! `wal-push` and `wal-list`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::archive::{self, Ask, Asked, FetchRequest, Fetched, Pins, Pushed, Redirect, Spool};
-use crate::cli::{args::Global, args::WalFetch, args::Which, context::Context, output, start};
+use crate::archive::{self, Ask, Asked, Pushed};
+use crate::cli::{args::Global, args::Which, context::Context, output, start};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::postgres::{ControlFile, WalName};
-use crate::repository::Namespace;
+use crate::postgres::ControlFile;
 use crate::store::Policy;
 use crate::window::{Catalog, Records};
 
@@ -77,110 +75,6 @@ fn file_name(path: &Path) -> String {
 fn live_control(config: &Config) -> Result<ControlFile> {
     let data_dir = config.data_dir_if_set().unwrap_or(Path::new("."));
     DataDir::open(data_dir)?.control()
-}
-
-pub(super) fn fetch(global: &Global, arguments: &WalFetch) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    // PostgreSQL asks for nothing else, and what has no name cannot be in the archive; still no proof of absence.
-    let name: WalName = arguments.name.parse()?;
-    let data_dir = Path::new(".");
-    let system_identifier = match arguments.system_identifier {
-        Some(given) => given,
-        None => control_for_fetching(&config, data_dir)?.system_identifier,
-    };
-    // R6: nothing asks again during recovery; a standby asks again, and a promotion waits for this call.
-    let timeout = config.archive.timeout;
-    let policy = if arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) };
-    let namespace = config.namespace(policy)?;
-    // R16: `restore` leaves its restore_command behind. Should the cluster become a standby one day, a tail would take
-    // the place of a longer segment that the standby has already.
-    let tail = arguments.tail && !data_dir.join("standby.signal").exists();
-    // Fetching ahead pays where a request crosses a network.
-    let ahead = namespace.store().is_remote();
-    let spool = if ahead || tail { spool(&namespace, system_identifier) } else { None };
-    let pins = spool.as_ref().filter(|_| tail).and_then(|spool| Pins::open(spool, data_dir));
-    let spool = spool.filter(|_| ahead);
-    let redirect = arguments.redirect_tablespaces.clone().map(Redirect::below);
-    let request = FetchRequest {
-        system_identifier,
-        name,
-        to: &arguments.path,
-        spool: spool.as_ref(),
-        tail,
-        follows: arguments.timeline,
-        pins: pins.as_ref(),
-        redirect: redirect.as_ref(),
-    };
-    let fetch = archive::fetch(&namespace, &request);
-    let fetched = start::run_small(fetch).with_context(|| format!("fetch {name}"))?;
-    let tail_lsn = match fetched {
-        Fetched::Tail { end } => Some(end),
-        Fetched::Archived => None,
-    };
-    if let Some(end) = tail_lsn {
-        tracing::info!(%name, %end, "served the tail");
-    } else if let (Some(spool), WalName::Segment(_)) = (&spool, name) {
-        prefetch_in_background(global, &config, name, system_identifier, spool);
-    }
-    if global.json {
-        output::json(
-            &json!({ "name": name.to_string(), "path": arguments.path.to_string_lossy(), "tail_lsn": tail_lsn }),
-        )?;
-    }
-    Ok(0)
-}
-
-/// The control file of the cluster that PostgreSQL fetches for, in its working directory; an operator may be anywhere,
-/// and means the configured one.
-fn control_for_fetching(config: &Config, here: &Path) -> Result<ControlFile> {
-    let is_data_dir = here.join("global/pg_control").exists();
-    let data_dir = config.data_dir_if_set().filter(|_| !is_data_dir).unwrap_or(here);
-    DataDir::open(data_dir)
-        .and_then(|data_dir| data_dir.control())
-        .hint("run this in the data directory, as PostgreSQL does, or say --system-identifier")
-}
-
-fn spool(namespace: &Namespace, system_identifier: u64) -> Option<Spool> {
-    let base = std::env::var_os("CACHE_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
-    let here = std::env::current_dir().ok()?;
-    Spool::open(&base, &here, &namespace.identity_name(system_identifier))
-}
-
-/// Start a process that outlives this one; recovery does not wait for it. If it cannot start, the next segment is
-/// simply fetched when it is asked for.
-fn prefetch_in_background(
-    global: &Global,
-    config: &Config,
-    name: WalName,
-    system_identifier: u64,
-    spool: &Spool,
-) {
-    let Ok(program) = std::env::current_exe() else { return };
-    let child = Command::new(program)
-        .args(["wal-prefetch", &name.to_string()])
-        .args(["--system-identifier", &system_identifier.to_string()])
-        .arg("--spool")
-        .arg(spool.path())
-        .arg("--config")
-        .arg(&config.path)
-        .args(global.quiet.then_some("--quiet"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    if let Err(error) = child {
-        tracing::debug!(%error, "cannot fetch ahead");
-    }
-}
-
-pub(super) fn prefetch(global: &Global, name: &str, system_identifier: u64, spool: PathBuf) -> Result<u8> {
-    let config = start::configure(global, LevelFilter::WARN)?;
-    let name = name.parse()?;
-    // Its own session: a signal to the server's process group is none of its business, and it ends soon.
-    let _ = rustix::process::setsid();
-    let namespace = config.namespace(Policy::within(config.archive.timeout))?;
-    start::run_small(archive::prefetch(&namespace, system_identifier, name, &Spool::at(spool)))?;
-    Ok(0)
 }
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::postgres::{Major, SegmentSize};
+use crate::postgres::{Major, SegmentName, SegmentSize};
 use crate::seal::{VERSION, fill_random};
 
 /// A cluster's name: 1 to 63 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit; safe in a key.
@@ -166,6 +166,14 @@ impl Identity {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&keyed.as_bytes()[..16]);
         Ok(WalDigest(bytes))
+    }
+
+    /// What proves that the content with this digest, opened and checked, was laid ready under `name`: 32 hexadecimal
+    /// digits that nobody else can make.
+    pub fn spool_proof(&self, name: &SegmentName, digest: WalDigest) -> Result<String> {
+        let key = Zeroizing::new(blake3::derive_key("walproof 1 spool", &*self.secret()?));
+        let proof = blake3::keyed_hash(&key, format!("{name} {digest}").as_bytes());
+        Ok(proof.to_hex()[..32].to_owned())
     }
 
     /// The key of canaries (FORMAT.md "Canaries").

@@ -55,7 +55,7 @@ impl Namespace {
 
     /// The repository's name in every object's authentication.
     pub fn identity_name(&self, system_identifier: u64) -> String {
-        format!("{}/{system_identifier}", self.cluster)
+        identity_name(&self.cluster, system_identifier)
     }
 
     pub(super) fn directory(&self) -> String {
@@ -145,18 +145,31 @@ impl Namespace {
 
     /// Open the repository from a copy of its identity object, without asking the store.
     pub fn open_sealed_identity(&self, system_identifier: u64, sealed: &[u8]) -> Result<Repository> {
-        let name = self.identity_name(system_identifier);
-        let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
-        let identity = Identity::parse(&Zeroizing::new(open_object(&self.keys, context, sealed)?))?;
-        let root = self.root(system_identifier);
+        let identity = open_identity(&self.keys, &self.cluster, system_identifier, sealed)?;
         Ok(Repository {
             namespace: self.clone(),
-            root,
-            name,
+            root: self.root(system_identifier),
+            name: self.identity_name(system_identifier),
             identity,
             sealed_identity: sealed.to_vec().into(),
         })
     }
+}
+
+fn identity_name(cluster: &ClusterName, system_identifier: u64) -> String {
+    format!("{cluster}/{system_identifier}")
+}
+
+/// The identity in a copy of its object, whoever kept it.
+pub fn open_identity(
+    keys: &KeyRing,
+    cluster: &ClusterName,
+    system_identifier: u64,
+    sealed: &[u8],
+) -> Result<Identity> {
+    let name = identity_name(cluster, system_identifier);
+    let context = Context { kind: ObjectKind::Identity, identity: &name, name: layout::IDENTITY };
+    Identity::parse(&Zeroizing::new(open_object(keys, context, sealed)?))
 }
 
 /// The repository of one cluster.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::archive::Spool;
 use crate::postgres::TimelineId;
 use crate::repository::fixture::{
     PAGE, SIZE, SYSTEM, archive, archive_history, memory, put_piece, size, wal,
@@ -56,7 +57,7 @@ impl Recovery {
             system_identifier: SYSTEM,
             name: WalName::Segment(self.segment),
             to: &to,
-            spool: None,
+            opened: None,
             tail,
             follows,
             pins: pins.as_ref().filter(|_| pinning),
