@@ -22,6 +22,8 @@ pub struct BackupRequest {
     pub data_dir: PathBuf,
     /// How to reach the server.
     pub conninfo: String,
+    /// How to reach a standby's primary, to ask it to finish a segment.
+    pub primary_conninfo: Option<String>,
     /// Threads that read, compress and encrypt.
     pub concurrency: usize,
     /// Bytes a second read from the data directory; 0 for no limit.
@@ -125,6 +127,9 @@ impl Run<'_> {
         let finished_at = session.current_time().await?;
         let label = BackupLabel::parse(&stop.label)?;
         tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
+        if info.in_recovery {
+            finish_on_primary(request.primary_conninfo.as_deref(), info).await;
+        }
         wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
         let manifest = manifest(
             repository,
@@ -139,6 +144,33 @@ impl Run<'_> {
         // The commit point.
         lease.commit(&manifest).await?;
         Ok(manifest)
+    }
+}
+
+/// The last segment of a standby's backup is its primary's to finish. If that cannot be asked to, the backup waits until it
+/// does so by itself.
+async fn finish_on_primary(conninfo: Option<&str>, info: &ServerInfo) {
+    let Some(conninfo) = conninfo else {
+        tracing::warn!(
+            "the backup's WAL is complete when the primary finishes its segment: run pg_switch_wal() there, or set \
+             cluster.primary_conninfo"
+        );
+        return;
+    };
+    let asked = async {
+        let primary = Session::connect(conninfo, "walproof backup-push").await?;
+        let found = primary.system_identifier().await?;
+        if found != info.system_identifier {
+            return Err(Error::server(format!("it is the cluster with system identifier {found}")));
+        }
+        // A switch does nothing when nothing was written since the last one.
+        primary.emit_heartbeat("walproof", "backup").await?;
+        primary.switch_wal().await?;
+        primary.close().await;
+        Ok(())
+    };
+    if let Err(error) = asked.await {
+        tracing::warn!(%error, "cannot ask the primary (cluster.primary_conninfo) to finish a segment; wait until it does so by itself");
     }
 }
 

@@ -82,6 +82,14 @@ impl Session {
         column(&self.row("write a heartbeat", sql, &values).await?, "written")
     }
 
+    /// Of the server's cluster.
+    pub async fn system_identifier(&self) -> Result<u64> {
+        let sql = "SELECT system_identifier FROM pg_control_system()";
+        let identifier: i64 =
+            column(&self.row("ask which cluster it is", sql, &[]).await?, "system_identifier")?;
+        Ok(identifier.cast_unsigned())
+    }
+
     /// Ends the current segment, so that it gets archived. Returns the end of what was written; nothing
     /// happens when nothing was written since the last switch.
     pub async fn switch_wal(&self) -> Result<Lsn> {

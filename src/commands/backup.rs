@@ -28,6 +28,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     let request = BackupRequest {
         data_dir,
         conninfo: config.conninfo()?.to_owned(),
+        primary_conninfo: config.primary_conninfo.clone(),
         concurrency: config.backup_concurrency,
         max_rate: config.backup_max_rate,
         // As long as PostgreSQL's one call for that segment may take.
@@ -143,6 +144,7 @@ pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
         "rewritten_bytes": manifest.rewritten_bytes,
         "held": held,
         "page_errors": manifest.page_errors.len(),
+        "from_standby": manifest.from_standby,
     })
 }
 

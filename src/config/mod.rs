@@ -44,6 +44,8 @@ pub struct Config {
     /// `cluster.data_dir`, needed by commands that touch the live cluster.
     data_dir: Option<PathBuf>,
     conninfo: Option<String>,
+    /// How a backup on a standby reaches its primary, to ask it to finish a segment.
+    pub primary_conninfo: Option<String>,
     /// Where backups go.
     pub repository: RepositoryConfig,
     encryption: raw::Encryption,
@@ -116,6 +118,7 @@ impl Config {
             cluster,
             data_dir: raw.cluster.data_dir,
             conninfo: raw.cluster.conninfo,
+            primary_conninfo: raw.cluster.primary_conninfo,
             repository: raw.repository.check()?,
             encryption: raw.encryption,
             level: raw.compression.level,

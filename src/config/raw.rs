@@ -47,6 +47,7 @@ pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) conninfo: Option<String>,
+    pub(super) primary_conninfo: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
