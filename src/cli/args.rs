@@ -56,7 +56,7 @@ pub(crate) enum Command {
     },
     /// Fetch a WAL file: restore_command = 'walproof wal-fetch %f %p'
     WalFetch(WalFetch),
-    /// Fetch segments ahead of recovery (started by wal-fetch)
+    /// Fetch and open segments ahead of recovery (started by wal-fetch)
     #[command(hide = true)]
     WalPrefetch {
         /// The segment that was fetched last
@@ -64,9 +64,12 @@ pub(crate) enum Command {
         /// The cluster's system identifier
         #[arg(long)]
         system_identifier: u64,
-        /// Where fetched segments go
+        /// Where they are laid ready
         #[arg(long)]
         spool: PathBuf,
+        /// The timeline that recovery follows
+        #[arg(long)]
+        timeline: Option<TimelineId>,
     },
     /// Show archived WAL: runs per timeline, gaps, tail
     WalList(Which),
@@ -243,9 +246,13 @@ pub(crate) struct HoldArguments {
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Restore {
-    /// The new data directory: missing or empty
+    /// The new data directory: missing or empty, but for --delta
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
+    /// The directory may be this very cluster's, with no server running in it: pages that are as in the backup stay, the rest
+    /// is fetched or removed
+    #[arg(long)]
+    pub(crate) delta: bool,
     #[command(flatten)]
     pub(crate) target: Target,
     /// Start from this backup instead of the newest that stopped before the target

@@ -113,6 +113,7 @@ fn request(arguments: Restore) -> Result<RestoreRequest> {
         timeline,
         backup: arguments.backup,
         tablespaces,
+        delta: arguments.delta,
     })
 }
 

@@ -32,6 +32,8 @@ impl Words<'_> {
             "timeline": plan.timeline,
             "bytes": plan.backup.size_bytes,
             "files": plan.backup.files,
+            "delta": plan.delta,
+            "bytes_found": done.map(|(restored, _)| restored.found),
             "wal_segments": plan.reach.path.segments.len(),
             "wal_end_lsn": plan.reach.end,
             "wal_end_time": plan.reach.end_time,
@@ -85,6 +87,12 @@ impl Words<'_> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
         let rate = size(rate as u64);
         output::line(format!("restored and durable: {} in {seconds:.1} s ({rate}/s)", size(restored.bytes)))?;
+        if restored.found > 0 {
+            output::line(format!(
+                "  of which {} were there already, as in the backup",
+                size(restored.found)
+            ))?;
+        }
         self.warn()?;
         for line in self.after_the_start() {
             output::line(line)?;

@@ -198,6 +198,7 @@ async fn lookup(
             timeline: aimed.wanted.timeline,
             backup: aimed.wanted.backup.clone(),
             tablespaces: tablespaces.collect(),
+            delta: false,
         };
         let plan = Plan::of(aimed.chosen.clone(), &restore)?;
         let major = u16::try_from(plan.backup.pg_version_num / 10_000).ok().and_then(Major::from_number);

@@ -9,7 +9,7 @@ use crate::seal::fill_random;
 
 /// The mark in a tablespace's version directory while it is being filled. It goes where the directory goes: a server that makes
 /// the directory anew has none.
-const MARK: &str = "walproof.restore";
+pub(super) const MARK: &str = "walproof.restore";
 
 /// One attempt at a restore, however often it is begun again.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,14 +1,18 @@
 //! The directories that a restore fills: empty ones, or what an interrupted restore left (R17).
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::attempt::{Attempt, contents, lock, remove_all_but};
+use super::delta::Kept;
+use super::destination::set_mode;
 use super::owner;
-use super::places::{CONTROL, State, UNFINISHED, state};
+use super::places::{CONTROL, State, TAKEN_OVER, UNFINISHED};
 use super::plan::Plan;
+use crate::cluster::DataDir;
 use crate::disk::{durable, durable::Filesystem};
 use crate::error::{Error, Kind, Result};
 use crate::format::Verbatim;
@@ -33,27 +37,44 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Make the directories of the plan, empty, and mark the restore as unfinished. Everything will be `owner`'s.
-    pub(super) fn begin(plan: &Plan, owner: Option<(u32, u32)>) -> Result<Self> {
-        let before = state(&plan.to)?;
+    /// Make the directories of the plan, and mark the restore as unfinished. They are empty, but for what is `kept` with
+    /// `--delta`. Everything will be `owner`'s.
+    pub(super) fn begin(plan: &Plan, owner: Option<(u32, u32)>, kept: Option<&Kept>) -> Result<Self> {
+        let before = plan.state()?;
         let root_mode = plan.backup.directories.first().map_or(0o700, |directory| directory.mode);
         owner::create_dir_all(&plan.to, root_mode, owner)?;
         set_mode(&plan.to, root_mode)?;
         durable::create_dir_all(&plan.to.join("global"), root_mode)?;
         let mark = plan.to.join(UNFINISHED);
         let lock = lock(&mark, &plan.to)?;
-        let attempt = match before {
-            State::Unfinished(known) => {
-                tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
-                wipe(plan, known.as_ref())?;
-                known
-            }
+        let known = match &before {
             State::Empty => None,
+            State::Unfinished(known) => known.clone(),
+            // Of a run that was killed before it had taken over.
+            State::Cluster => Attempt::read(&mark),
         };
-        let attempt = match attempt {
-            Some(known) => known,
+        let attempt = match &known {
+            Some(known) => known.clone(),
             None => begin_attempt(&mark)?,
         };
+        match (&before, kept) {
+            (State::Empty, _) => {}
+            (State::Unfinished(_), None) => {
+                tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
+                wipe(plan, known.as_ref())?;
+            }
+            (State::Unfinished(_), Some(kept)) => {
+                tracing::info!(path = %plan.to.display(), "an interrupted restore goes on");
+                clean(plan, known.as_ref(), kept)?;
+            }
+            (State::Cluster, None) => {
+                return Err(Error::impossible(format!("{} is not empty", plan.to.display())));
+            }
+            (State::Cluster, Some(kept)) => {
+                take_over(plan, &attempt)?;
+                clean(plan, Some(&attempt), kept)?;
+            }
+        }
         for place in plan.places() {
             owner::create_dir_all(place.location, 0o700, owner)?;
         }
@@ -122,6 +143,7 @@ impl Target {
 
     /// Make everything durable, then let the cluster exist. The last line is the commit point (R18).
     pub(super) fn commit(&self) -> Result<()> {
+        remove_if_there(&self.root.join(TAKEN_OVER))?;
         let control = self.control.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
         let (bytes, mode) = control.as_ref().ok_or_else(|| Error::corrupt("the backup has no pg_control"))?;
         for version in &self.tablespaces {
@@ -141,6 +163,47 @@ impl Target {
         set_mode(&unfinished, *mode)?;
         durable::rename(&unfinished, &self.root.join(CONTROL))
     }
+}
+
+/// Make a cluster's directory this attempt's. From the last line on no server can start there.
+fn take_over(plan: &Plan, attempt: &Attempt) -> Result<()> {
+    let identifier = plan.backup.system_identifier.to_string();
+    durable::write_file(&plan.to.join(TAKEN_OVER), identifier.as_bytes(), 0o600)?;
+    for place in plan.places().filter(|place| place.version.is_dir()) {
+        attempt.mark(&place.version)?;
+    }
+    let control = plan.to.join(CONTROL);
+    let bytes = std::fs::read(&control).map_err(|cause| Error::io("read", &control, &cause))?;
+    std::fs::remove_file(&control).map_err(|cause| Error::io("remove", &control, &cause))?;
+    // A server that was started meanwhile has read it already, and has written its pid before.
+    if plan.to.join("postmaster.pid").exists() && is_running(plan, &control, &bytes)? {
+        return Err(Error::impossible(format!("a server was started in {}", plan.to.display())));
+    }
+    control.parent().map_or(Ok(()), durable::sync_dir)
+}
+
+/// Whether a server runs in the plan's directory; then it has its control file back.
+fn is_running(plan: &Plan, control: &Path, bytes: &[u8]) -> Result<bool> {
+    durable::write_file(control, bytes, 0o600)?;
+    if DataDir::open(&plan.to)?.server_is_running()? {
+        return Ok(true);
+    }
+    std::fs::remove_file(control).map_err(|cause| Error::io("remove", control, &cause))?;
+    Ok(false)
+}
+
+/// Remove what the backup does not have.
+fn clean(plan: &Plan, attempt: Option<&Attempt>, kept: &Kept) -> Result<()> {
+    for place in plan.places() {
+        if attempt.is_some_and(|attempt| attempt.owns(&place.version)) {
+            let version = place.version.file_name().unwrap_or_default();
+            let relative = [format!("pg_tblspc/{}/", place.oid).as_bytes(), version.as_bytes()].concat();
+            kept.clean(&place.version, &relative)?;
+        } else if !contents(&place.version)?.is_empty() {
+            return Err(place.not_empty());
+        }
+    }
+    kept.clean(&plan.to, b"")
 }
 
 /// Name a new attempt in the data directory.
@@ -188,6 +251,13 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|cause: std::io::Error| Error::io("write", path, &cause))
 }
 
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &cause)),
+        _ => Ok(()),
+    }
+}
+
 fn make_directory(path: &Path, mode: u32) -> Result<()> {
     match std::fs::create_dir(path) {
         Ok(()) => {}
@@ -195,9 +265,4 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
         Err(cause) => return Err(Error::io("create", path, &cause)),
     }
     set_mode(path, mode)
-}
-
-pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|cause| Error::io("set permissions of", path, &cause))
 }

@@ -3,30 +3,39 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::directory::{Target, set_mode};
-use super::fetch::{Batch, Destination, Piece, batches, pieces};
-use super::finish::{Handover, check_control, file_mode, write_recovery};
+use super::delta::Kept;
+use super::destination::set_mode;
+use super::directory::Target;
+use super::fetch::{Batch, LONGEST_RANGE, Pack, batches, pack_missing};
+use super::finish::{Handover, write_recovery};
 use super::flush::Flusher;
+use super::part::{Part, Parts};
+use super::places::State;
 use super::plan::Plan;
-use super::write::{Fetched, Frames, create, write_batches};
-use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{FileTable, PackReader, PackRef};
-use crate::repository::{DigestReader, Repository};
+use super::write::{Fetched, write_shares};
+use crate::error::{Error, Kind, Result};
+use crate::repository::Repository;
 
-/// Ranges that are fetched at a time, and wait to be written: with ranges of up to 4 MiB this bounds the memory.
+/// Requests under way at a time.
 const CONCURRENT_FETCHES: usize = 8;
+/// Stored bytes that are asked for, or wait to be written, in KiB: this bounds the memory.
+const MEMORY_KIB: u32 = 96 << 10;
+/// Shares that wait for a worker.
 const WAITING: usize = 4;
-const CONTROL: &str = "global/pg_control";
+/// Parts of the file table that are read ahead of the one that is written.
+const PARTS_AHEAD: usize = 1;
 
 /// What was restored.
 #[derive(Debug, Clone, Copy)]
 pub struct Restored {
-    /// Files written.
+    /// Files.
     pub files: u64,
-    /// Bytes written.
+    /// Bytes of them.
     pub bytes: u64,
+    /// Bytes that were there already (`--delta`), and were not fetched.
+    pub found: u64,
 }
 
 /// Fill the plan's directory and hand it over to the server. `count` hears of every written byte.
@@ -38,145 +47,97 @@ pub async fn execute(
     count: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<Restored> {
     plan.check_directories()?;
-    let target = Arc::new(Target::begin(plan, handover.owner)?);
+    let kept = match plan.state()? {
+        State::Unfinished(_) | State::Cluster if plan.delta => Some(Kept::read(repository, plan).await?),
+        _ => None,
+    };
+    let target = Arc::new(Target::begin(plan, handover.owner, kept.as_ref())?);
     let flusher = Flusher::start(Arc::clone(&target));
     let seed = repository.identity().page_seed()?;
-    let digests = DigestReader::default();
-    let mut part =
-        PartRestore { repository, target: &target, plan, seed, count, digests, read_only: Vec::new() };
-    for number in 0..plan.backup.parts.len() {
-        let number =
-            u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
-        part.restore(number).await?;
-    }
-    let read_only = part.read_only;
+    let parts = Parts::new(repository, plan, &target, seed, kept.is_some(), Arc::clone(&count));
+    write_all(repository, &parts, seed, count).await?;
     tokio::task::block_in_place(|| {
         write_recovery(&target, plan, handover)?;
         // Nothing is written any more: take away the permission to write where the backup has none.
-        read_only.iter().try_for_each(|file| set_mode(&file.path, file.mode))?;
+        parts.read_only().iter().try_for_each(|file| set_mode(&file.path, file.mode))?;
         flusher.stop()?;
         target.commit()
     })?;
-    Ok(Restored { files: plan.backup.files, bytes: plan.backup.size_bytes })
+    Ok(Restored { files: plan.backup.files, bytes: plan.backup.size_bytes, found: parts.found() })
 }
 
-/// Restores part after part of the file table.
-struct PartRestore<'a> {
-    repository: &'a Repository,
-    target: &'a Target,
-    plan: &'a Plan,
+/// Fetch what all parts want, several requests at a time, and write it; the next part is read meanwhile.
+async fn write_all(
+    repository: &Repository,
+    parts: &Parts<'_>,
     seed: u64,
     count: Arc<dyn Fn(u64) + Send + Sync>,
-    digests: DigestReader,
-    /// Files that are read-only in the end.
-    read_only: Vec<Arc<Destination>>,
-}
-
-impl PartRestore<'_> {
-    async fn restore(&mut self, number: u32) -> Result<()> {
-        let id = &self.plan.backup.id;
-        let mut table = self.repository.get_file_table(id, number).await?;
-        self.digests.fill(self.repository, &mut table).await.map_err(|no| pack_missing(no.error))?;
-        if let Some(index) = table.files.iter().position(|file| file.path.as_bytes() == CONTROL.as_bytes()) {
-            self.restore_control(&table, index).await?;
-            table.files.remove(index);
+) -> Result<()> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let (shares_in, shares_out) = mpsc::channel(WAITING);
+    let shares_out = Arc::new(Mutex::new(shares_out));
+    let writers: Vec<_> = (0..workers)
+        .map(|_| {
+            let (shares_out, count) = (Arc::clone(&shares_out), Arc::clone(&count));
+            tokio::task::spawn_blocking(move || write_shares(&shares_out, seed, &*count))
+        })
+        .collect();
+    // With the last writer gone the channel closes, and fetching ends.
+    drop(shares_out);
+    let memory = Arc::new(Semaphore::new(MEMORY_KIB as usize));
+    let fetching = stream::iter(parts.numbers())
+        .map(|number| parts.read(number))
+        .buffered(1 + PARTS_AHEAD)
+        .map_ok(|Part { packs, pieces }| {
+            let wanted = batches(pieces).into_iter();
+            stream::iter(wanted.map(move |batch| Ok((Arc::clone(&packs[batch.pack as usize]), batch))))
+        })
+        .try_flatten()
+        .map_ok(|(pack, batch)| {
+            // A task of its own: it goes on while a share waits for its worker.
+            let task = tokio::spawn(fetch(repository.clone(), pack, batch, Arc::clone(&memory)));
+            async { task.await.map_err(|_| Error::new(Kind::Other, "a request's task died"))? }
+        })
+        .try_buffer_unordered(CONCURRENT_FETCHES)
+        .try_for_each(|shares| hand_on(&shares_in, shares))
+        .await;
+    drop(shares_in);
+    let mut result = fetching;
+    for writer in writers {
+        let written = writer.await.map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
+        // A writer's own error says more than the stop that follows from it.
+        if written.is_err() {
+            result = written;
         }
-        let mut destinations = Vec::with_capacity(table.files.len());
-        for file in &table.files {
-            let path = self.target.path(file.path.as_path())?;
-            let destination = Arc::new(Destination { path, mode: file.mode });
-            if file.extents.is_empty() {
-                create(&destination)?;
-            }
-            if file.mode & 0o200 == 0 {
-                self.read_only.push(Arc::clone(&destination));
-            }
-            destinations.push(destination);
-        }
-        let readers = readers(self.repository, &table)?;
-        let batches = batches(&table, &destinations);
-        let packs = std::mem::take(&mut table.packs);
-        drop((table, destinations));
-        self.write(&packs, &readers, batches).await
     }
+    result
+}
 
-    /// Fetch batches and write them, several at a time.
-    async fn write(&self, packs: &[PackRef], readers: &[Arc<PackReader>], batches: Vec<Batch>) -> Result<()> {
-        let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let (fetched_in, fetched_out) = mpsc::channel(WAITING);
-        let fetched_out = Arc::new(Mutex::new(fetched_out));
-        let writers: Vec<_> = (0..workers)
-            .map(|_| {
-                let (fetched_out, count) = (Arc::clone(&fetched_out), Arc::clone(&self.count));
-                let seed = self.seed;
-                tokio::task::spawn_blocking(move || write_batches(&fetched_out, seed, &*count))
-            })
-            .collect();
-        // With the last writer gone the channel closes, and fetching ends.
-        drop(fetched_out);
-        let fetching = stream::iter(batches)
-            .map(|batch| fetch(self.repository, packs, readers, batch))
-            .buffer_unordered(CONCURRENT_FETCHES)
-            .try_for_each(|fetched| async { fetched_in.send(fetched).await.map_err(|_| stopped()) })
-            .await;
-        drop(fetched_in);
-        let mut result = fetching;
-        for writer in writers {
-            let written = writer.await.map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
-            // A writer's own error says more than the stop that follows from it.
-            if written.is_err() {
-                result = written;
-            }
-        }
-        result
+async fn hand_on(workers: &mpsc::Sender<Fetched>, shares: Vec<Fetched>) -> Result<()> {
+    for share in shares {
+        workers.send(share).await.map_err(|_| Error::new(Kind::Other, "the restore was stopped"))?;
     }
-
-    /// `pg_control` waits under another name until the commit.
-    async fn restore_control(&self, table: &FileTable, index: usize) -> Result<()> {
-        let file = &table.files[index];
-        let destination = Arc::new(Destination { path: CONTROL.into(), mode: file.mode });
-        let mut frames = Frames::new(self.seed)?;
-        let mut bytes = Vec::new();
-        for Piece { extent, digests, .. } in pieces(file, &destination) {
-            let pack = &table.packs[extent.pack as usize];
-            let reader = reader(self.repository, pack)?;
-            let range = u64::from(extent.offset)..u64::from(extent.offset) + u64::from(extent.stored_len);
-            let stored = self.repository.get_pack_range(&pack.name, range).await.map_err(pack_missing)?;
-            let opened = frames.open(&reader, &extent, &stored);
-            let plain = opened.and_then(|()| frames.extent(&extent, &digests));
-            bytes.extend_from_slice(plain.context("restore pg_control")?);
-        }
-        check_control(self.plan, &bytes).context("restore pg_control")?;
-        self.target.write_control(&bytes, file_mode(self.plan))
-    }
-}
-
-fn stopped() -> Error {
-    Error::new(Kind::Other, "the restore was stopped")
-}
-
-fn readers(repository: &Repository, table: &FileTable) -> Result<Vec<Arc<PackReader>>> {
-    table.packs.iter().map(|pack| reader(repository, pack).map(Arc::new)).collect()
-}
-
-fn reader(repository: &Repository, pack: &PackRef) -> Result<PackReader> {
-    PackReader::new(repository.keys(), repository.name(), pack.name.clone(), &pack.header)
+    Ok(())
 }
 
 async fn fetch(
-    repository: &Repository,
-    packs: &[PackRef],
-    readers: &[Arc<PackReader>],
+    repository: Repository,
+    pack: Arc<Pack>,
     batch: Batch,
-) -> Result<Fetched> {
-    let bytes = repository.get_pack_range(&packs[batch.pack].name, batch.range.clone()).await;
-    Ok(Fetched { reader: Arc::clone(&readers[batch.pack]), batch, bytes: bytes.map_err(pack_missing)? })
-}
-
-fn pack_missing(error: Error) -> Error {
-    if error.kind() == Kind::NotFound {
-        error.as_kind(Kind::Corrupt).hint("the repository is damaged: try an older backup (--backup)")
-    } else {
-        error
-    }
+    memory: Arc<Semaphore>,
+) -> Result<Vec<Fetched>> {
+    let range = batch.range.clone();
+    let kib =
+        u32::try_from((range.end - range.start).min(LONGEST_RANGE).div_ceil(1024)).unwrap_or(MEMORY_KIB);
+    let memory = memory.acquire_many_owned(kib.min(MEMORY_KIB)).await;
+    let memory = Arc::new(memory.map_err(|_| Error::new(Kind::Other, "the restore was stopped"))?);
+    let bytes = repository.get_pack_range(&pack.pack.name, range.clone()).await.map_err(pack_missing)?;
+    let share = |pieces| Fetched {
+        pieces,
+        pack: Arc::clone(&pack),
+        begin: range.start,
+        bytes: bytes.clone(),
+        _memory: Arc::clone(&memory),
+    };
+    Ok(batch.shares().into_iter().map(share).collect())
 }

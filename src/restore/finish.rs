@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
+use super::destination::{Destination, create};
 use super::directory::Target;
 use super::plan::Plan;
-use super::write::create;
 use crate::error::{Error, Result};
 use crate::postgres::{ControlFile, Recovery, RecoverySettings, strip_leftovers};
-
-use super::fetch::Destination;
 
 /// What the restored server is, besides where its recovery leads.
 #[derive(Debug, Clone)]
@@ -85,7 +83,7 @@ pub(super) fn file_mode(plan: &Plan) -> u32 {
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let file = create(&Destination { path: path.to_owned(), mode })?;
+    let file = create(&Destination::new(path.to_owned(), mode))?;
     let write = || {
         file.set_len(0)?;
         std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)

@@ -1,6 +1,8 @@
 //! Restoring: a plan that is a value, then its effects on the disk.
 
 mod attempt;
+mod delta;
+mod destination;
 mod directory;
 mod execute;
 mod fetch;
@@ -8,6 +10,7 @@ mod finish;
 mod flush;
 mod owner;
 mod parameters;
+mod part;
 mod places;
 mod plan;
 mod write;

@@ -6,12 +6,14 @@ use super::attempt::{Attempt, contents};
 use super::plan::Plan;
 use crate::cluster::DataDir;
 use crate::disk::Space;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::Manifest;
 
 /// `pg_control` under the name that it has until everything else is durable: as long as it is there and `pg_control`
 /// is not, the directory holds an unfinished restore, and nothing else. It names the attempt.
 pub(super) const UNFINISHED: &str = "global/pg_control.walproof";
+/// Beside it, while a restore with `--delta` goes on: the system identifier of the cluster whose directory it was.
+pub(super) const TAKEN_OVER: &str = "walproof.delta";
 pub(super) const CONTROL: &str = "global/pg_control";
 
 /// A tablespace of a plan.
@@ -29,11 +31,17 @@ pub(super) struct Place<'a> {
 impl Plan {
     /// Whether the directories can be used, without touching them.
     pub fn check_directories(&self) -> Result<()> {
-        let state = state(&self.to)?;
+        let state = self.state()?;
         self.check_apart()?;
         for place in self.places() {
             let empty = contents(&place.version)?.is_empty();
-            let own = matches!(&state, State::Unfinished(Some(attempt)) if attempt.owns(&place.version));
+            let own = match &state {
+                State::Empty => false,
+                State::Unfinished(attempt) => {
+                    attempt.as_ref().is_some_and(|attempt| attempt.owns(&place.version))
+                }
+                State::Cluster => is_linked(&self.to, place.oid, place.location),
+            };
             if !empty && !own {
                 return Err(place.not_empty());
             }
@@ -170,19 +178,84 @@ pub(super) enum State {
     Empty,
     /// Begun by this attempt, if it is known.
     Unfinished(Option<Attempt>),
+    /// This very cluster, at rest; with `--delta` only.
+    Cluster,
 }
 
-pub(super) fn state(root: &Path) -> Result<State> {
-    if contents(root)?.is_empty() {
-        return Ok(State::Empty);
+impl Plan {
+    /// What is in the data directory. An error where the plan may not touch it (R17).
+    pub(super) fn state(&self) -> Result<State> {
+        let root = &self.to;
+        if contents(root)?.is_empty() {
+            return Ok(State::Empty);
+        }
+        let mark = root.join(UNFINISHED);
+        if mark.exists() && !root.join(CONTROL).exists() {
+            self.check_taken_over()?;
+            return Ok(State::Unfinished(Attempt::read(&mark)));
+        }
+        if self.delta {
+            self.check_cluster()?;
+            return Ok(State::Cluster);
+        }
+        Err(Error::impossible(format!("{} is not empty", root.display())).hint(
+            "restore into an empty directory, and move the old one away only when the new one is proven good; or, to keep \
+             of this cluster's own directory what is as in the backup, --delta",
+        ))
     }
-    let mark = root.join(UNFINISHED);
-    if mark.exists() && !root.join(CONTROL).exists() {
-        return Ok(State::Unfinished(Attempt::read(&mark)));
+
+    /// Whether an interrupted attempt that took over a cluster's directory may go on with this plan.
+    fn check_taken_over(&self) -> Result<()> {
+        let path = self.to.join(TAKEN_OVER);
+        let of = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(cause) => return Err(Error::io("read", &path, &cause)),
+        };
+        if of.trim() != self.backup.system_identifier.to_string() {
+            return Err(Error::impossible(format!(
+                "{} was being restored with --delta from a backup of the cluster with system identifier {}",
+                self.to.display(),
+                of.trim()
+            )));
+        }
+        if self.delta {
+            return Ok(());
+        }
+        Err(Error::impossible(format!(
+            "a restore with --delta was interrupted in {}, which still holds what was there before",
+            self.to.display()
+        ))
+        .hint("the same command with --delta completes it"))
     }
-    Err(Error::impossible(format!("{} is not empty", root.display())).hint(
-        "restore into an empty directory, and move the old one away only when the new one is proven good",
-    ))
+
+    /// Whether the directory is provably the backup's cluster, and no server runs in it.
+    fn check_cluster(&self) -> Result<()> {
+        let refuse = |error: Error| {
+            error.as_kind(Kind::Impossible).context("--delta is for this cluster's own directory only")
+        };
+        let data_dir = DataDir::open(&self.to).map_err(refuse)?;
+        let found = data_dir.control().map_err(refuse)?.system_identifier;
+        if found != self.backup.system_identifier {
+            return Err(refuse(Error::impossible(format!(
+                "{} is the cluster with system identifier {found}, the backup is of {}",
+                self.to.display(),
+                self.backup.system_identifier
+            ))));
+        }
+        if data_dir.server_is_running()? {
+            return Err(Error::impossible(format!("a server runs in {}", self.to.display()))
+                .hint("stop it first: what --delta takes away does not come back"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the data directory's link to the tablespace `oid` leads to `location`.
+fn is_linked(data_dir: &Path, oid: u32, location: &Path) -> bool {
+    let resolved = |path: PathBuf| std::fs::canonicalize(path).ok();
+    let linked = resolved(data_dir.join(format!("pg_tblspc/{oid}")));
+    linked.is_some() && linked == resolved(location.to_owned())
 }
 
 fn version_directory(backup: &Manifest) -> String {

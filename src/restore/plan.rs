@@ -23,6 +23,8 @@ pub struct RestoreRequest {
     pub backup: Option<BackupId>,
     /// Tablespaces by their old location, and where they go.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Whether the directory may hold this very cluster, of which stays what is as in the backup.
+    pub delta: bool,
 }
 
 /// What will be done.
@@ -44,6 +46,8 @@ pub struct Plan {
     pub reach: Reach,
     /// Where each tablespace goes, by oid.
     pub tablespaces: Vec<(u32, PathBuf)>,
+    /// Whether the directory may hold this very cluster.
+    pub delta: bool,
     /// What the operator should know before the restore begins.
     pub warnings: Vec<String>,
 }
@@ -99,6 +103,7 @@ impl Plan {
                 damage: chosen.damage,
             },
             tablespaces,
+            delta: request.delta,
             warnings: chosen.warnings,
         })
     }

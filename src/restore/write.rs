@@ -1,22 +1,27 @@
 //! The workers of a restore: open extents, write them in place.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
 
-use super::fetch::{Batch, Destination};
+use super::destination::{Destination, create};
+use super::fetch::{Pack, Piece};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{Extent, PackReader, first_other_page};
 use crate::seal::Decompressor;
 
-/// A batch with its bytes, ready to be written.
+/// A share of what one request brought, ready to be written.
 pub(super) struct Fetched {
-    pub(super) batch: Batch,
-    pub(super) reader: Arc<PackReader>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) pack: Arc<Pack>,
+    /// Offset in the pack of the first of `bytes`.
+    pub(super) begin: u64,
     pub(super) bytes: Bytes,
+    /// Memory that others may have when all shares are written.
+    pub(super) _memory: Arc<OwnedSemaphorePermit>,
 }
 
 /// Opens frames, each into the same memory.
@@ -52,31 +57,31 @@ impl Frames {
     }
 }
 
-/// Write batches until no more come; `count` hears of every written byte.
-pub(super) fn write_batches(
-    batches: &Mutex<Receiver<Fetched>>,
+/// Write what was fetched until no more comes; `count` hears of every written byte.
+pub(super) fn write_shares(
+    shares: &Mutex<Receiver<Fetched>>,
     seed: u64,
     count: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
     let mut frames = Frames::new(seed)?;
     loop {
         let next =
-            batches.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
+            shares.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
         let Some(fetched) = next else { return Ok(()) };
-        write_batch(&fetched, &mut frames, count)?;
+        write_share(&fetched, &mut frames, count)?;
     }
 }
 
-fn write_batch(fetched: &Fetched, frames: &mut Frames, count: &(dyn Fn(u64) + Sync)) -> Result<()> {
+fn write_share(fetched: &Fetched, frames: &mut Frames, count: &(dyn Fn(u64) + Sync)) -> Result<()> {
     let mut open: Option<(Arc<Destination>, File)> = None;
     let mut opened = None;
-    for piece in &fetched.batch.pieces {
+    for piece in &fetched.pieces {
         let path = &piece.file.path;
         let restoring = || format!("restore {}", path.display());
         let place = (piece.extent.frame, piece.extent.offset);
         if opened != Some(place) {
-            let stored = fetched.stored(&piece.extent)?;
-            frames.open(&fetched.reader, &piece.extent, stored).with_context(restoring)?;
+            let stored = fetched.stored(piece)?;
+            frames.open(&fetched.pack.reader, &piece.extent, stored).with_context(restoring)?;
             opened = Some(place);
         }
         let bytes = frames.extent(&piece.extent, &piece.digests).with_context(restoring)?;
@@ -84,30 +89,18 @@ fn write_batch(fetched: &Fetched, frames: &mut Frames, count: &(dyn Fn(u64) + Sy
             Some((destination, file)) if Arc::ptr_eq(destination, &piece.file) => file,
             _ => &open.insert((Arc::clone(&piece.file), create(&piece.file)?)).1,
         };
-        file.write_all_at(bytes, piece.position).map_err(|cause| Error::io("write", path, &cause))?;
+        piece.file.write(file, piece.position, bytes)?;
         count(bytes.len() as u64);
     }
     Ok(())
 }
 
 impl Fetched {
-    /// The frame that an extent lies in, as stored.
-    fn stored(&self, extent: &Extent) -> Result<&[u8]> {
-        let begin = u64::from(extent.offset).checked_sub(self.batch.range.start);
-        let begin = begin.and_then(|begin| usize::try_from(begin).ok());
-        let stored = begin.and_then(|begin| self.bytes.get(begin..begin + extent.stored_len as usize));
+    /// The frame that a piece lies in, as stored.
+    fn stored(&self, piece: &Piece) -> Result<&[u8]> {
+        let frame = piece.frame();
+        let begin = frame.start.checked_sub(self.begin).and_then(|begin| usize::try_from(begin).ok());
+        let stored = begin.and_then(|begin| self.bytes.get(begin..begin + piece.extent.stored_len as usize));
         stored.ok_or_else(|| Error::corrupt("a pack is shorter than the file table says"))
     }
-}
-
-/// Open a file for writing, made when missing, with its permissions and that to write: it may have to be opened again.
-pub(super) fn create(destination: &Destination) -> Result<File> {
-    let path = &destination.path;
-    let mode = destination.mode | 0o200;
-    let open = || {
-        let file = File::options().write(true).create(true).truncate(false).mode(mode).open(path)?;
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        Ok(file)
-    };
-    open().map_err(|cause: std::io::Error| Error::io("create", path, &cause))
 }

@@ -1,0 +1,118 @@
+//! The files that a restore writes.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Extents that wait for the worker that writes their file; more than these are waited with.
+const MOST_PENDING: usize = 8;
+
+/// A file that is being written. The kernel lets one writer at a time into a file, and others spin for it: here one worker
+/// writes what all have opened.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) path: PathBuf,
+    pub(super) mode: u32,
+    writing: Mutex<()>,
+    /// Opened by others meanwhile: position, bytes.
+    pending: Mutex<Vec<(u64, Vec<u8>)>>,
+}
+
+impl Destination {
+    pub(super) fn new(path: PathBuf, mode: u32) -> Self {
+        Self { path, mode, writing: Mutex::default(), pending: Mutex::default() }
+    }
+
+    /// Write `bytes` at `position` through `file`, or leave them to the worker that is writing.
+    pub(super) fn write(&self, file: &File, position: u64, bytes: &[u8]) -> Result<()> {
+        let failed = |cause| Error::io("write", &self.path, &cause);
+        let turn = match self.writing.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(_) if self.pending().len() < MOST_PENDING => None,
+            Err(_) => Some(self.writing.lock().unwrap_or_else(PoisonError::into_inner)),
+        };
+        match turn {
+            Some(turn) => {
+                file.write_all_at(bytes, position).map_err(failed)?;
+                drop(turn);
+            }
+            None => self.pending().push((position, bytes.to_vec())),
+        }
+        // Whoever leaves looks whether something came meanwhile: nothing stays behind.
+        while !self.pending().is_empty() {
+            let Ok(_turn) = self.writing.try_lock() else { return Ok(()) };
+            for (position, bytes) in std::mem::take(&mut *self.pending()) {
+                file.write_all_at(&bytes, position).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<(u64, Vec<u8>)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Open a file for writing, made when missing, with its permissions and that to write: it may have to be opened again.
+pub(super) fn create(destination: &Destination) -> Result<File> {
+    let path = &destination.path;
+    let mode = destination.mode | 0o200;
+    let open = || {
+        let file = File::options().write(true).create(true).truncate(false).mode(mode).open(path)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        Ok(file)
+    };
+    open().map_err(|cause: std::io::Error| Error::io("create", path, &cause))
+}
+
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|cause| Error::io("set permissions of", path, &cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_write_into_one_file_is_all_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination::new(dir.path().join("16384"), 0o600);
+        std::thread::scope(|scope| {
+            for worker in 0..8_u8 {
+                let destination = &destination;
+                scope.spawn(move || {
+                    let file = create(destination).unwrap();
+                    for round in 0..200_u64 {
+                        let position = (round * 8 + u64::from(worker)) * 512;
+                        destination.write(&file, position, &[worker; 512]).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = std::fs::read(&destination.path).unwrap();
+        assert_eq!(bytes.len(), 8 * 200 * 512);
+        assert!(
+            bytes
+                .chunks(512)
+                .enumerate()
+                .all(|(at, chunk)| chunk.iter().all(|byte| usize::from(*byte) == at % 8))
+        );
+    }
+
+    #[test]
+    fn a_failed_write_is_told_by_whoever_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let destination = Destination::new(dir.path().join("f"), 0o600);
+        create(&destination).unwrap();
+        let read_only = File::open(&destination.path).unwrap();
+        destination.pending().push((0, vec![1]));
+        destination.write(&read_only, 0, b"x").unwrap_err();
+        let file = create(&destination).unwrap();
+        destination.write(&file, 1, b"x").unwrap();
+        assert_eq!(std::fs::read(&destination.path).unwrap(), [1, b'x']);
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading the file table of a backup part by part: which files there are, and what has to be fetched for them.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::delta::{Found, Wanted, missing};
+use super::destination::{Destination, create};
+use super::directory::Target;
+use super::fetch::{Pack, Piece, pack_missing, pieces};
+use super::finish::{check_control, file_mode};
+use super::places::CONTROL;
+use super::plan::Plan;
+use super::write::Frames;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{FileTable, PackReader, PackRef};
+use crate::repository::{DigestReader, Repository};
+
+/// What one part wants.
+pub(super) struct Part {
+    pub(super) packs: Arc<[Arc<Pack>]>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// The parts of a plan's backup.
+pub(super) struct Parts<'a> {
+    repository: &'a Repository,
+    plan: &'a Plan,
+    target: &'a Target,
+    seed: u64,
+    /// Whether something may be there already.
+    delta: bool,
+    digests: tokio::sync::Mutex<DigestReader>,
+    found: Arc<Found>,
+    count: Arc<dyn Fn(u64) + Send + Sync>,
+    /// Files that are read-only in the end.
+    read_only: Mutex<Vec<Arc<Destination>>>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(
+        repository: &'a Repository,
+        plan: &'a Plan,
+        target: &'a Target,
+        seed: u64,
+        delta: bool,
+        count: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Self {
+        let (digests, found, read_only) = Default::default();
+        Self { repository, plan, target, seed, delta, digests, found, count, read_only }
+    }
+
+    /// Bytes of the parts read so far that were there already.
+    pub(super) fn found(&self) -> u64 {
+        self.found.get()
+    }
+
+    /// The numbers of the parts.
+    pub(super) fn numbers(&self) -> Range<usize> {
+        0..self.plan.backup.parts.len()
+    }
+
+    /// Of the parts read so far.
+    pub(super) fn read_only(&self) -> MutexGuard<'_, Vec<Arc<Destination>>> {
+        self.read_only.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Read part `number`, and see to the files that need nothing from a pack. `pg_control` is dealt with here.
+    pub(super) async fn read(&self, number: usize) -> Result<Part> {
+        let id = &self.plan.backup.id;
+        let number =
+            u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
+        let mut table = self.repository.get_file_table(id, number).await?;
+        let filled = self.digests.lock().await.fill(self.repository, &mut table).await;
+        filled.map_err(|no| pack_missing(no.error))?;
+        if let Some(index) = table.files.iter().position(|file| file.path.as_bytes() == CONTROL.as_bytes()) {
+            self.restore_control(&table, index).await?;
+            table.files.remove(index);
+        }
+        let mut wanted = Vec::new();
+        for file in &table.files {
+            let path = self.target.path(file.path.as_path())?;
+            let destination = Arc::new(Destination::new(path, file.mode));
+            if file.extents.is_empty() && !self.delta {
+                create(&destination)?;
+            }
+            if file.mode & 0o200 == 0 {
+                self.read_only().push(Arc::clone(&destination));
+            }
+            let pieces = pieces(file, &destination).collect();
+            wanted.push(Wanted { file: destination, size: file.size, pieces });
+        }
+        let pieces = if self.delta {
+            self.missing(wanted).await?
+        } else {
+            wanted.into_iter().flat_map(|wanted| wanted.pieces).collect()
+        };
+        let packs = table.packs.into_iter().map(|pack| {
+            let reader = reader(self.repository, &pack)?;
+            Ok(Arc::new(Pack { pack, reader }))
+        });
+        Ok(Part { packs: packs.collect::<Result<_>>()?, pieces })
+    }
+
+    /// What of it is not on the disk.
+    async fn missing(&self, wanted: Vec<Wanted>) -> Result<Vec<Piece>> {
+        let (seed, found, count) = (self.seed, Arc::clone(&self.found), Arc::clone(&self.count));
+        let compare = move || {
+            missing(&wanted, seed, &|bytes| {
+                found.add(bytes);
+                count(bytes);
+            })
+        };
+        let missing = tokio::task::spawn_blocking(compare).await;
+        missing.map_err(|_| Error::new(Kind::Other, "a comparing thread died"))?
+    }
+
+    /// `pg_control` waits under another name until the commit.
+    async fn restore_control(&self, table: &FileTable, index: usize) -> Result<()> {
+        let file = &table.files[index];
+        let destination = Arc::new(Destination::new(CONTROL.into(), file.mode));
+        let mut frames = Frames::new(self.seed)?;
+        let mut bytes = Vec::new();
+        for piece in pieces(file, &destination) {
+            let pack = &table.packs[piece.extent.pack as usize];
+            let reader = reader(self.repository, pack)?;
+            let stored =
+                self.repository.get_pack_range(&pack.name, piece.frame()).await.map_err(pack_missing)?;
+            let opened = frames.open(&reader, &piece.extent, &stored);
+            let plain = opened.and_then(|()| frames.extent(&piece.extent, &piece.digests));
+            bytes.extend_from_slice(plain.context("restore pg_control")?);
+        }
+        check_control(self.plan, &bytes).context("restore pg_control")?;
+        self.target.write_control(&bytes, file_mode(self.plan))
+    }
+}
+
+fn reader(repository: &Repository, pack: &PackRef) -> Result<PackReader> {
+    PackReader::new(repository.keys(), repository.name(), pack.name.clone(), &pack.header)
+}
