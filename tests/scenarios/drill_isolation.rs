@@ -148,12 +148,17 @@ fn a_superuser_of_any_name_is_known_from_the_backup() {
     assert_check(&report, "databases and catalogs", "pass");
 }
 
+#[track_caller]
+fn small_disk(megabytes: u32) -> SmallDisk {
+    SmallDisk::mount(megabytes).expect("this test mounts a tmpfs: run it as root (CAP_SYS_ADMIN)")
+}
+
 #[test]
 fn a_drill_for_which_there_is_no_room_does_not_begin() {
     let archived = Archived::start(Repo::local());
     let backup = archived.backup();
     let size = backup["size_bytes"].as_u64().unwrap() >> 20;
-    let Some(disk) = SmallDisk::mount(u32::try_from(size).unwrap() + 6) else { return };
+    let disk = small_disk(u32::try_from(size).unwrap() + 6);
     let toml = format!("{QUIET}[drill]\ndirectory = \"{}\"", disk.path().join("staging").display());
     let staging = Staging::with(&archived, &toml);
     for n in 0..12 {
@@ -178,7 +183,7 @@ fn a_disk_that_runs_full_is_inconclusive() {
         .psql("create table t (n int primary key); insert into t select generate_series(1, 10000)");
     let backup = archived.backup();
     let size = u32::try_from(backup["size_bytes"].as_u64().unwrap() >> 20).unwrap();
-    let Some(disk) = SmallDisk::mount(size * 2) else { return };
+    let disk = small_disk(size * 2);
     let query = "[[drill.query]]\nname = \"spills\"\ndatabase = \"postgres\"\n\
         sql = \"select count(*) = 0 from (select md5(a.n::text || b.n::text) from t a, t b order by 1 offset 1) s\"";
     let toml = format!(
