@@ -28,7 +28,7 @@ impl ServerPrograms {
             "/usr/local/bin".to_owned(),
         ];
         let places = std::env::split_paths(&on_path).chain(usual.into_iter().map(PathBuf::from));
-        let found = places.into_iter().find_map(|directory| Self::at(directory, major));
+        let found = places.into_iter().find_map(|directory| Self::at(&directory, major));
         found.ok_or_else(|| {
             Error::impossible(format!("PostgreSQL {number} is not installed on this host")).hint(format!(
                 "install its server, such as the package postgresql-{number}, or put its bin directory on PATH"
@@ -36,9 +36,11 @@ impl ServerPrograms {
         })
     }
 
-    fn at(directory: PathBuf, major: Major) -> Option<Self> {
-        let output =
-            Command::new(directory.join("postgres")).arg("--version").stderr(Stdio::null()).output().ok()?;
+    fn at(directory: &Path, major: Major) -> Option<Self> {
+        // What is on `PATH` may be a link, with the other programs beside the file itself (as find_my_exec() has it).
+        let postgres = directory.join("postgres").canonicalize().ok()?;
+        let directory = postgres.parent()?.to_owned();
+        let output = Command::new(postgres).arg("--version").stderr(Stdio::null()).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         // "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"
         let version = text.split_whitespace().nth(2)?.to_owned();
@@ -57,5 +59,29 @@ impl ServerPrograms {
             return Ok(path);
         }
         Err(Error::impossible(format!("{} is not installed", Path::new(&path).display())).hint(hint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_beside_the_server_that_a_link_leads_to() {
+        let root = tempfile::tempdir().unwrap();
+        let (real, links) = (root.path().join("real"), root.path().join("links"));
+        for directory in [&real, &links] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let postgres = real.join("postgres");
+        std::fs::write(&postgres, "#!/bin/sh\necho 'postgres (PostgreSQL) 15.14 (Debian)'\n").unwrap();
+        std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(&postgres, links.join("postgres")).unwrap();
+        let major = Major::from_wal_magic(0xD110).unwrap();
+        let found = ServerPrograms::at(&links, major).unwrap();
+        assert_eq!(found.path("pg_amcheck"), real.canonicalize().unwrap().join("pg_amcheck"));
+        assert_eq!(found.version, "15.14");
     }
 }
