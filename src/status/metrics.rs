@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::drills;
-use super::verifications;
+use super::{verifications, words};
 use crate::postgres::{Lsn, PgTime};
 use crate::present::{Counts, Format, Page, Series, VERBS};
 use crate::snapshot::{BackupLine, Snapshot};
@@ -94,7 +94,7 @@ fn wal(page: &mut Page, snapshot: &Snapshot) {
     page.gauge(
         "wal_gap_segments",
         "Segments that are missing on the way from the newest backup to now",
-        was_listed(snapshot).then_some(snapshot.wal.gap_segments),
+        words::was_listed(snapshot).then_some(snapshot.wal.gap_segments),
     );
     page.gauge(
         "wal_last_push_timestamp_seconds",
@@ -125,7 +125,7 @@ fn pushes(page: &mut Page, counters: &Counts) {
 }
 
 fn backups(page: &mut Page, snapshot: &Snapshot) {
-    let known = was_listed(snapshot).then_some(snapshot.backups.finished.len() as u64);
+    let known = words::was_listed(snapshot).then_some(snapshot.backups.finished.len() as u64);
     page.gauge("backups", "Finished backups in the repository", known);
     page.gauge(
         "backup_last_failure_timestamp_seconds",
@@ -230,11 +230,6 @@ fn problems(page: &mut Page, snapshot: &Snapshot) {
         series.with([("code", problem.code.as_str()), ("severity", problem.severity.as_str())], 1_u64)
     });
     page.family("problems", "What needs attention now, by the codes in the README", series);
-}
-
-/// Whether the repository was listed since the start: until then "no backups" and "no gaps" would be guesses.
-const fn was_listed(snapshot: &Snapshot) -> bool {
-    snapshot.store.repository_bytes.is_some() || !snapshot.backups.finished.is_empty()
 }
 
 /// Since the Unix epoch.

@@ -226,7 +226,8 @@ const BACKUPS: [Column; 7] = [
 fn backups(snapshot: &Snapshot) -> Markup {
     let title = "Backups";
     if snapshot.backups.finished.is_empty() {
-        return empty(title, words::NO_BACKUP);
+        let known = words::has_no_backup(snapshot);
+        return empty(title, if known { words::NO_BACKUP } else { words::UNKNOWN });
     }
     let damage = "pages failed their checksum: the data on the server's disk is damaged";
     let row = |backup: &BackupLine| {

@@ -33,7 +33,7 @@ pub(super) fn last(lines: &[VerifyLine], now: PgTime) -> String {
         .iter()
         .map(|line| {
             let problems =
-                if line.problems == 0 { String::new() } else { format!(", {} problems", line.problems) };
+                if line.problems == 0 { String::new() } else { format!(", problems: {}", line.problems) };
             format!("{} {}{problems}", line.level, when(line.finished_at, now))
         })
         .collect();
@@ -65,7 +65,7 @@ mod tests {
         let judged = snapshot.clone().judged();
         assert!(judged.problems.iter().any(|problem| problem.code.as_str() == "verify_failed"));
         let line = last(&snapshot.verifications.verifications, at);
-        assert!(line.starts_with("listing ") && line.ends_with(", 3 problems"), "{line}");
+        assert!(line.starts_with("listing ") && line.ends_with(", problems: 3"), "{line}");
         snapshot.verifications.verifications.clear();
         assert!(!super::super::metrics(&snapshot, super::super::Format::Classic).contains("verify"));
     }

@@ -2,7 +2,7 @@
 
 use super::restores::{Threat, threat};
 use crate::present::{age, seconds, size, span, utc};
-use crate::problem::Severity;
+use crate::problem::{Code, Severity};
 use crate::snapshot::{Role, Snapshot};
 
 /// How things stand, worst last.
@@ -50,7 +50,7 @@ pub(super) fn reason(snapshot: &Snapshot) -> String {
         Role::Down => "what is stored is in order; the server does not answer",
     };
     let restorable = match snapshot.window.window {
-        _ if snapshot.backups.finished.is_empty() => NO_BACKUP.to_owned(),
+        _ if has_no_backup(snapshot) => NO_BACKUP.to_owned(),
         None => "how far a restore can go is not known yet".to_owned(),
         Some((_, end)) => {
             format!("a restore can go up to {}, {}", utc(end), age(end, snapshot.taken_at))
@@ -63,6 +63,20 @@ pub(super) fn reason(snapshot: &Snapshot) -> String {
     }
 }
 
+/// Whether the repository was listed: until then "no backup" and "no gap" would be guesses.
+pub(super) fn was_listed(snapshot: &Snapshot) -> bool {
+    snapshot.store.repository_bytes.is_some()
+        || !snapshot.backups.finished.is_empty()
+        || snapshot.problems.iter().any(|problem| problem.code == Code::NoBackup)
+}
+
+/// Whether it is known that there is no backup.
+pub(super) fn has_no_backup(snapshot: &Snapshot) -> bool {
+    was_listed(snapshot) && snapshot.backups.finished.is_empty()
+}
+
+/// Why nothing can be said of the repository.
+const UNREAD: &str = "the repository has not been read";
 /// What a repository without a backup means.
 pub(super) const NO_BACKUP: &str = "no backup yet: nothing can be restored";
 /// For what was not asked or not answered so far.
@@ -102,7 +116,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
                 "not known",
                 "the server does not answer: what it wrote last cannot be asked",
             ),
-            Role::Primary if snapshot.backups.finished.is_empty() => {
+            Role::Primary if has_no_backup(snapshot) => {
                 Reading::new(State::NeedsAttention, "everything", NO_BACKUP)
             }
             Role::Primary => Reading::new(State::NeedsAttention, UNKNOWN, format!("objective: {objective}")),
@@ -126,7 +140,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
 pub(super) fn window(snapshot: &Snapshot) -> Reading {
     let wanted = span(snapshot.promises.retention_window);
     let Some((start, end)) = snapshot.window.window else {
-        return if snapshot.backups.finished.is_empty() {
+        return if has_no_backup(snapshot) {
             Reading::new(State::NeedsAttention, "none", NO_BACKUP)
         } else {
             Reading::new(State::NeedsAttention, UNKNOWN, format!("wanted: {wanted}"))
@@ -175,6 +189,9 @@ pub(super) fn last_backup(snapshot: &Snapshot) -> Reading {
     let failed = failed.map(|at| format!("the last try failed {}", age(at, now)));
     let state = if failed.is_some() { State::NeedsAttention } else { State::Healthy };
     let Some(last) = last else {
+        if !has_no_backup(snapshot) {
+            return Reading::new(State::NeedsAttention, UNKNOWN, failed.unwrap_or_else(|| UNREAD.to_owned()));
+        }
         return Reading::new(State::NeedsAttention, "none", failed.unwrap_or_else(|| NO_BACKUP.to_owned()));
     };
     let took = seconds(last.finished_at.seconds_since(last.started_at).max(0.0));
@@ -244,6 +261,7 @@ pub(super) fn tail(snapshot: &Snapshot) -> String {
 /// Segments that are missing.
 pub(super) fn gaps(snapshot: &Snapshot) -> String {
     match snapshot.wal.gap_segments {
+        0 if !was_listed(snapshot) => UNKNOWN.to_owned(),
         0 if snapshot.backups.finished.is_empty() => "none can be: there is no backup yet".to_owned(),
         0 => "none since the newest backup".to_owned(),
         1 => "1 segment is missing since the newest backup".to_owned(),
@@ -282,6 +300,12 @@ mod tests {
         let mut snapshot = samples::brand_new();
         assert_eq!(judge(&snapshot).0, "failing");
         snapshot.problems.clear();
+        // Nothing was read: neither is claimed.
+        assert_eq!(judge(&snapshot).0, "needs attention");
+        assert!(!judge(&snapshot).1.contains("no backup"), "{}", judge(&snapshot).1);
+        assert_eq!((rpo(&snapshot).value.as_str(), window(&snapshot).value.as_str()), (UNKNOWN, UNKNOWN));
+        assert_eq!(last_backup(&snapshot).value, UNKNOWN);
+        snapshot.store.repository_bytes = samples::busy().store.repository_bytes;
         assert_eq!(judge(&snapshot), ("needs attention", NO_BACKUP.to_owned()));
         assert_eq!(judge(&samples::standby()).0, "healthy");
     }
