@@ -13,6 +13,7 @@ use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Result, ResultExt};
 use crate::postgres::{ControlFile, Lsn, SegmentName, TimelineId, WalName};
+use crate::seal::KeyRing;
 use crate::store::Policy;
 
 /// A segment that is on its way is waited for; a standby that is being promoted does not wait.
@@ -64,7 +65,8 @@ impl<'a> Fetch<'a> {
 
     /// Where the tail ends, if it was served.
     fn run(&self, global: &Global) -> Result<Option<Lsn>> {
-        let keys = self.config.keys()?;
+        let policy = self.policy();
+        let keys = self.config.keys_within(policy.patience)?;
         let ahead = self.spool.as_ref().map(|spool| Ahead {
             spool,
             keys: &keys,
@@ -91,7 +93,7 @@ impl<'a> Fetch<'a> {
                 Err(error) => tracing::warn!(%error, "fetch it from the repository instead"),
             }
         }
-        let fetched = self.ask_repository(opened.as_deref())?;
+        let fetched = self.ask_repository(keys.clone(), policy, opened.as_deref())?;
         match fetched {
             Fetched::Tail { end } => Ok(Some(end)),
             Fetched::Archived => {
@@ -105,12 +107,14 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    fn ask_repository(&self, opened: Option<&[u8]>) -> Result<Fetched> {
-        // R6: recovery has nobody who asks again; a standby asks again, and a promotion waits for this call.
+    fn policy(&self) -> Policy {
+        // R6: nothing asks again during recovery; a standby asks again, and a promotion waits for this call.
         let timeout = self.config.archive.timeout;
-        let policy =
-            if self.arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) };
-        let namespace = self.config.namespace(policy)?;
+        if self.arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) }
+    }
+
+    fn ask_repository(&self, keys: KeyRing, policy: Policy, opened: Option<&[u8]>) -> Result<Fetched> {
+        let namespace = self.config.namespace_with(keys, policy)?;
         let redirect = self.arguments.redirect_tablespaces.clone().map(Redirect::below);
         let request = FetchRequest {
             system_identifier: self.system_identifier,

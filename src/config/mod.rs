@@ -167,6 +167,11 @@ impl Config {
         self.encryption.keys(secret::COMMAND_PATIENCE)
     }
 
+    /// The keys, where a command that prints them may take no longer than `patience`.
+    pub fn keys_within(&self, patience: Duration) -> Result<KeyRing> {
+        self.encryption.keys(secret::COMMAND_PATIENCE.min(patience))
+    }
+
     /// What keeps a ring of these keys up to date; `None` where there are no keys.
     pub fn key_follower(&self) -> Result<Option<KeyFollower>> {
         KeyFollower::of(&self.encryption)
@@ -189,7 +194,11 @@ impl Config {
 
     /// Open the cluster's place in the store with these deadlines.
     pub fn namespace(&self, policy: Policy) -> Result<Namespace> {
-        let keys = self.encryption.keys(secret::COMMAND_PATIENCE.min(policy.patience))?;
+        self.namespace_with(self.keys_within(policy.patience)?, policy)
+    }
+
+    /// The same, with keys that are at hand already.
+    pub fn namespace_with(&self, keys: KeyRing, policy: Policy) -> Result<Namespace> {
         let store = Store::open(&self.repository.location()?, policy)?;
         Ok(Namespace::new(store, self.repository.prefix.clone(), self.cluster.clone(), keys, self.level))
     }
