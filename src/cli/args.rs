@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::version;
 use crate::config::DEFAULT_PATH;
 use crate::error::{Error, Result};
 use crate::format::BackupId;
@@ -13,7 +14,8 @@ use crate::postgres::{Lsn, PgTime, TargetAction, TimelineId};
 
 /// PostgreSQL backups that prove they restore
 #[derive(Debug, Parser)]
-#[command(name = "walproof", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "walproof", version = version::SHORT, long_version = version::LONG)]
+#[command(max_term_width = 100, arg_required_else_help = true)]
 #[command(
     after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check, drill); 2 usage or \
     configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \

@@ -6,3 +6,4 @@ pub(crate) mod findings;
 pub(crate) mod output;
 pub(crate) mod server_view;
 pub(crate) mod start;
+pub(crate) mod version;

@@ -6,8 +6,11 @@ use clap::builder::Str;
 use clap::{Arg, Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
+use super::manual;
 use crate::cli::{args::Cli, output::line};
+use crate::config::DEFAULT_PATH;
 use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 
@@ -101,11 +104,98 @@ fn pages() -> Result<Vec<(String, Vec<u8>)>> {
         std::iter::once(("walproof".to_owned(), whole.clone())).chain(commands).collect();
     all.into_iter()
         .map(|(name, command)| {
-            let mut page = Vec::new();
             let failed =
                 |cause: std::io::Error| Error::new(Kind::Other, format!("write the manual: {cause}"));
-            Man::new(command).render(&mut page).map_err(failed)?;
-            Ok((name, page))
+            Ok((name, render(command).map_err(failed)?))
         })
         .collect()
+}
+
+/// In the usual order of a manual page; what the command line does not know of itself comes from [`manual`].
+fn render(command: Command) -> std::io::Result<Vec<u8>> {
+    let entry = manual::page(command.get_bin_name().unwrap_or_default().trim_start_matches("walproof "));
+    let has_commands = command.has_subcommands();
+    let man = Man::new(command).manual("walproof");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if has_commands {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let mut rest = Roff::default();
+    if let Some(entry) = entry {
+        examples(&mut rest, entry);
+    }
+    exit_status(&mut rest, entry);
+    files(&mut rest);
+    see_also(&mut rest, entry);
+    rest.to_writer(&mut page)?;
+    Ok(page)
+}
+
+fn examples(roff: &mut Roff, entry: &manual::Page) {
+    roff.control("SH", ["EXAMPLES"]);
+    for (what, line) in entry.examples {
+        roff.control("PP", []);
+        if !what.is_empty() {
+            roff.text([roman(*what)]);
+        }
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        roff.text([roman(*line)]);
+        roff.control("fi", []);
+        roff.control("RE", []);
+    }
+}
+
+fn exit_status(roff: &mut Roff, entry: Option<&manual::Page>) {
+    let of_program: &[(u8, &str)] = &[
+        (0, "done; for check, verify, drill and status: and nothing is wrong"),
+        (
+            1,
+            "wal-fetch: the repository answered that the file is not there; check, verify, drill, status: see the output",
+        ),
+        (10, "drill: inconclusive"),
+    ];
+    let verdicts = entry.map_or(of_program, |entry| entry.verdicts);
+    let done = if verdicts.iter().any(|(code, _)| *code == 0) { None } else { Some((0, "done")) };
+    let common =
+        manual::COMMON.into_iter().filter(|(code, _)| entry.is_none_or(|entry| entry.codes.contains(code)));
+    let mut codes: Vec<(u8, &str)> = done.into_iter().chain(verdicts.iter().copied()).chain(common).collect();
+    codes.sort_by_key(|(code, _)| *code);
+    roff.control("SH", ["EXIT STATUS"]);
+    for (code, meaning) in codes {
+        roff.control("TP", ["6"]);
+        roff.text([bold(code.to_string())]);
+        roff.text([roman(meaning)]);
+    }
+}
+
+fn files(roff: &mut Roff) {
+    roff.control("SH", ["FILES"]);
+    for (path, what) in [
+        (DEFAULT_PATH, "the configuration; the package installs an example with every key"),
+        ("/etc/walproof/key", "the key: keep a copy where the host's loss does not reach it"),
+    ] {
+        roff.control("TP", []);
+        roff.text([bold(path)]);
+        roff.text([roman(what)]);
+    }
+}
+
+fn see_also(roff: &mut Roff, entry: Option<&manual::Page>) {
+    roff.control("SH", ["SEE ALSO"]);
+    let first = if entry.is_some() { "walproof" } else { "walproof-explain" };
+    roff.text([
+        bold(first),
+        roman("(1), "),
+        bold("walproof-status"),
+        roman("(1), "),
+        bold("postgres"),
+        roman("(1)"),
+    ]);
 }

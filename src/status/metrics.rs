@@ -29,10 +29,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> String {
 }
 
 fn about(page: &mut Page, snapshot: &Snapshot) {
-    let build = [
-        ("version", env!("CARGO_PKG_VERSION")),
-        ("revision", option_env!("WALPROOF_REVISION").unwrap_or("unknown")),
-    ];
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", env!("WALPROOF_REVISION"))];
     page.family("build_info", "The walproof that runs, always 1", Series::gauge().with(build, 1_u64));
     let timeline = snapshot.server.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
     let cluster = [
@@ -315,7 +312,7 @@ mod tests {
             for (name, of_name) in expected {
                 assert_eq!(lines(&text, name), *of_name, "{name}");
             }
-            let revision = option_env!("WALPROOF_REVISION").unwrap_or("unknown");
+            let revision = env!("WALPROOF_REVISION");
             let build = format!("version=\"{}\",revision=\"{revision}\"}} 1", env!("CARGO_PKG_VERSION"));
             assert_eq!(lines(&text, "build_info"), [build]);
             let buckets = lines(&text, "wal_push_duration_seconds_bucket");
