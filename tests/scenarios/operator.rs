@@ -328,3 +328,33 @@ fn completions_offer_what_fits() {
         run_bare(&["completions", shell]).success().says_nowhere("wal-prefetch");
     }
 }
+
+#[test]
+fn fish_and_zsh_take_the_completions() {
+    let scratch = Scratch::new();
+    let dir = scratch.dir("here");
+    fs::create_dir(dir.join("a-dir")).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.join("a-file"), "").unwrap();
+    let script = scratch.file("walproof.fish", run_bare(&["completions", "fish"]).success().stdout());
+    let offered = |line: &str| -> Vec<String> {
+        let ask = format!("source {}; cd {}; complete -C '{line}'", script.display(), dir.display());
+        let mut fish = process::command("fish");
+        fish.args(["--no-config", "-c", &ask]).env("HOME", dir.as_os_str());
+        let text = process::run(fish, b"", PATIENCE).success().stdout();
+        text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(offered("walproof wal-"), ["wal-fetch", "wal-list", "wal-push"]);
+    assert_eq!(offered("walproof restore --to a-"), ["a-dir/"]);
+    assert_eq!(offered("walproof restore --backup a-"), [""; 0], "an id is not a file");
+    assert_eq!(offered("walproof drill-report --format "), ["html", "json", "text"]);
+
+    let script = scratch.file("_walproof", run_bare(&["completions", "zsh"]).success().stdout());
+    let mut zsh = process::command("zsh");
+    let ask = format!(
+        "fpath=({} $fpath); autoload -Uz compinit && compinit -D -u && autoload +X -U _walproof && print $_comps[walproof]",
+        script.parent().unwrap().display()
+    );
+    zsh.args(["-f", "-c", &ask]);
+    assert_eq!(process::run(zsh, b"", PATIENCE).success().stdout().trim(), "_walproof");
+}
