@@ -3,6 +3,7 @@
 pub(crate) mod args;
 pub(crate) mod context;
 pub(crate) mod findings;
+pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod server_view;
 pub(crate) mod start;

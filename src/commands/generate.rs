@@ -8,8 +8,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::manual;
-use crate::cli::{args::Cli, output::line};
+use crate::cli::{args::Cli, manual, output::line};
 use crate::config::DEFAULT_PATH;
 use crate::disk::durable;
 use crate::error::{Error, Kind, Result};

@@ -13,7 +13,6 @@ mod generate;
 mod init;
 mod key_rotate;
 mod keygen;
-mod manual;
 mod restore;
 mod restore_words;
 mod retention;

@@ -2,18 +2,18 @@
 
 /// Of one command.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) command: &'static str,
+pub(crate) struct Page {
+    pub(crate) command: &'static str,
     /// What for, and the line to type.
-    pub(super) examples: &'static [(&'static str, &'static str)],
+    pub(crate) examples: &'static [(&'static str, &'static str)],
     /// What 0, 1 or 10 mean for this command, where that is not "done".
-    pub(super) verdicts: &'static [(u8, &'static str)],
+    pub(crate) verdicts: &'static [(u8, &'static str)],
     /// The other codes that it ends with.
-    pub(super) codes: &'static [u8],
+    pub(crate) codes: &'static [u8],
 }
 
 /// The codes that mean the same for every command.
-pub(super) const COMMON: [(u8, &str); 8] = [
+pub(crate) const COMMON: [(u8, &str); 8] = [
     (2, "usage or configuration"),
     (3, "conflict: other bytes are stored under that name"),
     (4, "the store cannot be reached or refuses us, after retries"),
@@ -25,7 +25,7 @@ pub(super) const COMMON: [(u8, &str); 8] = [
 ];
 
 /// The page of a command.
-pub(super) fn page(command: &str) -> Option<&'static Page> {
+pub(crate) fn page(command: &str) -> Option<&'static Page> {
     PAGES.iter().find(|page| page.command == command)
 }
 
@@ -267,8 +267,8 @@ const PAGES: &[Page] = &[
 mod tests {
     use clap::{CommandFactory, Parser};
 
+    use super::super::args::Cli;
     use super::*;
-    use crate::cli::args::Cli;
 
     #[test]
     fn every_command_has_a_page_and_every_page_a_command() {
