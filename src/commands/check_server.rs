@@ -1,5 +1,6 @@
 //! `check`: the server, its settings, and whether its WAL arrives in the repository.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backup::try_archiving;
@@ -90,6 +91,10 @@ pub(super) async fn check_archiving(
         return found.add(setting, Status::Fail, "empty", Some(COMMAND));
     }
     if info.archives_through_us() {
+        if let Some(program) = missing_program(value) {
+            let what = format!("{value}: there is no program {program} on this host");
+            return found.add(setting, Status::Fail, what, Some("where is it? `command -v walproof` says"));
+        }
         found.ok(setting, value);
         return check_archiver(session, found).await;
     }
@@ -106,6 +111,14 @@ pub(super) async fn check_archiving(
             found.error(ARCHIVING, Status::Fail, &error);
         }
     }
+}
+
+/// The program of a command line that names it by an absolute path, where that does not exist. A quoted path, or a name
+/// that the server's shell looks up, is not judged.
+fn missing_program(command: &str) -> Option<&str> {
+    let program = command.split_whitespace().next()?;
+    let plain = program.starts_with('/') && !program.contains(['\'', '"', '\\', '$', '`', '%']);
+    (plain && matches!(Path::new(program).try_exists(), Ok(false))).then_some(program)
 }
 
 enum Proof {

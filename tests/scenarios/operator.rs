@@ -58,6 +58,15 @@ fn check_lets_a_wrapper_prove_that_it_archives() {
 }
 
 #[test]
+fn check_looks_for_the_program_that_archives() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.set("archive_command", "/nowhere/bin/walproof wal-push %p").reload();
+    let text = check(&archived.walproof, 1);
+    let program = line(&text, "archive_command");
+    assert!(program.starts_with("FAIL") && program.contains("no program /nowhere/bin/walproof"), "{text}");
+}
+
+#[test]
 fn check_says_where_it_cannot_tell() {
     let archived = Archived::start(Repo::local());
     archived.archive_through("exit 0");
