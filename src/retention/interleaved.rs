@@ -130,11 +130,13 @@ async fn world() -> (Namespace, Repository) {
     for segment in 3..9 {
         archive(&repository, &SegmentName::from_number(TimelineId::FIRST, segment, size()), 2).await;
     }
-    let second = PackName { backup: id(20), number: 0 };
-    for (days_ago, segment, reused) in
-        [(30, 3, vec![]), (20, 4, vec![]), (10, 5, vec![]), (1, 6, vec![second])]
+    // Once: an id made again in the next second would name a backup that was never there.
+    let [first, second, third, fourth] = [30, 20, 10, 1].map(|days_ago| (id(days_ago), days_ago));
+    let reused = PackName { backup: second.0.clone(), number: 0 };
+    for ((id, days_ago), segment, reused) in
+        [(first, 3, vec![]), (second, 4, vec![]), (third, 5, vec![]), (fourth, 6, vec![reused])]
     {
-        let manifest = put_data(&repository, &id(days_ago), days_ago, segment, &reused).await;
+        let manifest = put_data(&repository, &id, days_ago, segment, &reused).await;
         repository.put_manifest(&manifest).await.unwrap();
     }
     (namespace, repository)
