@@ -66,7 +66,11 @@
 //! | problem | something that the operator must know, with a stable code | a log line |
 //! | finding | what `verify` found about an object: a problem of a restore, or a remark | a problem (that has a code) |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
-//! | region | the part of a file that one backup worker reads at a time | extent (that is what is sealed) |
+//! | sum | of a file record: the digest of the page digests of 8 MiB | checksum |
+//! | region | the part of a file that one backup worker reads and places at a time | extent (that is what is sealed) |
+//! | base | the backup whose extents a new one may reuse | parent, full (every backup is full) |
+//! | reused, rewritten | pages as in the base that stay where they lie; those that are stored again all the same | changed (that is what differs from the base) |
+//! | placement | which pages of a region are reused and which are written, as a value | compaction |
 //! | page filter | a rewriting of pages that makes them easier to compress, undone when they are opened | compression itself |
 
 pub mod archive;

@@ -51,6 +51,7 @@ pub(super) struct Part {
     table: FileTable,
     indices: HashMap<PackName, u32>,
     weight: usize,
+    bytes: u64,
 }
 
 impl Part {
@@ -80,12 +81,18 @@ impl Part {
 
     pub(super) fn push(&mut self, file: FileRecord) {
         self.weight += 40 + file.path.as_bytes().len();
+        self.bytes += file.size;
         self.table.files.push(file);
     }
 
     /// Roughly how many bytes its plaintext has.
     pub(super) const fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// Bytes of its files.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) const fn table(&self) -> &FileTable {

@@ -10,6 +10,10 @@ use crate::format::{FileRecord, PackTally, PartRecord};
 
 /// A part is stored when it weighs so much (bytes before compression; about 10 GB of data).
 const PART_WEIGHT: usize = 1 << 20;
+/// Or when its files have so many bytes: what an interrupted backup has put into parts need not be stored again (R15).
+const PART_BYTES: u64 = 2 << 30;
+/// For tests only: fewer.
+const TEST_PART_BYTES: &str = "WALPROOF_TEST_PART_BYTES";
 
 /// Builds the file table of one backup.
 pub(super) struct TableWriter<'a> {
@@ -19,6 +23,7 @@ pub(super) struct TableWriter<'a> {
     next: u64,
     current: Option<OpenFile>,
     part: Part,
+    part_bytes: u64,
     /// Parts whose packs are not all stored yet.
     waiting: VecDeque<Part>,
     pub(super) parts: Vec<PartRecord>,
@@ -39,6 +44,10 @@ impl<'a> TableWriter<'a> {
             next: 0,
             current: None,
             part: Part::default(),
+            part_bytes: std::env::var(TEST_PART_BYTES)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(PART_BYTES),
             waiting: VecDeque::new(),
             parts: Vec::new(),
             suspects: Vec::new(),
@@ -56,7 +65,8 @@ impl<'a> TableWriter<'a> {
         while let Some(done) = self.early.remove(&self.next) {
             self.next += 1;
             self.append(&done)?;
-            if self.current.is_none() && self.part.weight() >= PART_WEIGHT {
+            let full = self.part.weight() >= PART_WEIGHT || self.part.bytes() >= self.part_bytes;
+            if self.current.is_none() && full {
                 self.waiting.push_back(std::mem::take(&mut self.part));
             }
         }

@@ -142,19 +142,20 @@ async fn world() -> (Namespace, Repository) {
     (namespace, repository)
 }
 
-/// A backup that reuses the packs of the oldest one: the worst choice that there is. `protects`: whether its lease says so.
+/// A backup that reuses the packs of the oldest one, the worst choice that there is: it finds its base, protects it and
+/// confirms it as every backup does. `protects`: whether its lease says so.
 async fn reusing_backup(repository: Repository, protects: bool) {
-    let Some(base) = repository.list_backup_ids().await.unwrap().into_iter().min() else { return };
-    let backups = if protects { vec![base.clone()] } else { Vec::new() };
+    let oldest = id(30);
+    let found = repository.find_base(|manifest| manifest.id == oldest).await.unwrap();
+    let own = id(0);
+    let backups = found.backups().filter(|_| protects).chain([&own]).cloned().collect();
     let lease = Lease::take(&repository, Purpose::Backup, Protection { backups, wal: Vec::new() });
     let lease = lease.await.unwrap();
-    // What was chosen before the lease may be gone; from here on it stays.
-    let there = !protects || repository.list_backup_ids().await.unwrap().contains(&base);
-    let reused: Vec<PackName> = match repository.get_pack_list(&base).await {
-        Ok(list) if there => list.0.into_iter().map(|pack| pack.name).collect(),
-        _ => Vec::new(),
-    };
-    let manifest = put_data(&repository, &id(0), 0, 7, &reused).await;
+    // What was found before the lease may be gone; from here on it stays.
+    let base = repository.confirm_base(&found).await.unwrap();
+    let packs = [30, 20].map(|days_ago| PackName { backup: id(days_ago), number: 0 });
+    let reused: Vec<PackName> = packs.into_iter().filter(|name| base.pack_bytes(name).is_some()).collect();
+    let manifest = put_data(&repository, &own, 0, 7, &reused).await;
     lease.commit(&manifest).await.unwrap();
     lease.release().await.unwrap();
 }

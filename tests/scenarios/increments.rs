@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::archived::{attach_silent, wait_open};
+use crate::support::archived::{PATIENCE, attach_silent, wait_open};
 use crate::support::dump::{amcheck, assert_same_dump, dump_all};
 use crate::support::postgres::StopMode;
 use crate::support::site::files_below;
@@ -145,4 +145,79 @@ fn a_full_backup_reuses_nothing_and_the_next_one_builds_on_it() {
     let shown = archived.walproof.json(["backup-show", &id(&archived.backups()[3])]);
     assert_eq!(shown["base"], full["id"]);
     archived.walproof.run(["backup-show", &id(&shown)]).success().stdout_contains("compared with");
+}
+
+#[test]
+fn what_is_missing_or_cut_is_not_reused_and_what_is_wrong_is_found() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.pgbench(["-i", "-q", "-s", "2"]);
+    let repo = archived.repo();
+    archived.backup();
+    let largest = || {
+        repo.objects().into_iter().filter(|(key, _)| key.contains("/packs/")).max_by_key(|(_, size)| *size)
+    };
+    for harm in ["delete", "cut"] {
+        let (pack, size) = largest().unwrap();
+        match harm {
+            "delete" => repo.delete(&pack),
+            _ => repo.truncate(&pack, usize::try_from(size).unwrap() / 2),
+        }
+        let output = archived.walproof.run(["backup-push"]);
+        output.success().stderr_contains("missing or damaged");
+        let (taken, backup) = take(&archived, "select 1");
+        assert!(number(&backup, "reused_bytes") > 0, "{backup}");
+        assert_restores(&archived, &taken, harm);
+    }
+    // Of the right length, and wrong: the next backup cannot know, a restore does not let it pass.
+    let (pack, size) = largest().unwrap();
+    repo.flip_bit(&pack, usize::try_from(size).unwrap() / 3);
+    let backup = archived.backup();
+    let to = archived.target("flipped");
+    archived.try_restore(&to, ["--backup", &id(&backup), "--target-immediate"]).fails_with(5);
+    assert!(!to.join("global/pg_control").exists());
+    archived
+        .walproof
+        .run(["verify", "--content"])
+        .fails_with(1)
+        .stdout_contains(&pack[pack.find("packs/").unwrap()..]);
+    // A full one mends it.
+    let full = archived.walproof.json(["backup-push", "--full"]);
+    let taken = Taken { id: id(&full), dump: dump_all(&archived.cluster) };
+    assert_restores(&archived, &taken, "mended");
+}
+
+#[test]
+fn r15_an_interrupted_backup_costs_only_what_it_had_not_stored() {
+    let archived = Archived::start(Repo::local());
+    for table in 0..6 {
+        archived.cluster.psql(&format!(
+            "create table t{table} with (autovacuum_enabled = off) as select gen_random_uuid() as a, gen_random_uuid() as b from generate_series(1, 150000)"
+        ));
+    }
+    // So that nothing changes meanwhile, hint bits included.
+    archived.cluster.psql("vacuum freeze");
+    archived.cluster.psql("checkpoint");
+    let slow = archived.configured("[backup]\nmax_rate = \"40MB\"\nconcurrency = 1");
+    let mut backup = slow.with_env("WALPROOF_TEST_PART_BYTES", "1000000").spawn(["backup-push"]);
+    backup.wait_for_stderr("backup started", PATIENCE);
+    // Each table is a part, and stored when the packs that it lies in are.
+    let packs = || archived.repo().keys("/packs/").iter().filter(|key| !key.contains('#')).count();
+    assert!(crate::support::holds_within(3 * PATIENCE, || packs() >= 3));
+    backup.kill9();
+    assert_eq!(archived.backups().len(), 0);
+    let stored: u64 = archived
+        .repo()
+        .objects()
+        .into_iter()
+        .filter(|(key, _)| key.contains("/packs/") && !key.contains('#'))
+        .map(|(_, size)| size)
+        .sum();
+
+    let (taken, next) = take(&archived, "select 1");
+    assert_eq!(next["base"], Value::Null);
+    let (new, all) = (number(&next, "new_bytes"), number(&next, "stored_bytes"));
+    assert!(new < all && all - new > stored / 3, "{stored} were stored: {next}");
+    archived.walproof.run(["expire"]).success();
+    assert_restores(&archived, &taken, "restored");
+    archived.walproof.run(["verify", "--content"]).success();
 }
