@@ -3,12 +3,13 @@
 //! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
 //!
 //! ```text
-//! 12  main  lib
-//! 11  commands                                    one file a command
-//! 10  cli                                         arguments, output, how a command begins
-//!  9  config                                      words from the operator become values
-//!  8  daemon                                      time and process: the socket, HTTP, systemd
-//!  7  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
+//! 13  main  lib
+//! 12  commands                                    one file a command
+//! 11  cli                                         arguments, output, how a command begins
+//! 10  config                                      words from the operator become values
+//!  9  daemon                                      time and process: the socket, HTTP, systemd
+//!  8  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
+//!  7  ledger                                      what is known of a server and its repository, a pure value
 //!  6  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
 //!  5  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
 //!  4  repository                                  what is put, listed, read, deleted, and who may
@@ -85,6 +86,7 @@ pub mod disk;
 pub mod drill;
 pub mod error;
 pub mod format;
+pub mod ledger;
 pub mod postgres;
 pub mod present;
 pub mod problem;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by rank, DESIGN 2. A room imports from lower ranks only.
-const RANKS: [&[&str]; 13] = [
+const RANKS: [&[&str]; 14] = [
     &["postgres", "error"],
     &["disk", "present", "wal", "problem"],
     &["seal", "store", "cluster"],
@@ -14,6 +14,7 @@ const RANKS: [&[&str]; 13] = [
     &["repository"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],
+    &["ledger"],
     &["archiver", "status", "drill"],
     &["daemon"],
     &["config"],

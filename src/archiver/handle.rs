@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::event::{Event, Now};
-use super::ledger::{Ledger, Wanted};
 use super::log::Log;
+use crate::ledger::{Event, Ledger, Now, Wanted};
 use crate::store::{Observe, Outcome};
 
 /// The ledger; clones are of the same one.

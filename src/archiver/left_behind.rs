@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::event::LeftBehind;
 use crate::archive::{PgWal, wal_end_on_disk};
 use crate::cluster::DataDir;
+use crate::ledger::LeftBehind;
 use crate::postgres::{Lsn, TimelineId};
 
 /// DBState (pg_control.h) DB_SHUTDOWNED; DB_SHUTDOWNED_IN_RECOVERY and DB_IN_ARCHIVE_RECOVERY.

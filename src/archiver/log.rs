@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::event::Event;
 use super::outage::{Outage, StoreOutage, Task};
 use crate::error::Error;
+use crate::ledger::Event;
 use crate::postgres::WalName;
 
 /// The outages that are under way.

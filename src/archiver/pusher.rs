@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::event::{Event, Now};
 use super::handle::LedgerHandle;
 use super::queue::{Failure, FileMark, Queue};
 use super::setup::Setup;
 use crate::archive::{PgWal, Pushed, push_into};
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{Event, Now};
 use crate::postgres::{ControlFile, SegmentName, WalName};
 use crate::repository::Repository;
 

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::event::{Event, Now, Obstacle, Stage};
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
 use super::sampler::{self, Asks, Canaries, ServerHandle};
@@ -16,6 +15,7 @@ use super::{survey, tail, watch};
 use crate::archive::PgWal;
 use crate::cluster::DataDir;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{Event, Now, Obstacle, Stage};
 use crate::postgres::ControlFile;
 use crate::repository::{Namespace, Repository};
 

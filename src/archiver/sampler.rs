@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::event::{Event, Now, Sample, ServerFacts};
 use super::handle::LedgerHandle;
-use super::ledger::{Ledger, Wanted};
 use super::left_behind::left_behind;
 use super::setup::Setup;
 use crate::cluster::{DataDir, Session, WalStatus};
 use crate::error::{Error, Kind, Result};
 use crate::format::{CANARY_PREFIX, Identity};
+use crate::ledger::{Event, Ledger, Now, Sample, ServerFacts, Wanted};
 use crate::postgres::PgTime;
 
 /// Longest and shortest time between two samples.
@@ -22,6 +21,8 @@ const SLOWEST: Duration = Duration::from_secs(1);
 const FASTEST: Duration = Duration::from_millis(100);
 /// A question that takes longer means that the server hangs; the connection is made anew.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two questions about settings, which a reload changes.
+const SETTINGS: Duration = Duration::from_secs(10);
 /// Between two tries to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -77,6 +78,7 @@ pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks,
         session: None,
         tried_at: None,
         heartbeat_at: None,
+        facts_at: None,
         is_wrong: false,
     };
     loop {
@@ -96,6 +98,7 @@ pub(super) async fn run(setup: Arc<Setup>, ledger: LedgerHandle, mut asks: Asks,
             let _ = ask.send(sample);
         }
         connection.beat().await;
+        connection.ask_again().await;
     }
 }
 
@@ -106,6 +109,8 @@ struct Connection {
     session: Option<Session>,
     tried_at: Option<Instant>,
     heartbeat_at: Option<Instant>,
+    /// When it was last asked about itself.
+    facts_at: Option<Instant>,
     /// Whether the server that answered is not, or not yet known to be, the one in the data directory.
     is_wrong: bool,
 }
@@ -149,8 +154,21 @@ impl Connection {
         self.is_wrong = true;
         session.must_run_in(&info, &data_dir, &control).await?;
         self.is_wrong = false;
+        self.facts_at = Some(Instant::now());
         self.ledger.apply(Event::Connected(ServerFacts::from(&info)), Now::read());
         Ok(session)
+    }
+
+    /// Ask about the settings now and then: they may be others since the server was connected to.
+    async fn ask_again(&mut self) {
+        let due = self.facts_at.is_none_or(|asked| asked.elapsed() >= SETTINGS);
+        let Some(session) = self.session.as_ref().filter(|_| due) else { return };
+        self.facts_at = Some(Instant::now());
+        match within(session.info()).await {
+            Ok(info) => drop(self.ledger.apply(Event::Connected(ServerFacts::from(&info)), Now::read())),
+            // A lost connection shows at the next sample.
+            Err(error) => tracing::debug!(%error, "the server's settings cannot be read"),
+        }
     }
 
     /// The server cannot be asked; if it does not run, what is on its disk counts as flushed.

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::coverage::Coverage;
-use super::event::{Event, Now, Survey};
+use super::compare::Compared;
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
-use super::stored::StoredEnd;
 use crate::cluster::DataDir;
 use crate::error::Result;
 use crate::format::ObjectKey;
-use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::ledger::{Event, Now, Seen, Survey};
+use crate::postgres::{History, PgTime, TimelineId, WalName};
 use crate::repository::{Listing, Repository};
-use crate::window::{Branch, Catalog, Records, WalTimes, look};
+use crate::window::{Catalog, Records, WalTimes, look};
 
 /// Between two listings of everything; other looks list what is new.
 const WHOLE: Duration = Duration::from_hours(24);
@@ -28,6 +27,7 @@ struct Looks {
     listing: Listing,
     records: Records,
     times: WalTimes,
+    compared: Compared,
     /// When everything was listed, and of which timeline the server was then.
     whole: Option<(Instant, TimelineId)>,
 }
@@ -59,35 +59,37 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     let ready = pusher.pg_wal.ready()?;
     // A standby follows its primary to another timeline.
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or_else(|| timeline_here(pusher));
+    // An unmounted disk leaves an empty directory behind, in which nothing is listed.
+    repository.check_still_there().await?;
     list(repository, looks, timeline).await?;
     let listed_at = Instant::now();
     let (catalog, window) = look(repository, &looks.listing, &mut looks.records, &mut looks.times).await?;
     let history = history(pusher, timeline, &catalog)?;
-    let size = catalog.segment_size;
     let standby = sample.is_some_and(|sample| sample.status.in_recovery);
     let end = end.filter(|_| !standby);
-    let missing = end.map(|end| missing(&files, &history, end, &catalog)).unwrap_or_default();
+    let others = match end {
+        Some(end) => looks.compared.others(pusher, &catalog, &history, (&files, end)).await?,
+        None => BTreeSet::new(),
+    };
+    sweep_tails(repository, &looks.listing, &catalog).await;
+    let seen = Seen {
+        timeline,
+        history,
+        end,
+        files: &files,
+        ready: &ready,
+        others,
+        listing: &looks.listing,
+        listed_at,
+    };
+    let (survey, missing) =
+        Survey::of(seen, Arc::unwrap_or_clone(catalog), window, |last| unknown_age(pusher, last));
     if let Some(first) = missing.first() {
         tracing::info!(files = missing.len(), %first, "files in pg_wal are not in the repository yet");
     }
-    let oldest_here = oldest_here(&ready, &missing, end, size);
-    let stored_end = StoredEnd::of(&looks.listing, timeline, size, listed_at);
-    sweep_tails(repository, &looks.listing, &catalog).await;
-    // Tails of earlier lives are not counted: what this daemon ships, it knows.
-    let mut coverage = Coverage::new(Arc::unwrap_or_clone(catalog), history, oldest_here);
-    let branch = window.branch(timeline);
-    if let Some(branch) = branch {
-        coverage.limit_to(branch);
+    if let Some(first) = survey.holes().first() {
+        tracing::error!(segments = survey.holes().len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
-    let holes = end.map(|end| holes(&coverage, &files, end, size)).unwrap_or_default();
-    if let Some(first) = holes.first() {
-        tracing::error!(segments = holes.len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
-    }
-    coverage.set_holes(holes);
-    let last_time = branch.and_then(Branch::last_commit);
-    let unknown = unknown_age(pusher, last_time);
-    let bytes = coverage.catalog().usage;
-    let survey = Survey { coverage, window, stored_end, unknown, last_time, bytes };
     ledger.apply(Event::Surveyed(Box::new(survey)), Now::read());
     pusher.add(missing);
     Ok(())
@@ -120,52 +122,6 @@ fn history(pusher: &Pusher, timeline: TimelineId, catalog: &Catalog) -> Result<H
         Ok(text) => History::parse(timeline, &text),
         Err(_) => catalog.history(timeline),
     }
-}
-
-/// R9: finished files in pg_wal that the repository does not have, on the lineage of the timeline that is written:
-/// a primary that is gone may never have shipped them.
-fn missing(files: &[WalName], history: &History, end: Lsn, catalog: &Catalog) -> Vec<WalName> {
-    let size = catalog.segment_size;
-    let is_finished = |segment: &SegmentName| {
-        let Some(stretch) = history.stretch(segment.timeline) else { return false };
-        // Behind a switch PostgreSQL goes on in a file of the new timeline, and archives the old one as .partial.
-        let until = stretch.end.map_or(end, |switch| switch.min(end));
-        segment.end(size) <= until && segment.end(size) > stretch.begin
-    };
-    let wanted = |name: &&WalName| match name {
-        WalName::Segment(segment) => is_finished(segment) && !catalog.has(segment),
-        WalName::History(timeline) => {
-            history.stretch(*timeline).is_some() && catalog.versions(name).next().is_none()
-        }
-        WalName::Partial(_) | WalName::BackupHistory { .. } => false,
-    };
-    files.iter().filter(wanted).copied().collect()
-}
-
-/// Where WAL begins that this host has yet to push.
-fn oldest_here(ready: &[WalName], missing: &[WalName], end: Option<Lsn>, size: SegmentSize) -> Lsn {
-    let segments = ready.iter().chain(missing).filter_map(|name| match name {
-        WalName::Segment(segment) => Some(segment.start(size)),
-        _ => None,
-    });
-    segments.chain(end.map(|end| end.segment_start(size))).min().unwrap_or_default()
-}
-
-/// Segments between the prefix and the end of WAL that are neither stored nor in pg_wal.
-fn holes(coverage: &Coverage, files: &[WalName], end: Lsn, size: SegmentSize) -> BTreeSet<SegmentName> {
-    let here: BTreeSet<&WalName> = files.iter().collect();
-    let mut holes = BTreeSet::new();
-    for stretch in coverage.history().lineage() {
-        let from = stretch.begin.max(coverage.archived()).get() / size.bytes();
-        let until = stretch.end.map_or(end, |switch| switch.min(end)).get() / size.bytes();
-        for number in from..until {
-            let segment = SegmentName::from_number(stretch.timeline, number, size);
-            if !coverage.has(&segment) && !here.contains(&WalName::Segment(segment)) {
-                holes.insert(segment);
-            }
-        }
-    }
-    holes
 }
 
 /// How old flushed WAL may be that is not stored: whatever is not stored came after the last commit that is. Where none

@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Event, Now};
 use super::handle::LedgerHandle;
-use super::ledger::Ledger;
 use super::pusher::Pusher;
 use super::sampler::ServerHandle;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{TailGeneration, TailPieceName};
+use crate::ledger::{Event, Ledger, Now};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::Repository;
 use crate::store::Policy;

@@ -9,11 +9,11 @@ use notify::event::{CreateKind, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::event::{Event, Now};
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
 use crate::archive::parse_ready;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{Event, Now};
 use crate::postgres::WalName;
 
 /// Between two looks at the whole directory.

@@ -9,10 +9,11 @@ use super::early_backup::EarlyHandle;
 use super::restorable;
 use super::verifications::VerificationsHandle;
 use crate::archive::Destination;
-use crate::archiver::{self, Archiver, Attempt, Event, Ledger, Now, Obstacle, Stage};
+use crate::archiver::Archiver;
 use crate::disk::Space;
 use crate::error::{Error, Kind};
 use crate::format::BackupId;
+use crate::ledger::{self, Attempt, Event, Ledger, Now, Obstacle, Stage};
 use crate::postgres::{PgTime, WalName};
 use crate::repository::{ExpiryRecord, Hold};
 use crate::status::{
@@ -208,9 +209,9 @@ fn obstacle(obstacle: &Obstacle) -> Trouble {
 
 fn server(ledger: &Ledger) -> Server {
     let role = match ledger.role() {
-        archiver::Role::Primary => Role::Primary,
-        archiver::Role::Standby => Role::Standby,
-        archiver::Role::Down => Role::Down,
+        ledger::Role::Primary => Role::Primary,
+        ledger::Role::Standby => Role::Standby,
+        ledger::Role::Down => Role::Down,
     };
     Server {
         system_identifier: ledger.system_identifier.map(|id| id.to_string()).unwrap_or_default(),
@@ -227,12 +228,12 @@ fn server(ledger: &Ledger) -> Server {
 
 fn wal(ledger: &Ledger) -> Wal {
     let coverage = ledger.coverage();
-    let archived = coverage.map(archiver::Coverage::archived);
-    let beyond = |tail: &archiver::StoredTail| archived.is_none_or(|archived| tail.end > archived);
+    let archived = coverage.map(ledger::Coverage::archived);
+    let beyond = |tail: &ledger::StoredTail| archived.is_none_or(|archived| tail.end > archived);
     Wal {
         disk_free: None,
         flushed: ledger.end_of_wal(),
-        stored: coverage.map(archiver::Coverage::stored),
+        stored: coverage.map(ledger::Coverage::stored),
         archived,
         ready: ledger.ready.0,
         oldest_ready: ledger.ready.1,

@@ -12,9 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use super::snapshot::Desk;
 use crate::archive::{Answer, Request, is_final};
-use crate::archiver::{Archiver, Event, Fate, FileMark, Now, Pusher};
+use crate::archiver::{Archiver, Fate, FileMark, Pusher};
 use crate::disk::FileId;
 use crate::error::{Error, Kind, Result};
+use crate::ledger::{Event, Now};
 use crate::postgres::WalName;
 
 /// A request is one line, and comes at once.

@@ -161,6 +161,12 @@ impl Catalog {
         }
     }
 
+    /// The same without tails.
+    #[must_use]
+    pub fn without_tails(self) -> Self {
+        Self { tails: BTreeMap::new(), ..self }
+    }
+
     /// All WAL files but for further versions, histories included.
     pub fn wal(&self) -> impl Iterator<Item = &WalFile> {
         self.wal.values()

@@ -1,7 +1,7 @@
 //! For tests: random histories of a repository, and what PostgreSQL would make of them. Nothing here knows the window: the
 //! world keeps what was committed where, and `recover` reads the stored objects one by one as recovery does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use crate::format::{
 use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{Listed, Listing};
 
-pub(super) const SIZE: u32 = 1 << 20;
+pub(crate) const SIZE: u32 = 1 << 20;
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -55,7 +55,6 @@ pub(crate) fn seed() -> u64 {
 /// A commit: where it ended, and when.
 pub(crate) type Commit = (u64, i64);
 
-/// A stored object and its fate.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) modified: i64,
@@ -63,7 +62,15 @@ pub(crate) struct Stored {
     pub(crate) versions: Vec<u8>,
     pub(crate) damaged: bool,
     /// The commits in it.
-    commits: Vec<Commit>,
+    pub(crate) commits: Vec<Commit>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct StoredTail {
+    pub(crate) len: u32,
+    pub(crate) modified: i64,
+    pub(crate) commits: Vec<Commit>,
+    pub(crate) generation: u32,
 }
 
 /// A server and its repository.
@@ -75,14 +82,12 @@ pub(crate) struct World {
     pub(crate) commits: BTreeMap<u32, Vec<Commit>>,
     pub(crate) histories: BTreeMap<u32, (History, i64)>,
     pub(crate) segments: BTreeMap<(u32, u64), Stored>,
-    /// Tails: how far, in bytes of the segment.
-    pub(crate) tails: BTreeMap<(u32, u64), (u32, i64, Vec<Commit>)>,
+    /// Histories that are not archived yet.
+    pub(crate) hidden: BTreeSet<u32>,
+    pub(crate) tails: BTreeMap<(u32, u64), StoredTail>,
     pub(crate) backups: Vec<Arc<Manifest>>,
-    /// Those whose manifest cannot be read.
     pub(crate) unreadable: Vec<BackupId>,
-    /// Packs by backup: how many.
     pub(crate) packs: BTreeMap<BackupId, u32>,
-    /// The server that writes: its timeline, and where it is.
     pub(crate) timeline: u32,
     pub(crate) lsn: u64,
     archived: u64,
@@ -94,7 +99,7 @@ fn timeline(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
-pub(super) fn name(of: u32, number: u64) -> SegmentName {
+pub(crate) fn name(of: u32, number: u64) -> SegmentName {
     SegmentName::from_number(timeline(of), number, size())
 }
 
@@ -115,6 +120,7 @@ impl World {
             commits: BTreeMap::from([(1, Vec::new())]),
             histories: BTreeMap::new(),
             segments: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             tails: BTreeMap::new(),
             backups: Vec::new(),
             unreadable: Vec::new(),
@@ -166,10 +172,14 @@ impl World {
             let number = self.lsn / u64::from(SIZE);
             let len = u32::try_from(self.lsn % u64::from(SIZE)).unwrap();
             if len > 0 {
-                let commits = self.file(self.timeline, number);
-                self.tails.insert((self.timeline, number), (len, self.now, commits));
+                self.put_tail((self.timeline, number), len, 0);
             }
         }
+    }
+
+    pub(crate) fn put_tail(&mut self, key: (u32, u64), len: u32, generation: u32) {
+        let commits = self.file(key.0, key.1);
+        self.tails.insert(key, StoredTail { len, modified: self.now, commits, generation });
     }
 
     fn archive(&mut self) {
@@ -203,6 +213,11 @@ impl World {
         self.lsn = (self.lsn / u64::from(SIZE) + 1) * u64::from(SIZE) + 40;
         self.archive();
         self.now += 1;
+        self.note_backup(begun, start, stop);
+    }
+
+    /// A backup has ended now.
+    pub(crate) fn note_backup(&mut self, begun: i64, start: u64, stop: u64) -> BackupId {
         let digits = Timestamp::from_second(begun).unwrap().strftime("%Y%m%dT%H%M%SZ").to_string();
         let id: BackupId = format!("{digits}-{:08x}", self.random.below(1 << 32)).parse().unwrap();
         let mut made = manifest(Lsn::new(start), Lsn::new(stop), self.timeline);
@@ -221,14 +236,15 @@ impl World {
         }
         self.packs.insert(id.clone(), 3);
         if self.random.chance(4) {
-            self.unreadable.push(id);
+            self.unreadable.push(id.clone());
         } else {
             self.backups.push(Arc::new(made));
         }
+        id
     }
 
     /// A new timeline that leaves `from` at `at`.
-    fn fork(&mut self, from: u32, at: u64) -> u32 {
+    pub(crate) fn fork(&mut self, from: u32, at: u64) -> u32 {
         let next = self.commits.keys().max().unwrap() + 1;
         let mut entries = self.history(from).entries;
         entries.push(HistoryEntry { parent: timeline(from), switch: Lsn::new(at), reason: "x".into() });
@@ -242,18 +258,19 @@ impl World {
         self.histories.get(&of).map_or_else(|| History::root(timeline(of)), |(history, _)| history.clone())
     }
 
-    fn go_on(&mut self, of: u32, at: u64) {
+    pub(crate) fn begin_of_timeline(&self) -> u64 {
+        let history = self.history(self.timeline);
+        history.entries.last().map_or(4 * u64::from(SIZE), |entry| entry.switch.get())
+    }
+
+    pub(crate) fn go_on(&mut self, of: u32, at: u64) {
         (self.timeline, self.lsn, self.archived) = (of, at, at / u64::from(SIZE));
     }
 
     /// A standby is promoted, a little behind what the old primary had written.
     fn fail_over(&mut self) {
         let behind = self.random.below(u64::from(SIZE) / 4);
-        let begin = self
-            .history(self.timeline)
-            .entries
-            .last()
-            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        let begin = self.begin_of_timeline();
         let at = (self.lsn - behind.min(self.lsn)).max(begin + 8);
         if at > self.lsn {
             return;
@@ -265,11 +282,7 @@ impl World {
 
     /// The operator restores to an earlier position of this timeline, and goes on there.
     fn restore_in_place(&mut self) {
-        let begin = self
-            .history(self.timeline)
-            .entries
-            .last()
-            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        let begin = self.begin_of_timeline();
         if self.lsn <= begin + 100 {
             return;
         }
@@ -280,7 +293,7 @@ impl World {
     }
 
     /// A restored copy archives by accident; the server goes on.
-    fn rehearse(&mut self) {
+    pub(crate) fn rehearse(&mut self) {
         let (of, lsn, archived) = (self.timeline, self.lsn, self.archived);
         let next = self.fork(of, lsn);
         self.go_on(next, lsn);
@@ -295,7 +308,7 @@ impl World {
         (!keys.is_empty()).then(|| keys[usize::try_from(self.random.below(keys.len() as u64)).unwrap()])
     }
 
-    fn second_writer(&mut self) {
+    pub(crate) fn second_writer(&mut self) {
         if let Some(key) = self.any_segment() {
             self.segments.get_mut(&key).unwrap().versions = vec![1, 2];
         }
@@ -308,13 +321,13 @@ impl World {
         self
     }
 
-    fn damage(&mut self) {
+    pub(crate) fn damage(&mut self) {
         if let Some(key) = self.any_segment() {
             self.segments.get_mut(&key).unwrap().damaged = true;
         }
     }
 
-    fn lose(&mut self) {
+    pub(crate) fn lose(&mut self) {
         if let Some(key) = self.any_segment() {
             self.segments.remove(&key);
         }
@@ -322,11 +335,7 @@ impl World {
 
     /// PGDATA is put back to an older copy: the server writes over positions that it had written before.
     fn roll_back(&mut self) {
-        let begin = self
-            .history(self.timeline)
-            .entries
-            .last()
-            .map_or(4 * u64::from(SIZE), |entry| entry.switch.get());
+        let begin = self.begin_of_timeline();
         let at = self.lsn.saturating_sub(self.random.below(2 * u64::from(SIZE))).max(begin + 8);
         self.was_put_back = true;
         self.commits.entry(self.timeline).or_default().retain(|(lsn, _)| *lsn <= at);
@@ -347,13 +356,13 @@ impl World {
                 put(key, stored.modified);
             }
         }
-        for (of, (_, modified)) in &self.histories {
+        for (of, (_, modified)) in self.histories.iter().filter(|(of, _)| !self.hidden.contains(of)) {
             put(ObjectKey::Wal(WalName::History(timeline(*of)), WalDigest::from_bytes([1; 16])), *modified);
         }
-        for ((of, number), (len, modified, _)) in &self.tails {
-            let generation = TailGeneration { count: 0, writer: 0 };
-            let piece = TailPieceName { segment: name(*of, *number), generation, start: 0, end: *len };
-            put(ObjectKey::Tail(piece), *modified);
+        for ((of, number), tail) in &self.tails {
+            let generation = TailGeneration { count: tail.generation, writer: 0 };
+            let piece = TailPieceName { segment: name(*of, *number), generation, start: 0, end: tail.len };
+            put(ObjectKey::Tail(piece), tail.modified);
         }
         let ids = self.backups.iter().map(|backup| &backup.id).chain(&self.unreadable);
         for id in ids {
@@ -378,7 +387,7 @@ impl World {
         for id in &self.unreadable {
             records.manifests.insert(id.clone(), Err(Error::corrupt("flipped")));
         }
-        for (of, (history, _)) in &self.histories {
+        for (of, (history, _)) in self.histories.iter().filter(|(of, _)| !self.hidden.contains(of)) {
             records.histories.insert((timeline(*of), WalDigest::from_bytes([1; 16])), Ok(history.clone()));
         }
         records
@@ -412,28 +421,5 @@ impl World {
             return Ok(Summary { end: segment.end(size()), complete: true, ..Summary::default() });
         };
         Ok(samples::summary(segment.end(size()), *last))
-    }
-
-    /// The commits in what is stored of a segment.
-    pub(super) fn content(&self, of: u32, number: u64) -> Vec<Commit> {
-        match (self.segments.get(&(of, number)), self.tails.get(&(of, number))) {
-            (Some(stored), _) => stored.commits.clone(),
-            (None, Some((_, _, commits))) => commits.clone(),
-            (None, None) => Vec::new(),
-        }
-    }
-
-    /// The commits that the file of a timeline's segment holds now: its own, and up to where it began those of its parent.
-    pub(crate) fn file(&self, of: u32, number: u64) -> Vec<Commit> {
-        let lineage = self.history(of).lineage();
-        let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
-        let mut found = Vec::new();
-        for stretch in lineage {
-            let end = stretch.end.map_or(u64::MAX, Lsn::get);
-            let own = self.commits.get(&stretch.timeline.get()).map(Vec::as_slice).unwrap_or_default();
-            let inside = |lsn: u64| lsn > from && lsn <= to && lsn > stretch.begin.get() && lsn <= end;
-            found.extend(own.iter().filter(|(lsn, _)| inside(*lsn)));
-        }
-        found
     }
 }

@@ -2,7 +2,8 @@
 //! Nothing here knows the window.
 
 use super::generator::{Commit, SIZE, World, name};
-use crate::format::Manifest;
+use super::times::WalTimes;
+use crate::format::{Manifest, WalDigest};
 use crate::postgres::{History, Lsn, SegmentName};
 
 impl World {
@@ -38,7 +39,7 @@ impl World {
                 Some(stored) if stored.versions.len() > 1 => break,
                 Some(stored) if stored.damaged && known(name(key.0, number)) => break,
                 Some(_) => to,
-                None => from + u64::from(self.tails[&key].0),
+                None => from + u64::from(self.tails[&key].len),
             };
             let until = until.min(switch);
             replayed.extend(self.content(key.0, number).into_iter().filter(|(lsn, _)| *lsn <= until));
@@ -48,5 +49,35 @@ impl World {
             }
         }
         (end >= backup.stop_lsn.get()).then_some((replayed, end))
+    }
+
+    /// The commits in what is stored of a segment.
+    pub(super) fn content(&self, of: u32, number: u64) -> Vec<Commit> {
+        match (self.segments.get(&(of, number)), self.tails.get(&(of, number))) {
+            (Some(stored), _) => stored.commits.clone(),
+            (None, Some(tail)) => tail.commits.clone(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// The commits that the file of a timeline's segment holds now: its own, and up to where it began those of its parent.
+    pub(crate) fn file(&self, of: u32, number: u64) -> Vec<Commit> {
+        let lineage = self.history(of).lineage();
+        let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
+        let mut found = Vec::new();
+        for stretch in lineage {
+            let end = stretch.end.map_or(u64::MAX, Lsn::get);
+            let own = self.commits.get(&stretch.timeline.get()).map(Vec::as_slice).unwrap_or_default();
+            let inside = |lsn: u64| lsn > from && lsn <= to && lsn > stretch.begin.get() && lsn <= end;
+            found.extend(own.iter().filter(|(lsn, _)| inside(*lsn)));
+        }
+        found
+    }
+}
+
+impl WalTimes {
+    /// Whether it was read that a segment is damaged.
+    pub(crate) fn is_known_damage(&self, segment: SegmentName, digest: WalDigest) -> bool {
+        self.summaries.get(&(segment, digest)).is_some_and(Result::is_err)
     }
 }

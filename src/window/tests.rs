@@ -417,10 +417,8 @@ fn r28_the_window_promises_what_recovery_finds_in_random_histories() {
         let seed = base.wrapping_add(round);
         let world = super::generator::World::grow(seed, 4 + seed % 25);
         let (_, window, times) = world.window();
-        let known = |segment: SegmentName| {
-            let digest = crate::format::WalDigest::from_bytes([1; 16]);
-            times.summaries.get(&(segment, digest)).is_some_and(Result::is_err)
-        };
+        let digest = crate::format::WalDigest::from_bytes([1; 16]);
+        let known = |segment: SegmentName| times.is_known_damage(segment, digest);
         for branch in &window.branches {
             for reach in &branch.reaches {
                 let found = world.recover(&reach.backup, &branch.history, &known);

@@ -57,6 +57,43 @@ fn r29_a_data_directory_put_back_to_an_older_copy_is_seen() {
     // The same for a daemon that knows nothing from before.
     let daemon = Daemon::start(&archived.walproof);
     daemon.wait("a new daemon sees it", |status| has(status, "diverged") && status["rpo_seconds"].is_null());
+    // Nor is it forgotten once the server has written past what is stored: the names are the same, the bytes are not.
+    archived.cluster.psql("create table later (n int)");
+    for _ in 0..8 {
+        archived.cluster.psql("insert into later select generate_series(1, 1000)");
+        archived.cluster.switch_wal();
+    }
+    let settled = |status: &Value| has(status, "conflict") || has(status, "archiving_failed");
+    let status = daemon.wait("what is stored is refused", settled);
+    assert!(status["rpo_seconds"] != 0.0, "{status:#}");
+    std::thread::sleep(Duration::from_secs(3));
+    let status = daemon.status();
+    assert!(status["rpo_seconds"] != 0.0, "{status:#}");
+}
+
+#[test]
+fn r29_two_daemons_on_one_repository_claim_nothing() {
+    let mut first = archived();
+    first.backup();
+    // A copy of the host, that archives as well.
+    let data_dir = first.scratch.join("copy");
+    first.cluster.stop(StopMode::Fast);
+    copy(first.cluster.data_dir(), &data_dir);
+    first.cluster.start();
+    let mut second = Cluster::attach(&data_dir);
+    let walproof =
+        Walproof::builder(first.repo().clone()).cluster(&second).key_of(&first.walproof).toml(TAIL).build();
+    second.override_setting("archive_command", &walproof.archive_command());
+    second.start();
+    let one = Daemon::start_whole(&first.walproof);
+    first.cluster.psql("create table t as select generate_series(1, 1000) as n");
+    one.wait_all_stored();
+    let other = Daemon::start_whole(&walproof);
+    second.psql("create table u as select generate_series(1, 5000) as n");
+    let codes = ["second_writer", "diverged", "conflict"];
+    let sees = |status: &Value| codes.iter().any(|code| has(status, code)) && status["rpo_seconds"] != 0.0;
+    one.wait_within(TWO_LOOKS, "one of them sees the other", |status| sees(status) || sees(&other.status()));
+    second.stop(StopMode::Fast);
 }
 
 #[test]

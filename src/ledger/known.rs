@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
+use super::entry::{Attempt, Doubt, Role, StoredTail, Wanted};
 use super::event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Survey};
-use super::known::{Attempt, Role, StoredTail};
 use super::rpo::FlushHistory;
 use super::stored::StoredEnd;
 use crate::archive::Pushed;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::format::TailGeneration;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
 use crate::present::Counts;
@@ -18,21 +18,10 @@ use crate::repository::WalFile;
 use crate::store::Outcome;
 use crate::window::{RecoveryWindow, Usage};
 
-/// Files that are remembered for the status page.
-const RECENT: usize = 20;
 /// A sample that is older says nothing of now.
 const STALE: Duration = Duration::from_secs(3);
 /// Looking at a disk may mean reading a segment of up to 1 GiB: at most a twentieth of the time goes into it.
 const LOOKS_APART: u32 = 20;
-
-/// What an event asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Look at the repository again.
-    Survey,
-    /// Look where WAL ends on the disk of a server that does not answer.
-    DiskRead,
-}
 
 /// Everything that is known. Fields may be read; [`Ledger::apply`] alone changes them.
 #[derive(Debug)]
@@ -89,6 +78,10 @@ pub struct Ledger {
     stored_end: Option<StoredEnd>,
     /// Another writer's tail of this segment is newer than ours.
     second_writer: Option<SegmentName>,
+    /// The server has flushed past what another life stored. Which of it is whose, the next look compares.
+    doubt: Option<Doubt>,
+    /// Of what is stored up to here, or farther, `flushes` knows the age of what is not.
+    known_from: Lsn,
     flushes: FlushHistory,
 }
 
@@ -123,6 +116,8 @@ impl Ledger {
             shipped: BTreeMap::new(),
             stored_end: None,
             second_writer: None,
+            doubt: None,
+            known_from: Lsn::INVALID,
             flushes: FlushHistory::new(now.instant, Duration::ZERO),
         }
     }
@@ -146,18 +141,27 @@ impl Ledger {
                 // From now on a restore follows it.
                 return matches!(file.name, WalName::History(_)).then_some(Wanted::Survey);
             }
-            Event::PushFailed { name, error, took } => self.push_failed(name, error, took, now),
+            Event::PushFailed { name, error, took } => {
+                self.push_failed(name, error, took, now);
+                return (self.doubt == Some(Doubt::New)).then_some(Wanted::Survey);
+            }
             Event::FileGone(name) => drop(self.failing.remove(&name)),
             Event::TailStored { segment, generation, len, end, last_time } => {
+                let begun = self.shipped.get(&segment).is_none_or(|(known, _)| *known != generation);
                 self.tail_stored(segment, (generation, len), last_time, now);
                 self.tail = Some(StoredTail { segment, end, at: now.time });
+                // It takes the place of another one, which may have led farther.
+                return (begun && generation.count > 0).then_some(Wanted::Survey);
             }
             Event::TailCurrent => self.tail_error = None,
             Event::TailFailed(error) => {
                 self.counts.tail_failures += 1;
                 self.tail_error = Some(error);
             }
-            Event::SurveyBegan => self.stored_since.clear(),
+            Event::SurveyBegan => {
+                self.stored_since.clear();
+                self.doubt = self.doubt.map(|_| Doubt::LookedAt);
+            }
             Event::Surveyed(survey) => self.surveyed(*survey, now),
             Event::SurveyFailed(error) => self.survey_error = Some(error),
             Event::BackupMade => return Some(Wanted::Survey),
@@ -179,10 +183,28 @@ impl Ledger {
         if !sample.status.in_recovery {
             self.flushes.saw(sample.asked_at, sample.status.flushed);
         }
+        let restarted = self.sample.is_some_and(|before| before.status.started != sample.status.started);
+        let diverged = self.divergence().is_some();
         let writes = |sample: Option<Sample>| sample.and_then(|sample| sample.status.timeline);
         let changed = writes(Some(sample)) != writes(self.sample);
         self.sample = Some(sample);
-        changed.then_some(Wanted::Survey)
+        let is_ahead = self.divergence().is_some();
+        if restarted || is_ahead {
+            // A data directory that was put back: what was shipped is of the life before.
+            self.forget_tails();
+        }
+        let overtakes = diverged && !is_ahead;
+        if restarted || overtakes {
+            self.doubt = Some(Doubt::New);
+        }
+        (changed || restarted || overtakes).then_some(Wanted::Survey)
+    }
+
+    fn forget_tails(&mut self) {
+        self.shipped.clear();
+        if let Some(coverage) = &mut self.coverage {
+            coverage.forget_tails();
+        }
     }
 
     fn server_failed(&mut self, error: Error, wrong_server: bool, now: Now) -> Option<Wanted> {
@@ -203,6 +225,8 @@ impl Ledger {
         self.last_push = Some(now.time);
         if let WalName::Segment(segment) = pushed.name {
             self.last_time = self.last_time.max(pushed.last_time);
+            // Its tail is deleted now.
+            self.shipped.remove(&segment);
             if let Some(stored_end) = &mut self.stored_end {
                 stored_end.add_segment(segment, now.instant);
             }
@@ -223,29 +247,19 @@ impl Ledger {
         self.remember(Attempt { name: pushed.name, at: now.time, took, bytes, error: None });
     }
 
-    fn count_push(&mut self, pushed: &Pushed, took: Duration) {
-        self.counts.push_durations.observe(took);
-        if pushed.already_there {
-            self.counts.already_there += 1;
-            return;
-        }
-        self.counts.pushed += 1;
-        self.counts.raw_bytes += pushed.raw_len;
-        self.counts.stored_bytes += pushed.stored_len;
-        if let Some(bytes) = &mut self.bytes {
-            bytes.wal += pushed.stored_len;
-        }
-    }
-
     fn push_failed(&mut self, name: WalName, error: Error, took: Duration, now: Now) {
         self.counts.push_failed += 1;
+        // Known before the next look compares the two.
+        if let (WalName::Segment(segment), Kind::Conflict, Some(coverage)) =
+            (name, error.kind(), &mut self.coverage)
+        {
+            // Which others there are, and how old is what follows, the next look says.
+            if coverage.add_other(segment) {
+                self.doubt = Some(Doubt::New);
+            }
+        }
         self.failing.insert(name, error.clone());
         self.remember(Attempt { name, at: now.time, took, bytes: (0, 0), error: Some(error) });
-    }
-
-    fn remember(&mut self, attempt: Attempt) {
-        self.recent.truncate(RECENT - 1);
-        self.recent.push_front(attempt);
     }
 
     /// Nothing that was known of the old one holds.
@@ -283,28 +297,41 @@ impl Ledger {
 
     fn surveyed(&mut self, survey: Survey, now: Now) {
         let mut coverage = survey.coverage;
-        let same = |before: &Coverage| before.history().timeline == coverage.history().timeline;
-        if !self.coverage.as_ref().is_some_and(same) {
-            self.flushes.set_unknown(now.instant, survey.unknown);
-        }
+        let mut stored_end = survey.stored_end;
         for file in self.stored_since.drain(..) {
+            if let WalName::Segment(segment) = file.name {
+                stored_end.add_segment(segment, now.instant);
+            }
             coverage.add(file);
         }
-        for (segment, (_, len)) in &self.shipped {
-            coverage.add_tail(*segment, *len);
+        for (segment, tail) in &self.shipped {
+            if !coverage.has(segment) {
+                stored_end.add_tail(*segment, *tail, now.instant);
+            }
+            coverage.add_tail(*segment, tail.1);
+        }
+        // What was stored before and is no more: when it was flushed is forgotten.
+        let stored = coverage.stored();
+        let same = |before: &Coverage| before.history().timeline == coverage.history().timeline;
+        if !self.coverage.as_ref().is_some_and(same) || stored < self.known_from {
+            self.flushes.set_unknown(now.instant, survey.unknown);
+            // The last commit that is stored may lie in a tail that is not counted.
+            let branch = survey.window.branch(coverage.history().timeline);
+            self.known_from = branch.and_then(|b| b.farthest()).map_or(stored, |span| span.end.max(stored));
         }
         let newer = |(segment, (ours, _)): (&SegmentName, &(TailGeneration, u32))| {
-            let theirs = survey.stored_end.tail(segment)?;
+            let theirs = stored_end.tail(segment)?;
             (theirs > *ours && !coverage.has(segment)).then_some(*segment)
         };
         self.second_writer = self.shipped.iter().find_map(newer);
-        self.stored_end = Some(survey.stored_end);
+        self.stored_end = Some(stored_end.after(self.stored_end.as_ref()));
         self.window = Some(survey.window);
         self.last_push = self.last_push.max(coverage.catalog().last_push());
         self.last_time = self.last_time.max(survey.last_time);
         self.bytes = Some(survey.bytes);
         self.coverage = Some(coverage);
         self.survey_error = None;
+        self.doubt = self.doubt.filter(|doubt| *doubt == Doubt::New);
         self.prune();
     }
 
@@ -358,9 +385,15 @@ impl Ledger {
     /// R29: what is stored of the server's timeline goes farther than the server has ever flushed on it. It is another
     /// life's: (stored, flushed).
     pub fn divergence(&self) -> Option<(Lsn, Lsn)> {
-        let sample = self.sample.filter(|_| self.role() == Role::Primary)?;
-        let flushed = sample.status.flushed;
-        let stored = self.stored_end.as_ref()?.beyond(sample.status.timeline?, flushed, sample.asked_at)?;
+        let sample = self.sample.filter(|sample| !sample.status.in_recovery)?;
+        let (timeline, flushed) = (sample.status.timeline?, sample.status.flushed);
+        let stored_end = self.stored_end.as_ref()?;
+        if let Some(left) = self.left_behind().filter(|left| left.timeline == timeline) {
+            // Since it went down it has not written more, whenever it was asked last.
+            let end = left.end.max(flushed);
+            return Some((stored_end.beyond(timeline, end, None)?, end));
+        }
+        let stored = stored_end.beyond(timeline, flushed, Some(sample.asked_at))?;
         Some((stored, flushed))
     }
 
@@ -373,7 +406,7 @@ impl Ledger {
     pub fn led_astray(&self) -> Option<TimelineId> {
         let ours = self.coverage.as_ref()?.history();
         let default = self.window.as_ref()?.default_branch().ok()?.timeline();
-        (self.role() == Role::Primary && default != ours.timeline).then_some(default)
+        (!self.is_standby() && default != ours.timeline).then_some(default)
     }
 
     /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
@@ -385,7 +418,8 @@ impl Ledger {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
-        if self.divergence().is_some() || self.second_writer.is_some() || self.led_astray().is_some() {
+        let foreign = self.divergence().is_some() || self.doubt.is_some();
+        if foreign || self.second_writer.is_some() || self.led_astray().is_some() {
             // What is stored is not, or not all, what this server wrote.
             return None;
         }

@@ -1,9 +1,18 @@
-//! Values in what is known: what the server is, one try to archive a file, the tail that is stored.
+//! Words of the ledger.
 
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
+
+/// What an event asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Look at the repository again.
+    Survey,
+    /// Look where WAL ends on the disk of a server that does not answer.
+    DiskRead,
+}
 
 /// What the server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,4 +49,13 @@ pub struct StoredTail {
     pub end: Lsn,
     /// Since then.
     pub at: PgTime,
+}
+
+/// How far a doubt is from being cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// No look has begun since it arose.
+    New,
+    /// One has.
+    LookedAt,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::Manifest;
 use crate::postgres::{History, Lsn, SegmentName, WalName};
 use crate::repository::WalFile;
-use crate::window::{Branch, Catalog, Cut};
+use crate::window::{Branch, Catalog, Cut, Reach};
 
 /// What is stored, along one timeline's lineage.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Coverage {
     tails: BTreeMap<SegmentName, u32>,
     /// Segments that are nowhere.
     holes: BTreeSet<SegmentName>,
+    /// Segments that the server has written with other bytes than are stored.
+    others: BTreeSet<SegmentName>,
 }
 
 impl Coverage {
@@ -36,6 +38,7 @@ impl Coverage {
             limit: Lsn::new(u64::MAX),
             tails: BTreeMap::new(),
             holes: BTreeSet::new(),
+            others: BTreeSet::new(),
         };
         coverage.base = coverage.first_needed(oldest_here);
         coverage.archived = coverage.base;
@@ -66,16 +69,50 @@ impl Coverage {
         self.archived = self.archived.max(end).min(self.limit);
     }
 
-    /// What a restore along `branch` stops at, stops the claim as well.
+    /// The claim begins with the backup that a restore along `branch` begins with, which need not be the newest, and what the
+    /// restore stops at stops the claim as well.
     pub(super) fn limit_to(&mut self, branch: &Branch) {
+        let Some(farthest) = branch.farthest() else { return };
         let size = self.catalog.segment_size;
-        let cuts = branch.spans.iter().filter(|span| span.end > self.base || span.begin >= self.base);
-        let unusable = cuts.filter_map(|span| match &span.cut {
-            Cut::Unusable(segment, _) => Some(segment.start(size).max(span.begin)),
-            Cut::End | Cut::Missing(_) => None,
-        });
-        self.limit = unusable.filter(|at| *at >= self.base).min().unwrap_or(self.limit);
-        self.archived = self.archived.min(self.limit);
+        let leads = || branch.reaches.iter().filter(|reach| branch.span_of(reach).end == farthest.end);
+        let start = |reach: &Reach| reach.backup.start_lsn.segment_start(size);
+        let clean = leads().filter(|reach| reach.backup.page_errors.is_empty()).map(start).max();
+        if let Some(start) = clean.or_else(|| leads().map(start).max()) {
+            (self.base, self.archived) = (start, start);
+        }
+        if let Cut::Unusable(segment, _) = &farthest.cut {
+            self.limit = segment.start(size).max(farthest.begin);
+        }
+        self.advance();
+    }
+
+    /// R29: under these names other bytes are stored than the server has written, in this life.
+    pub(super) fn set_others(&mut self, others: BTreeSet<SegmentName>) {
+        self.others = others;
+        self.limit_to_ours();
+    }
+
+    /// The same of one more; whether that is news.
+    pub(super) fn add_other(&mut self, segment: SegmentName) -> bool {
+        let news = self.others.insert(segment);
+        self.limit_to_ours();
+        news
+    }
+
+    /// A backup that begins behind all of them needs none. One that does not may be another life's, too: then the claim ends
+    /// where the lives part.
+    fn limit_to_ours(&mut self) {
+        if self.is_shared() {
+            let first = self.others.iter().map(|segment| segment.start(self.catalog.segment_size)).min();
+            self.limit = first.map_or(self.limit, |first| self.limit.min(first));
+            self.archived = self.archived.min(self.limit);
+        }
+    }
+
+    /// Whether another life's WAL is among what a restore would read.
+    pub(super) fn is_shared(&self) -> bool {
+        let start = |segment: &SegmentName| segment.start(self.catalog.segment_size);
+        self.others.iter().map(start).max() >= Some(self.base)
     }
 
     /// A segment was stored.
@@ -95,6 +132,11 @@ impl Coverage {
     pub(super) fn add_tail(&mut self, segment: SegmentName, len: u32) {
         self.tails.retain(|other, _| !self.catalog.has(other));
         self.tails.insert(segment, len);
+    }
+
+    /// Of no segment is a tail known to be stored.
+    pub(super) fn forget_tails(&mut self) {
+        self.tails.clear();
     }
 
     /// Whole segments are stored up to here without a gap.

@@ -1,0 +1,118 @@
+//! For tests: what others do to a repository, and what is lost.
+
+use super::histories::{Key, Life};
+use crate::ledger::Event;
+use crate::window::generator::{SIZE, Stored, World};
+
+impl Life {
+    /// A copy of this server writes to the repository, too: on this timeline, from here on.
+    pub(super) fn second_writer(&mut self) {
+        self.looked = false;
+        let timeline = self.world.timeline;
+        let number = self.world.lsn / u64::from(SIZE);
+        let time = self.world.now;
+        let key = |number| (timeline, number);
+        let mut theirs = self.world.file(timeline, number);
+        for ahead in 0..self.below(3) {
+            theirs.push(((number + ahead) * u64::from(SIZE) + 12_345, time));
+            let stored = Stored {
+                modified: time,
+                versions: vec![2],
+                damaged: false,
+                commits: std::mem::take(&mut theirs),
+            };
+            self.world.segments.entry(key(number + ahead)).or_insert(stored);
+        }
+        if self.chance(50) {
+            let count = self.world.tails.get(&key(number)).map_or(0, |tail| tail.generation + 1);
+            self.world.put_tail(key(number), 20_000, count);
+            let tail = self.world.tails.get_mut(&key(number)).unwrap();
+            tail.commits.retain(|(lsn, _)| *lsn < number * u64::from(SIZE) + 20_000);
+        }
+    }
+
+    pub(super) fn made_anew(&mut self) {
+        self.world.segments.clear();
+        self.world.tails.clear();
+        self.world.backups.clear();
+        self.world.unreadable.clear();
+        self.world.packs.clear();
+        self.world.hidden.extend(self.world.histories.keys());
+        self.history_ready = Some(self.world.timeline).filter(|of| *of > 1);
+        self.growing = None;
+        self.looked = false;
+        self.apply(Event::BeganAnew);
+    }
+
+    /// A file is removed from pg_wal before it was archived.
+    pub(super) fn lose_here(&mut self) {
+        // Under whose name another one is stored, that would have shown by it.
+        let key = self.ready.iter().find(|key| !self.world.segments.contains_key(*key)).copied();
+        if let Some(key) = key {
+            self.ready.remove(&key);
+            self.here.remove(&key);
+        }
+    }
+
+    pub(super) fn recycle(&mut self) {
+        let oldest = self.here.iter().find(|key| !self.ready.contains(*key)).copied();
+        if let Some(key) = oldest {
+            self.here.remove(&key);
+        }
+    }
+
+    pub(super) fn foreign(&mut self, does: impl FnOnce(&mut World)) {
+        let (timeline, lsn, now) = (self.world.timeline, self.world.lsn, self.world.now);
+        does(&mut self.world);
+        if (self.world.timeline, self.world.lsn) != (timeline, lsn) {
+            // What the world archived by itself while it went on, this server did not.
+            self.world.commits.entry(timeline).or_default().retain(|(at, _)| *at <= lsn);
+            let behind = |key: &Key| key.0 == timeline && key.1 >= lsn / u64::from(SIZE);
+            self.world.segments.retain(|key, stored| !behind(key) || stored.modified <= now);
+            self.world.tails.retain(|key, tail| !behind(key) || tail.modified <= now);
+            self.world.go_on(timeline, lsn);
+        }
+        self.looked = false;
+    }
+
+    /// PGDATA is put back to an older copy, and the server started again.
+    pub(super) fn put_back(&mut self) {
+        let begin = self.world.begin_of_timeline();
+        let at = self.world.lsn.saturating_sub(self.below(3 * u64::from(SIZE))).max(begin + 8);
+        if at > self.world.lsn {
+            return;
+        }
+        let timeline = self.world.timeline;
+        self.world.commits.entry(timeline).or_default().retain(|(lsn, _)| *lsn <= at);
+        self.world.go_on(timeline, at);
+        let number = at / u64::from(SIZE);
+        self.here.retain(|key| key.1 < number);
+        self.ready.retain(|key| key.1 < number);
+        self.new_life();
+    }
+
+    /// This server is promoted: it was a standby of a primary that is gone, or was restored in place.
+    pub(super) fn promote(&mut self, behind: u64) {
+        let at = self.world.lsn.saturating_sub(behind).max(self.world.begin_of_timeline() + 8);
+        if at > self.world.lsn {
+            return;
+        }
+        let from = self.world.timeline;
+        // What another life wrote up to the switch, only the files of the old timeline tell, which the new host need not have.
+        let ours = |(key, stored): (&Key, &Stored)| {
+            key.0 != from || stored.versions == [1] && stored.commits == self.world.file(key.0, key.1)
+        };
+        if !self.world.segments.iter().all(ours) {
+            return;
+        }
+        let next = self.world.fork(from, at);
+        self.world.hidden.insert(next);
+        self.history_ready = Some(next);
+        self.world.go_on(next, at);
+        let number = at / u64::from(SIZE);
+        self.here.retain(|key| key.1 < number);
+        self.ready.retain(|key| key.1 < number);
+        self.new_life();
+        self.restart();
+    }
+}
