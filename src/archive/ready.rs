@@ -21,6 +21,11 @@ impl PgWal {
         Self { path: data_dir.path().join("pg_wal") }
     }
 
+    #[cfg(test)]
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

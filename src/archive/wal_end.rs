@@ -14,7 +14,8 @@ const PIECE: usize = 1 << 20;
 /// never flushed counts too. `from` itself where nothing can be read.
 pub fn wal_end_on_disk(pg_wal: &PgWal, size: SegmentSize, timeline: TimelineId, from: Lsn) -> Result<Lsn> {
     let mut segment = SegmentName::containing(timeline, from, size);
-    let mut scanner = WalScanner::new(segment.start(size), size);
+    // A record whose checksum is wrong is not replayed, nor what lies behind it.
+    let mut scanner = WalScanner::new(segment.start(size), size).checking();
     let mut end = from;
     loop {
         let path = pg_wal.path().join(segment.to_string());
@@ -37,5 +38,29 @@ pub fn wal_end_on_disk(pg_wal: &PgWal, size: SegmentSize, timeline: TimelineId, 
             return Ok(end);
         }
         segment = segment.next(size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::fixture::{PAGE, SIZE, size, wal};
+
+    #[test]
+    fn a_record_whose_checksum_is_wrong_ends_the_wal() {
+        let scratch = tempfile::tempdir().unwrap();
+        let pg_wal = PgWal::at(scratch.path());
+        let segment = SegmentName::from_number(TimelineId::FIRST, 3, size());
+        let start = segment.start(size());
+        let mut bytes = wal(&segment, 10);
+        bytes.resize(SIZE as usize, 0);
+        let end = |bytes: &[u8]| {
+            std::fs::write(pg_wal.path().join(segment.to_string()), bytes).unwrap();
+            wal_end_on_disk(&pg_wal, size(), TimelineId::FIRST, start).unwrap().offset_from(start)
+        };
+        assert_eq!(end(&bytes), 10 * PAGE as u64);
+        // In what fills page 5, behind its commit.
+        bytes[6 * PAGE - 100] ^= 1;
+        assert_eq!(end(&bytes), 5 * PAGE as u64 + 24 + 40);
     }
 }
