@@ -31,6 +31,13 @@ impl Context {
     }
 }
 
+/// How long a command that moves much puts up with a store that does not answer. A timer's has all the time that there is;
+/// a person would rather know.
+pub(crate) fn patience() -> Policy {
+    // Of every process of a unit (systemd.exec(5)), and of none that a person starts.
+    if std::env::var_os("INVOCATION_ID").is_some() { Policy::default() } else { Policy::attended() }
+}
+
 /// See [`Context::repository`].
 pub(crate) async fn open(config: &Config, namespace: &Namespace, wanted: Option<u64>) -> Result<Repository> {
     if let Some(wanted) = wanted {

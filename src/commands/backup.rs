@@ -11,7 +11,9 @@ use tracing_subscriber::filter::LevelFilter;
 use super::retention;
 use crate::archive::{Request, ask_for_line};
 use crate::backup::{self, BackupRequest, Progress};
-use crate::cli::{args::Global, args::Which, context::Context, output, output::size, start};
+use crate::cli::{
+    args::Global, args::Which, context::Context, context::patience, output, output::size, start,
+};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest};
@@ -23,7 +25,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     let data_dir = config.data_dir()?.to_owned();
     check_pgdata(&config, pgdata)?;
     config.repository.refuse_root()?;
-    let namespace = config.namespace(Policy::default())?;
+    let namespace = config.namespace(patience())?;
     let progress = Arc::new(Progress::default());
     let request = BackupRequest {
         data_dir,

@@ -10,7 +10,8 @@ use super::backup;
 use super::restore_words::Words;
 use crate::backup::Progress;
 use crate::cli::{
-    args::ArchiveMode, args::Global, args::Restore, args::Target, context::Context, server_view, start,
+    args::ArchiveMode, args::Global, args::Restore, args::Target, context::Context, context::patience,
+    server_view, start,
 };
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -51,8 +52,8 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         if dry_run {
             return Ok(0);
         }
-        // From here on much is moved, and patience pays.
-        let repository = repository.with_policy(Policy::default());
+        // From here on much is moved.
+        let repository = repository.with_policy(patience());
         let lease = take_lease(&context.config, &repository, &plan).await;
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);

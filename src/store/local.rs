@@ -22,6 +22,11 @@ impl LocalRoot {
         Self { root: root.into(), durable: Arc::default() }
     }
 
+    /// Whether the directory is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.root.is_dir()
+    }
+
     pub(super) fn path_of(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }

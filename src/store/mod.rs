@@ -195,6 +195,9 @@ impl Store {
 
     fn tell(&self, verb: &'static str, outcome: Outcome, elapsed: Duration) {
         if let Some(observer) = &self.observer {
+            // In a directory that is gone nothing is found, which is no answer.
+            let gone = self.local.as_ref().is_some_and(|local| !local.is_there());
+            let outcome = if gone { Outcome::Failed } else { outcome };
             observer.request(verb, outcome, elapsed);
         }
     }

@@ -63,6 +63,12 @@ impl Policy {
         }
     }
 
+    /// For a person who waits while much is moved: one request may take long, a store that does not answer is given up
+    /// after a minute.
+    pub fn attended() -> Self {
+        Self { patience: Duration::from_mins(1), ..Self::default() }
+    }
+
     /// Call `request` until it succeeds, fails for good, or the time is over. `what` says what is done, `told` hears how
     /// each try ended.
     pub(super) async fn run<T, F, R>(

@@ -421,3 +421,20 @@ fn r6_a_standby_is_not_held_up_by_a_store_that_hangs() {
     server.faults().clear().add(Fault::delay(Duration::from_secs(2)));
     fetch().success();
 }
+
+#[test]
+fn who_waits_for_a_backup_or_a_restore_is_told_why_and_not_kept_long() {
+    let mut server = S3Server::start();
+    let archived = crate::support::Archived::start(Repo::s3(&server));
+    archived.backup();
+    server.stop();
+    let to = archived.target("restored");
+    let restore = archived.walproof.spawn(["restore", "--to", to.to_str().unwrap()]);
+    // Within the two minutes that the rig gives any command.
+    let backup = archived.walproof.run(["backup-push"]);
+    backup.fails_with(4).stderr_contains("waiting for the store").stderr_contains("gave up");
+    let restore = restore.wait(Duration::from_mins(1));
+    restore.fails_with(4).stderr_contains("waiting for the store").stderr_contains("gave up");
+    server.restart();
+    archived.backup();
+}
