@@ -6,6 +6,8 @@
 //! the next run completes it.
 
 mod backups;
+#[cfg(test)]
+mod cases;
 mod execute;
 mod facts;
 #[cfg(test)]
