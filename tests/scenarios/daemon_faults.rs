@@ -230,3 +230,33 @@ fn a_restore_in_place_is_followed_by_the_daemon_that_runs_beside_it() {
     assert_eq!(pushed["by_daemon"], true);
     all_is_stored(&archived, &daemon, &[name]);
 }
+
+#[test]
+fn a_repository_that_disappears_from_a_disk_is_a_store_that_is_down() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    assert_eq!(daemon.metric("walproof_store_up"), Some(1.0));
+    let dir = archived.repo().dir().unwrap();
+    let away = dir.with_extension("away");
+    std::fs::rename(dir, &away).unwrap();
+    let is_up = |up: f64| daemon.metric("walproof_store_up") == Some(up);
+    crate::support::wait_until("the store is down", PATIENCE, || is_up(0.0));
+    std::fs::rename(&away, dir).unwrap();
+    crate::support::wait_until("the store is up again", PATIENCE, || is_up(1.0));
+}
+
+#[test]
+fn a_setting_that_a_reload_changes_is_seen_without_a_new_connection() {
+    let archived = archived(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let calls_us = |status: &serde_json::Value, expected: bool| status["calls_us"] == expected;
+    daemon.wait("archive_command calls us", |status| calls_us(status, true));
+    let command = archived.cluster.psql("show archive_command");
+    archived.cluster.psql("alter system set archive_command = '/bin/false'");
+    archived.cluster.psql("select pg_reload_conf()");
+    daemon.wait("it no longer does", |status| calls_us(status, false));
+    archived.cluster.psql(&format!("alter system set archive_command = '{command}'"));
+    archived.cluster.psql("select pg_reload_conf()");
+    daemon.wait("it does again", |status| calls_us(status, true));
+}
