@@ -55,6 +55,15 @@ pub enum Action {
     CommitThenReset,
     /// Wait, then do what was asked.
     Delay(Duration),
+    /// Do what was asked, and send the body at this many bytes a second.
+    Trickle(usize),
+    /// Send the whole answer, whose length is right, but only the first half of its body is what was asked for: an
+    /// intermediary that cuts and closes properly.
+    CutBody,
+    /// A listing that does not show keys that contain this: as it was before they were put.
+    Stale(&'static str),
+    /// Answer with a redirect to this address.
+    Redirect(String),
 }
 
 /// Which requests, which of those, how many of those, and what happens then.
@@ -119,6 +128,22 @@ impl Fault {
 
     pub fn delay(time: Duration) -> Self {
         Self::new(Action::Delay(time))
+    }
+
+    pub fn trickle(bytes_per_second: usize) -> Self {
+        Self::new(Action::Trickle(bytes_per_second))
+    }
+
+    pub fn cut_body() -> Self {
+        Self::new(Action::CutBody)
+    }
+
+    pub fn stale(part: &'static str) -> Self {
+        Self::new(Action::Stale(part)).on(Verb::List)
+    }
+
+    pub fn redirect(to: &str) -> Self {
+        Self::new(Action::Redirect(to.to_owned()))
     }
 
     /// Only requests of this verb.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use hyper::service::Service as _;
 use hyper::{Method, Request, Response};
 use s3s::auth::SimpleAuth;
@@ -95,6 +95,15 @@ impl Service {
             Some(Action::Hang) => std::future::pending().await,
             Some(Action::HalfBody) => half(self.pass(request, verb, path).await?, hook).await,
             Some(Action::FlipBit) => flipped(self.pass(request, verb, path).await?).await,
+            Some(Action::Trickle(pace)) => trickled(self.pass(request, verb, path).await?, pace).await,
+            Some(Action::CutBody) => cut(self.pass(request, verb, path).await?).await,
+            Some(Action::Stale(part)) => without(self.pass(request, verb, path).await?, part).await,
+            Some(Action::Redirect(to)) => {
+                let _ = request.into_body().collect().await;
+                let mut answer = error_answer(307, "TemporaryRedirect");
+                answer.headers_mut().insert(LOCATION, to.parse().expect("an address"));
+                Ok(answer)
+            }
             Some(Action::CommitThen503) => {
                 self.pass(request, verb, path).await?;
                 Ok(error_answer(503, "SlowDown"))
@@ -212,6 +221,45 @@ async fn half(answer: Response<Body>, hook: &Hook) -> Answer {
         }
     });
     Ok(Response::from_parts(head, Body::http_body_unsync(StreamBody::new(frames))))
+}
+
+/// A tenth of a second's worth at a time.
+async fn trickled(answer: Response<Body>, pace: usize) -> Answer {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.collect().await.map_err(HttpError::new)?.to_bytes();
+    head.headers.insert(CONTENT_LENGTH, whole.len().into());
+    let frames = stream::unfold(whole, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let some = rest.split_to((pace / 10).clamp(1, rest.len()));
+        Some((Ok::<_, io::Error>(Frame::data(some)), rest))
+    });
+    Ok(Response::from_parts(head, Body::http_body_unsync(StreamBody::new(frames))))
+}
+
+async fn cut(answer: Response<Body>) -> Answer {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.collect().await.map_err(HttpError::new)?.to_bytes();
+    let half = whole.slice(..whole.len() / 2);
+    head.headers.insert(CONTENT_LENGTH, half.len().into());
+    Ok(Response::from_parts(head, Body::from(half)))
+}
+
+async fn without(answer: Response<Body>, part: &str) -> Answer {
+    let (mut head, body) = answer.into_parts();
+    let whole = body.collect().await.map_err(HttpError::new)?.to_bytes();
+    let text = String::from_utf8_lossy(&whole);
+    let mut shown = String::new();
+    for piece in text.split_inclusive("</Contents>") {
+        match piece.find("<Contents>") {
+            Some(at) if piece[at..].contains(part) => shown.push_str(&piece[..at]),
+            _ => shown.push_str(piece),
+        }
+    }
+    head.headers.insert(CONTENT_LENGTH, shown.len().into());
+    Ok(Response::from_parts(head, Body::from(Bytes::from(shown))))
 }
 
 async fn flipped(answer: Response<Body>) -> Answer {
