@@ -47,9 +47,7 @@ fn restored(archived: &Archived, name: &str) -> Cluster {
     let mut restored = archived.restore(name, [format!("--tablespace={}={}", from.display(), to.display())]);
     restored.start();
     wait_open(&restored);
-    if restored.binaries().major() >= 14 {
-        amcheck(&restored);
-    }
+    amcheck(&restored);
     restored
 }
 
