@@ -35,9 +35,15 @@ pub struct S3Server {
 impl S3Server {
     #[track_caller]
     pub fn start() -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Where more than this machine's own processes reach it: hosts in containers.
+    #[track_caller]
+    pub fn start_on(ip: Ipv4Addr) -> Self {
         let root = Arc::new(Scratch::new());
         std::fs::create_dir(root.join(BUCKET)).expect("create the bucket");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let address = SocketAddr::from((ip, 0));
         let mut server = Self { address, faults: Faults::default(), root, runtime: None };
         server.restart();
         server
