@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ServerInfo, Session};
 use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
-use crate::repository::Repository;
+use crate::repository::{Repository, conflict};
 
 /// How long the last segments of a backup may take.
 const WAL_PATIENCE: Duration = Duration::from_mins(15);
@@ -83,7 +83,7 @@ pub(super) async fn prove_archiving(
     })
 }
 
-/// Wait until every segment from `start` to `stop` is in the repository.
+/// Wait until every segment from `start` to `stop` is in the repository, each with one content (R14).
 pub(super) async fn wait_for_wal(
     repository: &Repository,
     timeline: TimelineId,
@@ -95,7 +95,11 @@ pub(super) async fn wait_for_wal(
     let number = |position| SegmentName::containing(timeline, position, size).number(size);
     let segments: Vec<SegmentName> =
         (number(start)..=number(last)).map(|n| SegmentName::from_number(timeline, n, size)).collect();
-    let missing = wait_for(repository, &segments, WAL_PATIENCE).await?;
+    let mut missing = wait_for(repository, &segments, WAL_PATIENCE).await?;
+    if missing.is_none() {
+        // Once more: another content may have come behind those that arrived first.
+        missing = wait_for(repository, &segments, Duration::ZERO).await?;
+    }
     missing.map_or(Ok(()), |segment| {
         Err(Error::server(format!(
             "the backup's WAL is incomplete: segment {segment} is not in the repository"
@@ -106,7 +110,8 @@ pub(super) async fn wait_for_wal(
     })
 }
 
-/// Wait until all `segments` are there; the first one that is still missing when `patience` ends.
+/// Wait until all `segments` are there; the first one that is still missing when `patience` ends. Kind `Conflict` when
+/// one is there with two contents: no restore could choose between them.
 async fn wait_for(
     repository: &Repository,
     segments: &[SegmentName],
@@ -119,6 +124,11 @@ async fn wait_for(
         let name = WalName::Segment(*segment);
         let there: Vec<WalName> =
             repository.list_wal_beside(&name).await?.into_iter().map(|file| file.name).collect();
+        let copies = |name: &WalName| there.iter().filter(|other| *other == name).count();
+        let names = waiting.iter().map(|segment| WalName::Segment(*segment));
+        if let Some(doubled) = names.into_iter().find(|name| copies(name) > 1) {
+            return Err(conflict(&doubled).context("wait for the backup's WAL"));
+        }
         let arrived =
             waiting.iter().take_while(|segment| there.contains(&WalName::Segment(**segment))).count();
         waiting = &waiting[arrived..];
@@ -137,4 +147,38 @@ async fn wait_for(
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::repository::fixture::{archive, archive_bytes, memory, size};
+
+    #[tokio::test]
+    async fn r14_a_segment_with_two_contents_makes_no_backup() {
+        let (_, repository) = memory().await;
+        let timeline = TimelineId::new(1).unwrap();
+        let segments: Vec<SegmentName> =
+            (3..=5).map(|number| SegmentName::from_number(timeline, number, size())).collect();
+        let mut bytes = Vec::new();
+        for segment in &segments {
+            bytes = archive(&repository, segment, 128).await;
+        }
+        let (start, stop) = (segments[0].start(size()), segments[2].position(8192, size()));
+        wait_for_wal(&repository, timeline, start, stop).await.unwrap();
+        // The same name by another writer: a later commit.
+        let other = archive_other(&bytes);
+        archive_bytes(&repository, &segments[2], &other).await;
+        let error = wait_for_wal(&repository, timeline, start, stop).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        assert!(error.to_string().contains(&segments[2].to_string()), "{error}");
+    }
+
+    fn archive_other(bytes: &[u8]) -> Vec<u8> {
+        let mut other = bytes.to_vec();
+        let last = other.len() - 1;
+        other[last] ^= 1;
+        other
+    }
 }
