@@ -43,7 +43,7 @@ pub(crate) fn restore_command(
 }
 
 fn program() -> Result<std::path::PathBuf> {
-    std::env::current_exe().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))
+    super::start::own_program().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))
 }
 
 /// What would keep the server from starting or from getting its WAL, in words.

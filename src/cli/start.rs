@@ -1,5 +1,8 @@
 //! What happens before a command: no core dumps, logs, the configuration.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -26,6 +29,19 @@ static JSON: AtomicBool = AtomicBool::new(false);
 /// Whether every line on stderr has to be an object of JSON.
 pub(crate) fn logs_json() -> bool {
     JSON.load(Ordering::Relaxed)
+}
+
+/// This program's own path, also after an upgrade has put another file there: Linux then appends " (deleted)" to it.
+pub(crate) fn own_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe().map(|path| as_installed(&path))
+}
+
+fn as_installed(path: &Path) -> PathBuf {
+    let replaced = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    match replaced {
+        Some(before) if !path.exists() => PathBuf::from(OsStr::from_bytes(before)),
+        _ => path.to_owned(),
+    }
 }
 
 /// Log to stderr.
@@ -145,6 +161,19 @@ mod tests {
             tracing::debug!("unheard");
         });
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_found_where_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("walproof");
+        std::fs::write(&program, "").unwrap();
+        let deleted = directory.path().join("walproof (deleted)");
+        assert_eq!(as_installed(&program), program);
+        assert_eq!(as_installed(&deleted), program);
+        // A file may really be called that.
+        std::fs::write(&deleted, "").unwrap();
+        assert_eq!(as_installed(&deleted), deleted);
     }
 
     #[test]

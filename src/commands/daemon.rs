@@ -25,7 +25,7 @@ fn be_frugal() {
     if FRUGAL.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
         return;
     }
-    if let Ok(program) = std::env::current_exe() {
+    if let Ok(program) = start::own_program() {
         // Returns only when it failed.
         let _ = Command::new(program).args(std::env::args_os().skip(1)).envs(FRUGAL).exec();
     }
@@ -85,7 +85,7 @@ fn setup(config: &Config) -> Result<Setup> {
 
 /// This program with its configuration.
 fn early_backup(config: &Config) -> Result<BackupCommand> {
-    let program = std::env::current_exe();
+    let program = start::own_program();
     let program = program.map_err(|cause| Error::new(Kind::Other, format!("find this program: {cause}")))?;
     Ok(BackupCommand { program, config: config.path.clone() })
 }

@@ -138,7 +138,7 @@ impl<'a> Fetch<'a> {
     /// Start a process that outlives this one; recovery does not wait for it. If it cannot start, the next segment is
     /// simply fetched when it is asked for.
     fn start_prefetcher(&self, global: &Global, segment: SegmentName, spool: &Spool) {
-        let Ok(program) = std::env::current_exe() else { return };
+        let Ok(program) = start::own_program() else { return };
         let mut command = Command::new(program);
         command.args(["wal-prefetch", &segment.to_string()]);
         command.args(["--system-identifier", &self.system_identifier.to_string()]);
