@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The fields of a backup in JSON, as the contract has them.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "base",
     "finished_at",
+    "from_standby",
     "held",
     "id",
     "new_bytes",
