@@ -191,3 +191,38 @@ fn r29_a_standby_that_follows_its_primary_to_another_timeline_raises_no_alarm() 
         assert!(!has(&status, code), "{status:#}");
     }
 }
+
+/// What the server writes into the unfinished segment, told apart from everything else there.
+const MARK: &str = "the record that gets damaged";
+
+#[test]
+fn r8_of_a_crashed_server_only_what_it_recovers_itself_is_stored() {
+    let mut archived = archived();
+    archived.backup();
+    archived.cluster.psql("create table t as select 1 as n");
+    let name = archived.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
+    archived.cluster.psql(&format!("select pg_logical_emit_message(false, 'x', '{MARK}')"));
+    archived.cluster.psql("insert into t values (2)");
+    archived.cluster.kill9();
+    // A sector that never reached the disk: the server's own recovery ends before it, and so must ours.
+    let path = archived.cluster.pg_wal().join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(MARK.len()).position(|window| window == MARK.as_bytes()).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let daemon = Daemon::start(&archived.walproof);
+    let stored = |status: &Value| status["role"] == "down" && status["rpo_seconds"] == 0.0;
+    daemon.wait("what the crash left is stored", stored);
+    archived.cluster.start();
+    let claimed = |status: &Value| status["role"] == "primary" && status["rpo_seconds"] == 0.0;
+    let status = daemon.wait("the server is back", claimed);
+    assert!(!has(&status, "diverged") && !has(&status, "conflict"), "{status:#}");
+    assert_eq!(archived.cluster.psql("select n from t"), "1");
+    archived.cluster.psql("insert into t values (3)");
+    std::thread::sleep(Duration::from_secs(2));
+    daemon.wait("what came after is stored", |status| status["rpo_seconds"] == 0.0);
+    archived.cluster.destroy_data_dir();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 3");
+}

@@ -260,3 +260,24 @@ fn a_setting_that_a_reload_changes_is_seen_without_a_new_connection() {
     archived.cluster.psql("select pg_reload_conf()");
     daemon.wait("it does again", |status| calls_us(status, true));
 }
+
+#[test]
+fn r5_a_listing_that_takes_longer_than_any_request_may_still_gives_an_rpo() {
+    const OBJECTS: u32 = 9000;
+    let server = S3Server::start();
+    let archived = archived(Repo::s3(&server));
+    archived.backup();
+    // Packs that no manifest names, as interrupted backups leave them: nine pages of a listing before the first WAL.
+    let pack = archived.repo().keys("/packs/").remove(0);
+    let (directory, _) = pack.rsplit_once('/').unwrap();
+    let (packs, _) = directory.rsplit_once('/').unwrap();
+    for number in 0..OBJECTS {
+        archived.repo().write(&format!("{packs}/20260101T000000Z-00000001/{number:08x}"), b"");
+    }
+    server.faults().add(Fault::delay(Duration::from_millis(1200)).on(Verb::List));
+    let names = write(&archived, 2);
+    let daemon = Daemon::start_whole(&archived.walproof);
+    all_is_stored(&archived, &daemon, &names);
+    let status = daemon.wait("an RPO is shown", |status| status["rpo_seconds"] == 0.0);
+    assert!(status["window"][1].is_string(), "{status:#}");
+}

@@ -300,3 +300,37 @@ fn a_database_made_anew_does_not_hide_the_backups_of_the_one_before() {
     let restored = elsewhere.run(["restore", "--to", to.to_str().unwrap()]);
     restored.success().stderr_contains(&archived.cluster.system_identifier().to_string());
 }
+
+#[test]
+fn r13_an_older_clean_backup_goes_before_the_newest_that_holds_damaged_pages() {
+    let archived = Archived::start(Repo::local());
+    let cluster = &archived.cluster;
+    cluster.psql("create table t as select n, repeat('x', 100) from generate_series(1, 1000) n");
+    cluster.psql("vacuum freeze t; checkpoint");
+    let clean = archived.backup();
+    let path = cluster.data_dir().join(cluster.psql("select pg_relation_filepath('t')"));
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"cosmic rays", 2 * 8192 + 5000).unwrap();
+    archived.walproof.run(["backup-push"]).fails_with(5);
+    let [_, damaged] = archived.backups().try_into().unwrap();
+    cluster.psql("create table later as select 1 as n");
+    archived.archive_all();
+
+    let to = archived.target("newest");
+    let text = to.to_str().unwrap();
+    let plan = archived.walproof.json(["restore", "--dry-run", "--to", text]);
+    assert_eq!(plan["backup"], clean["id"], "{plan}");
+    let output = archived.walproof.run(["restore", "--to", text]);
+    let newer = format!("backup {} is newer, and left out", damaged["id"].as_str().unwrap());
+    output.success().stderr_contains(&newer);
+    let mut restored = attach_silent(&to);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(restored.psql("select (select count(*) from t), n from later"), "1000|1");
+
+    // Where no clean one leads there, it is better than nothing, and that is said.
+    let lsn = damaged["stop_lsn"].as_str().unwrap();
+    archived.repo().delete(&archived.repo().key(&format!("/backups/{}", clean["id"].as_str().unwrap())));
+    let output = archived.try_restore(&archived.target("only"), ["--target-lsn", lsn]);
+    output.success().stderr_contains("holds 1 damaged pages");
+}
