@@ -523,13 +523,14 @@ fn a_part_of_a_file_table_and_its_digests() {
     words(&mut bytes, &[2, 0, 1, frames[1].0, frames[1].1, 8192, 0, 0, frames[0].0, frames[0].1, 100]);
     words(&mut bytes, &[2]);
     let seed = identity().page_seed().unwrap();
-    for (path, mode, modified, size, frame) in [
-        (&b"base/1/\xff"[..], 0o600_u32, 1_795_348_800_i64, 8192_u32, 1),
+    for (path, mode, state, size, frame) in [
+        (&b"base/1/\xff"[..], 0o600_u32, 0x1122_3344_5566_7788_u64, 8192_u32, 1),
         (b"global/pg_control", 0o400, 0, 100, 0),
     ] {
         text(&mut bytes, path);
         bytes.extend(mode.to_le_bytes());
-        bytes.extend(modified.to_le_bytes());
+        bytes.extend(state.to_le_bytes());
+        bytes.extend(1_795_348_800_i64.to_le_bytes());
         bytes.extend(u64::from(size).to_le_bytes());
         words(&mut bytes, &[1, u32::from(frame == 0), 0, size]);
         let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&digests()[frame].to_le_bytes(), seed);

@@ -1,14 +1,17 @@
 //! The files of the base, read ahead and in order, so that memory stays flat whatever the size of the cluster.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::placement::{OldFrame, OldPage};
+use super::unread::Unread;
+use crate::cluster::{FileEntry, Walk};
 use crate::error::Result;
-use crate::format::{Extent, FileTable, PackRef};
+use crate::format::{BackupId, Extent, FileRecord, FileTable, PackRef};
 use crate::postgres::PAGE_SIZE;
 use crate::repository::{Base, DigestReader, Repository};
 
@@ -18,6 +21,8 @@ pub(super) struct BasePart {
     table: FileTable,
     /// Which of its packs may be used.
     usable: Vec<bool>,
+    /// Which of its files need not be read again; these have no digests.
+    unread: Vec<bool>,
 }
 
 /// The base's files in the order of their paths.
@@ -36,12 +41,12 @@ impl Drop for BaseFiles {
 }
 
 impl BaseFiles {
-    /// Begin to read the files of `base`.
-    pub(super) fn read(repository: &Repository, base: Base) -> Self {
+    /// Begin to read the files of `base`, to be compared with those that the walk found.
+    pub(super) fn read(repository: &Repository, base: Base, walk: Arc<Walk>, unread: Unread) -> Self {
         let (sender, parts) = mpsc::channel(1);
         let repository = repository.clone();
         let reading = tokio::spawn(async move {
-            if let Err(error) = read_parts(&repository, &base, &sender).await {
+            if let Err(error) = read_parts(&repository, &base, (&walk, &unread), &sender).await {
                 tracing::warn!(%error, "a part of the base cannot be read: what it and later parts hold is stored anew");
             }
         });
@@ -81,6 +86,7 @@ impl BaseFiles {
 async fn read_parts(
     repository: &Repository,
     base: &Base,
+    (walk, unread): (&Walk, &Unread),
     sender: &mpsc::Sender<Arc<BasePart>>,
 ) -> Result<()> {
     let mut digests = DigestReader::default();
@@ -89,16 +95,35 @@ async fn read_parts(
         let mut table = repository.get_file_table(&id, number).await?;
         // What an interrupted backup has read later is nearer to what is there now.
         table.files.retain(|file| file.path.as_bytes() > last.as_slice());
-        digests.fill(repository, &mut table).await.map_err(|no| no.error)?;
         if let Some(file) = table.files.last() {
             last = file.path.as_bytes().to_vec();
         }
-        let usable = table.packs.iter().map(|pack| base.may_reuse(repository, pack)).collect();
-        if sender.send(Arc::new(BasePart { table, usable })).await.is_err() {
+        let usable: Vec<bool> = table.packs.iter().map(|pack| base.may_reuse(repository, pack)).collect();
+        let unread = which_unread(&id, &table, &usable, walk, unread);
+        let wanted: Vec<bool> = unread.iter().map(|unread| !unread).collect();
+        digests.fill_some(repository, &mut table, &wanted).await.map_err(|no| no.error)?;
+        if sender.send(Arc::new(BasePart { table, usable, unread })).await.is_err() {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Which files of a part need not be read again: all that they are made of may be reused, too.
+fn which_unread(
+    id: &BackupId,
+    table: &FileTable,
+    usable: &[bool],
+    walk: &Walk,
+    unread: &Unread,
+) -> Vec<bool> {
+    let is_unread = |file: &FileRecord| {
+        let by_path = |entry: &FileEntry| entry.path.as_os_str().as_bytes().cmp(file.path.as_bytes());
+        let found = walk.files.binary_search_by(by_path).ok();
+        found.is_some_and(|found| unread.may_skip(id, file, &walk.files[found]))
+            && file.extents.iter().all(|extent| usable[extent.pack as usize])
+    };
+    table.files.iter().map(is_unread).collect()
 }
 
 /// A file of the base.
@@ -158,6 +183,11 @@ impl BaseFile {
             old.pages.truncate(usize::try_from(whole).unwrap_or(usize::MAX));
         }
         old
+    }
+
+    /// What the base knows of the file, if that need not be read again.
+    pub(super) fn unread(&self) -> Option<&FileRecord> {
+        self.part.unread[self.file].then(|| &self.part.table.files[self.file])
     }
 
     /// The pack of this number.

@@ -17,6 +17,7 @@ use super::regions::{Region, Regions};
 use super::shared::{RegionDone, Shared, StoredPacks, stopped};
 use super::table::TableWriter;
 use super::throttle::Throttle;
+use super::unread::Unread;
 use super::worker::work;
 use crate::cluster::{DataDir, Session, Walk};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -43,12 +44,13 @@ pub(super) struct CopyRequest<'a> {
     pub(super) id: &'a BackupId,
     pub(super) data_dir: &'a DataDir,
     pub(super) control: &'a ControlFile,
-    pub(super) walk: &'a Walk,
+    pub(super) walk: Arc<Walk>,
     pub(super) start: Lsn,
     pub(super) concurrency: usize,
     pub(super) max_rate: u64,
     pub(super) progress: Arc<Progress>,
     pub(super) base: Base,
+    pub(super) unread: Unread,
 }
 
 /// What was copied.
@@ -63,6 +65,7 @@ pub(super) struct Copied {
     pub(super) new_bytes: u64,
     pub(super) reused_bytes: u64,
     pub(super) rewritten_bytes: u64,
+    pub(super) unread_bytes: u64,
     pub(super) page_errors: Vec<PageError>,
 }
 
@@ -72,8 +75,10 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
     let files = &request.walk.files;
     let largest = if request.repository.store().is_remote() { LARGEST_PACK } else { LOCAL_PACK };
     // It reads ahead until the last region is handed out.
-    let base_files =
-        (!request.base.is_empty()).then(|| BaseFiles::read(request.repository, request.base.clone()));
+    let base_files = (!request.base.is_empty()).then(|| {
+        let (walk, unread) = (Arc::clone(&request.walk), request.unread.clone());
+        BaseFiles::read(request.repository, request.base.clone(), walk, unread)
+    });
     let reading = base_files.as_ref().map(BaseFiles::reading);
     request.progress.begin(files.iter().map(|file| file.size).sum());
     let shared = Shared {
@@ -84,7 +89,8 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         regions: Regions::new(files, workers, base_files),
         start: request.start,
         verify_pages: request.control.has_page_checksums(),
-        page_seed: request.repository.identity().page_seed()?,
+        page_seed: request.unread.moment.seed,
+        moment: &request.unread.moment,
         pack_size: (PACK_MEMORY / (2 * workers + 1)).clamp(SMALLEST_PACK, largest),
         throttle: Throttle::new(request.max_rate),
         progress: &request.progress,
@@ -165,6 +171,7 @@ async fn conclude(
         stored_bytes: packs.iter().map(|packs| packs.live_bytes).sum(),
         reused_bytes: table.reused_bytes,
         rewritten_bytes: table.rewritten_bytes,
+        unread_bytes: table.unread_bytes,
         new_bytes: in_packs + in_parts + pack_list_bytes,
         packs,
         pack_list_bytes,
@@ -216,7 +223,8 @@ async fn copy_control(
     let record = FileRecord {
         path: "global/pg_control".into(),
         mode: if request.walk.mode & 0o040 == 0 { 0o600 } else { 0o640 },
-        modified: 0,
+        state: 0,
+        read_at: shared.moment.seconds(),
         size: 0,
         extents: Vec::new(),
         sums: Vec::new(),

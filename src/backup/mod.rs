@@ -14,6 +14,7 @@ mod shared;
 mod table;
 mod take;
 mod throttle;
+mod unread;
 mod worker;
 
 pub use archiving::try_archiving;

@@ -6,9 +6,11 @@ use tokio::sync::mpsc::Sender;
 
 use super::base_files::BaseFile;
 use super::placement::{FRAME_PAGES, Frame, place};
-use super::shared::{EXTENT, RegionDone, SAMPLED, Shared, stopped};
+use super::shared::{EXTENT, RegionDone, SAMPLED, Shared, UnreadFile, stopped};
 use crate::error::{Error, Result};
-use crate::format::{Extent, FramePlace, PackName, PackRef, PackWriter, SealedPack, page_digest_seed};
+use crate::format::{
+    Extent, FileRecord, FramePlace, PackName, PackRef, PackWriter, SealedPack, page_digest_seed,
+};
 use crate::postgres::PAGE_SIZE;
 use crate::seal::PageCompressor;
 
@@ -79,6 +81,17 @@ impl<'a> Packer<'a> {
         }
         done.rewritten = (placement.rewritten * PAGE_SIZE).min(bytes.len()) as u64;
         done.digests = digests;
+        Ok(())
+    }
+
+    /// Leave a file that was not read where the base has it.
+    pub(super) fn leave(base: &BaseFile, file: &FileRecord, done: &mut RegionDone) -> Result<()> {
+        for extent in &file.extents {
+            let pack = done.pack_index(base.pack(extent.pack))?;
+            done.extents.push(Extent { pack, ..*extent });
+        }
+        done.reused = file.size;
+        done.unread = Some(UnreadFile { sums: file.sums.clone(), read_at: file.read_at });
         Ok(())
     }
 

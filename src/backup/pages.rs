@@ -104,6 +104,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::cluster::FileStat;
     use crate::postgres::page_checksum;
 
     const START: Lsn = Lsn::new(0x1000);
@@ -130,7 +131,8 @@ mod tests {
         std::fs::write(dir.path().join("16384.1"), pages.concat()).unwrap();
         let relation = RelationFile::parse("16384.1");
         let size = (pages.len() * PAGE_SIZE) as u64;
-        let entry = FileEntry { path: "16384.1".into(), size, mode: 0o600, modified: 0, relation };
+        let stat = FileStat::of(&dir.path().join("16384.1").metadata().unwrap());
+        let entry = FileEntry { path: "16384.1".into(), size, mode: 0o600, stat, relation };
         (dir, vec![entry])
     }
 

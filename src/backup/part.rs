@@ -76,6 +76,10 @@ impl Part {
         // With a frame for nearly every one.
         self.weight += 32 * done.extents.len();
         file.add_digests(&done.digests);
+        if let Some(unread) = &done.unread {
+            file.record.sums.clone_from(&unread.sums);
+            file.record.read_at = unread.read_at;
+        }
         Ok(())
     }
 

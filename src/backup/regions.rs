@@ -62,7 +62,9 @@ impl<'a> Regions<'a> {
             next.of_file = next.base.as_mut().and_then(|base| base.find(entry.path.as_os_str().as_bytes()));
         }
         let (file, offset) = (next.file, next.offset);
-        let len = (entry.size - offset).min(self.longest);
+        // What is not read is not cut.
+        let is_unread = next.of_file.as_ref().is_some_and(|file| file.unread().is_some());
+        let len = if is_unread { entry.size } else { (entry.size - offset).min(self.longest) };
         let last = offset + len == entry.size;
         let region = Region { number: next.number, file, offset, len, last };
         (next.file, next.offset) = if last { (file + 1, 0) } else { (file, offset + len) };
@@ -74,10 +76,13 @@ impl<'a> Regions<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::FileStat;
 
     #[test]
     fn regions_cover_every_file_in_order() {
-        let entry = |size| FileEntry { path: "f".into(), size, mode: 0, modified: 0, relation: None };
+        let id = crate::disk::FileId { device: 1, inode: 2 };
+        let stat = FileStat { id, modified: 0, changed: 0 };
+        let entry = |size| FileEntry { path: "f".into(), size, mode: 0, stat, relation: None };
         let files = [entry(0), entry(REGION), entry(REGION + 1), entry(5)];
         let regions = Regions::new(&files, 2, None);
         let all: Vec<Region> = std::iter::from_fn(|| regions.next().map(|(region, _)| region)).collect();

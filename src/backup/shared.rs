@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::throttle::Throttle;
+use super::unread::Moment;
 use crate::cluster::FileEntry;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Extent, FramePlace, PackName, PackRef, SealedPack};
@@ -37,6 +38,7 @@ pub(super) struct Shared<'a> {
     pub(super) start: Lsn,
     pub(super) verify_pages: bool,
     pub(super) page_seed: u64,
+    pub(super) moment: &'a Moment,
     pub(super) pack_size: usize,
     pub(super) throttle: Throttle,
     pub(super) progress: &'a Progress,
@@ -66,6 +68,13 @@ impl Shared<'_> {
     }
 }
 
+/// Of a file that was not read.
+#[derive(Debug)]
+pub(super) struct UnreadFile {
+    pub(super) sums: Vec<u64>,
+    pub(super) read_at: i64,
+}
+
 /// What became of a region.
 #[derive(Debug)]
 pub(super) struct RegionDone {
@@ -78,6 +87,8 @@ pub(super) struct RegionDone {
     pub(super) digests: Vec<u64>,
     /// Bytes that stay where the base has them.
     pub(super) reused: u64,
+    /// For a file that was not read: what the base knows of it.
+    pub(super) unread: Option<UnreadFile>,
     /// Bytes that are as in the base, and stored again.
     pub(super) rewritten: u64,
     /// Blocks whose checksum failed.
@@ -93,6 +104,7 @@ impl RegionDone {
             extents: Vec::new(),
             digests: Vec::new(),
             reused: 0,
+            unread: None,
             rewritten: 0,
             bad_pages: Vec::new(),
         }

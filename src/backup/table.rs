@@ -34,6 +34,8 @@ pub(super) struct TableWriter<'a> {
     /// Of them, those that stay where the base has them, and those that are as there and were stored again.
     pub(super) reused_bytes: u64,
     pub(super) rewritten_bytes: u64,
+    /// Of those that stay, those that were not read.
+    pub(super) unread_bytes: u64,
 }
 
 impl<'a> TableWriter<'a> {
@@ -56,6 +58,7 @@ impl<'a> TableWriter<'a> {
             size_bytes: 0,
             reused_bytes: 0,
             rewritten_bytes: 0,
+            unread_bytes: 0,
         }
     }
 
@@ -84,7 +87,8 @@ impl<'a> TableWriter<'a> {
             let record = FileRecord {
                 path: entry.path.as_path().into(),
                 mode: entry.mode,
-                modified: entry.modified,
+                state: self.shared.moment.state(entry),
+                read_at: self.shared.moment.seconds(),
                 size: 0,
                 extents: Vec::new(),
                 sums: Vec::new(),
@@ -96,6 +100,7 @@ impl<'a> TableWriter<'a> {
             self.part.place(file, done)?;
             self.reused_bytes += done.reused;
             self.rewritten_bytes += done.rewritten;
+            self.unread_bytes += if done.unread.is_some() { done.reused } else { 0 };
         }
         if done.region.last
             && let Some(file) = self.current.take()

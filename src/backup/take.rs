@@ -8,7 +8,8 @@ use super::archiving::{Proof, prove_archiving, wait_for_wal};
 use super::copy::{Copied, CopyRequest, copy};
 use super::outside::outside_files;
 use super::progress::Progress;
-use crate::cluster::{DataDir, ServerInfo, Session, walk};
+use super::unread::{Moment, Unread};
+use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim};
 use crate::format::{Protection, Purpose, WalFrom};
@@ -32,6 +33,8 @@ pub struct BackupRequest {
     pub archive_patience: Duration,
     /// Reuse nothing.
     pub full: bool,
+    /// How long a file that does not change may stay unread.
+    pub reread: Duration,
     /// Counts bytes read.
     pub progress: Arc<Progress>,
 }
@@ -91,6 +94,8 @@ impl Run<'_> {
     async fn take(&self, id: BackupId, found: &Found, request: &BackupRequest) -> Result<Manifest> {
         let Self { repository, lease, session, info, data_dir } = *self;
         let started_at = session.current_time().await?;
+        let seed = repository.identity().page_seed()?;
+        let mut moment = Moment::new(seed, info, data_dir.control()?.has_page_checksums(), started_at);
         let proof = Proof::begin(session, info).await?;
         let label = format!("walproof {id}");
         let (start_lsn, (), base) = tokio::try_join!(
@@ -106,6 +111,9 @@ impl Run<'_> {
         let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
             .await
             .map_err(|cause| Error::new(Kind::Other, format!("list the data directory: {cause}")))??;
+        let walked = Arc::new(walked);
+        moment.look_at_file_systems(data_dir.path(), &walked);
+        let unread = Unread::new(moment, base.manifest.as_ref(), start_lsn, request.reread);
         for (path, reason) in &walked.skipped {
             tracing::warn!(path = %path.display(), reason, "not backed up");
         }
@@ -115,12 +123,13 @@ impl Run<'_> {
             id: &id,
             data_dir,
             control: &control,
-            walk: &walked,
+            walk: Arc::clone(&walked),
             start: start_lsn,
             concurrency: request.concurrency,
             max_rate: request.max_rate,
             progress: Arc::clone(&request.progress),
             base,
+            unread,
         })
         .await?;
         let stop = session.backup_stop().await?;
@@ -135,7 +144,7 @@ impl Run<'_> {
             repository,
             info,
             &control,
-            walked,
+            &walked,
             (copied, base_id),
             &label,
             (id, started_at, finished_at, stop.stop),
@@ -180,15 +189,13 @@ fn manifest(
     repository: &Repository,
     info: &ServerInfo,
     control: &ControlFile,
-    walk: crate::cluster::Walk,
+    walk: &Walk,
     (copied, base): (Copied, Option<BackupId>),
     label: &BackupLabel,
     (id, started_at, finished_at, stop_lsn): When,
 ) -> Manifest {
-    let directory = |entry: crate::cluster::DirEntry| DirectoryRecord {
-        path: entry.path.as_path().into(),
-        mode: entry.mode,
-    };
+    let directory =
+        |entry: &DirEntry| DirectoryRecord { path: entry.path.as_path().into(), mode: entry.mode };
     let root = DirectoryRecord { path: Verbatim::default(), mode: walk.mode };
     let tablespaces = walk.tablespaces.iter().filter(|tablespace| !tablespace.in_place);
     Manifest {
@@ -213,7 +220,7 @@ fn manifest(
                 location: tablespace.location.as_path().into(),
             })
             .collect(),
-        directories: std::iter::once(root).chain(walk.directories.into_iter().map(directory)).collect(),
+        directories: std::iter::once(root).chain(walk.directories.iter().map(directory)).collect(),
         parts: copied.parts,
         packs: copied.packs,
         pack_list_bytes: copied.pack_list_bytes,
@@ -224,6 +231,7 @@ fn manifest(
         base,
         reused_bytes: copied.reused_bytes,
         rewritten_bytes: copied.rewritten_bytes,
+        unread_bytes: copied.unread_bytes,
         page_errors: copied.page_errors,
         outside_files: outside_files(info),
     }

@@ -49,6 +49,11 @@ fn read_region(
     let entry = &shared.files[region.file];
     let path = shared.data_dir.join(&entry.path);
     let mut done = RegionDone::empty(region);
+    if let Some((base, record)) = base.and_then(|base| Some((base, base.unread()?))) {
+        Packer::leave(base, record, &mut done)?;
+        shared.progress.add(region.len);
+        return Ok(done);
+    }
     let file = match File::open(&path) {
         Ok(file) => Some(file),
         Err(cause) if cause.kind() == ErrorKind::NotFound => {

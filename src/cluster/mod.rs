@@ -33,5 +33,5 @@ pub use private_server_settings::{MOST_WAL, PrivateSettings};
 pub use server_info::ServerInfo;
 pub use session::Session;
 pub use statements::WalStatus;
-pub use tree::{DirEntry, FileEntry, Tablespace, Walk};
+pub use tree::{DirEntry, FileEntry, FileStat, Tablespace, Walk};
 pub use walk::walk;

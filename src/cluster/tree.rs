@@ -1,7 +1,10 @@
 //! What a backup copies from a data directory: directories, files, tablespaces.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use crate::disk::FileId;
 use crate::postgres::RelationFile;
 
 /// What to copy. Paths are any bytes, relative to the data directory, and as PostgreSQL sees them:
@@ -40,10 +43,34 @@ pub struct FileEntry {
     pub size: u64,
     /// Permission bits.
     pub mode: u32,
-    /// Last modification, in seconds since 1970.
-    pub modified: i64,
+    /// Which file it is, and when it changed.
+    pub stat: FileStat,
     /// Set for files of pages, which have a checksum where the cluster has them enabled.
     pub relation: Option<RelationFile>,
+}
+
+/// What `stat` says of a file besides its size. The times are those of its file system, nanoseconds since 1970; what is
+/// too far away is as far as can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStat {
+    /// Which file it is.
+    pub id: FileId,
+    /// When it was last written, or what somebody set this to.
+    pub modified: i64,
+    /// When it was last written, renamed, linked, or had a time or its permissions set. Nobody can set this.
+    pub changed: i64,
+}
+
+impl FileStat {
+    /// Of the file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        let time = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Self {
+            id: FileId::of(metadata),
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 /// An entry of `pg_tblspc`.

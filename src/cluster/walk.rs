@@ -74,7 +74,9 @@ mod tests {
         let found = walk_in(dir.path()).unwrap();
         let file = |path: &str| found.files.iter().find(|file| file.path == Path::new(path)).unwrap();
         assert_eq!((file("pg_xact/0000").size, file("pg_xact/0000").mode), (100, 0o640));
-        assert!(file("pg_xact/0000").modified > 1_700_000_000);
+        let stat = file("pg_xact/0000").stat;
+        assert!(stat.modified > 1_700_000_000_000_000_000 && stat.changed >= stat.modified);
+        assert_eq!(stat.id, crate::disk::FileId::at(&dir.path().join("pg_xact/0000")).unwrap());
         assert_eq!(file("pg_xact/0000").relation, None, "digits, but not in a database");
         assert_eq!(file("base/1/PG_VERSION").relation, None);
         assert_eq!(file("base/1/2619_fsm.1").relation, RelationFile::parse("2619_fsm.1"));

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::exclude::{self, Place, Unlogged};
-use super::tree::{DirEntry, FileEntry, Tablespace, Walk};
+use super::tree::{DirEntry, FileEntry, FileStat, Tablespace, Walk};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{ControlFile, Major, RelationFile};
 
@@ -82,8 +82,8 @@ impl Walker {
             return self.subdirectory(name, path, permissions(&metadata), place);
         }
         let relation = if place == Place::Relations { RelationFile::parse(name) } else { None };
-        let (size, modified) = (metadata.len(), metadata.mtime());
-        self.found.files.push(FileEntry { path, size, mode: permissions(&metadata), modified, relation });
+        let (size, mode, stat) = (metadata.len(), permissions(&metadata), FileStat::of(&metadata));
+        self.found.files.push(FileEntry { path, size, mode, stat, relation });
         Ok(())
     }
 

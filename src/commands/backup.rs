@@ -36,6 +36,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
         // As long as PostgreSQL's one call for that segment may take.
         archive_patience: config.archive.timeout,
         full,
+        reread: config.backup_reread,
         progress: Arc::clone(&progress),
     };
     let begin = Instant::now();
@@ -86,13 +87,18 @@ fn reused(manifest: &Manifest) -> String {
     if manifest.reused_bytes == 0 {
         return String::new();
     }
-    let changed = manifest.size_bytes.saturating_sub(manifest.reused_bytes + manifest.rewritten_bytes);
     format!(
-        "; {} reused, {} new or changed, {} rewritten",
+        "; {} reused ({} of it unread), {} new or changed, {} rewritten",
         size(manifest.reused_bytes),
-        size(changed),
+        size(manifest.unread_bytes),
+        size(changed(manifest)),
         size(manifest.rewritten_bytes)
     )
+}
+
+/// Bytes that the backup found new or changed.
+const fn changed(manifest: &Manifest) -> u64 {
+    manifest.size_bytes.saturating_sub(manifest.reused_bytes + manifest.rewritten_bytes)
 }
 
 fn check_pgdata(config: &Config, pgdata: Option<&Path>) -> Result<()> {
@@ -143,6 +149,8 @@ pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
         "new_bytes": manifest.new_bytes,
         "base": manifest.base,
         "reused_bytes": manifest.reused_bytes,
+        "unread_bytes": manifest.unread_bytes,
+        "changed_bytes": changed(manifest),
         "rewritten_bytes": manifest.rewritten_bytes,
         "held": held,
         "page_errors": manifest.page_errors.len(),
@@ -235,6 +243,8 @@ fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
             manifest.base.as_ref().map_or_else(|| "no other backup".to_owned(), ToString::to_string),
         ),
         ("reused", format!("{} ({} bytes)", size(manifest.reused_bytes), manifest.reused_bytes)),
+        ("of it unread", format!("{} ({} bytes)", size(manifest.unread_bytes), manifest.unread_bytes)),
+        ("new or changed", format!("{} ({} bytes)", size(changed(manifest)), changed(manifest))),
         ("rewritten", format!("{} ({} bytes)", size(manifest.rewritten_bytes), manifest.rewritten_bytes)),
         (
             "page checksums",

@@ -59,6 +59,8 @@ pub struct Config {
     pub backup_max_rate: u64,
     /// Whether the daemon takes a backup when a restore would take almost too long.
     pub backup_on_rto_threat: bool,
+    /// How long a backup may leave a file that does not change unread; zero reads everything.
+    pub backup_reread: Duration,
     /// How far back every instant stays restorable.
     pub retention_window: Duration,
     /// How much may be lost, as promised.
@@ -126,6 +128,7 @@ impl Config {
             backup_concurrency: units::workers("backup.concurrency", raw.backup.concurrency)?,
             backup_max_rate: units::bytes(&raw.backup.max_rate).context("backup.max_rate")?,
             backup_on_rto_threat: raw.backup.on_rto_threat,
+            backup_reread: units::duration(&raw.backup.reread).context("backup.reread")?,
             retention_window: raw.retention.check()?,
             rpo_objective: units::duration(&raw.objectives.rpo).context("objectives.rpo")?,
             rto_objective: units::duration(&raw.objectives.rto).context("objectives.rto")?,
@@ -259,6 +262,7 @@ mod tests {
             ("[backup]\nconcurrency = 9223372036854775807", "more than 256"),
             ("[archive]\ntimeout = \"300000000000y\"", "longer than a hundred years"),
             ("[backup]\nmax_rate = \"fast\"", "backup.max_rate"),
+            ("[backup]\nreread = \"weekly\"", "backup.reread"),
             ("[compression]\nlevel = 99", "compression.level is 99"),
             ("[log]\nformat = \"xml\"", "log.format"),
             (

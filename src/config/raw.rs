@@ -169,11 +169,12 @@ pub(super) struct Backup {
     pub(super) concurrency: usize,
     pub(super) max_rate: String,
     pub(super) on_rto_threat: bool,
+    pub(super) reread: String,
 }
 
 impl Default for Backup {
     fn default() -> Self {
-        Self { concurrency: 2, max_rate: "0".to_owned(), on_rto_threat: false }
+        Self { concurrency: 2, max_rate: "0".to_owned(), on_rto_threat: false, reread: "7d".to_owned() }
     }
 }
 

@@ -50,8 +50,10 @@ pub struct FileRecord {
     pub path: Verbatim,
     /// Permission bits.
     pub mode: u32,
-    /// Modification time, seconds since the epoch.
-    pub modified: i64,
+    /// A digest of what the disk said of the file when it was read; the writer's own business. 0 if that means nothing.
+    pub state: u64,
+    /// When the backup began that read it, seconds since the epoch. Not this one, if it was skipped since.
+    pub read_at: i64,
     /// Bytes.
     pub size: u64,
     /// Its content.
@@ -129,7 +131,8 @@ impl FileTable {
         for file in &self.files {
             put_bytes(&mut out, file.path.as_bytes());
             out.extend_from_slice(&file.mode.to_le_bytes());
-            out.extend_from_slice(&file.modified.to_le_bytes());
+            out.extend_from_slice(&file.state.to_le_bytes());
+            out.extend_from_slice(&file.read_at.to_le_bytes());
             out.extend_from_slice(&file.size.to_le_bytes());
             put_u32(&mut out, file.extents.len());
             for extent in &file.extents {
@@ -177,15 +180,16 @@ impl FileTable {
         for _ in 0..take_u32(input)? {
             let path = take_bytes(input)?.to_vec().into();
             let mode = take_u32(input)?;
-            let modified = i64::from_le_bytes(take(input)?);
+            let state = u64::from_le_bytes(take(input)?);
+            let read_at = i64::from_le_bytes(take(input)?);
             let size = u64::from_le_bytes(take(input)?);
             let mut extents = Vec::new();
             for _ in 0..take_u32(input)? {
                 let frame = *frames.get(take_u32(input)? as usize)?;
                 extents.push(Extent { skip: take_u32(input)?, plain_len: take_u32(input)?, ..frame });
             }
-            let mut file =
-                FileRecord { path, mode, modified, size, extents, sums: Vec::new(), digests: Vec::new() };
+            let (sums, digests) = (Vec::new(), Vec::new());
+            let mut file = FileRecord { path, mode, state, read_at, size, extents, sums, digests };
             for _ in 0..file.digest_count().div_ceil(PAGES_PER_SUM) {
                 file.sums.push(u64::from_le_bytes(take(input)?));
             }
@@ -286,7 +290,8 @@ mod tests {
         let file = FileRecord {
             path: b"base/1/\xff".to_vec().into(),
             mode: 0o600,
-            modified: -1,
+            state: 7,
+            read_at: -1,
             size: 2 * 8192 + 1,
             extents: vec![part(8192, 8192), part(16384, 8193)],
             sums: vec![5],

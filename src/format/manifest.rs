@@ -69,6 +69,8 @@ pub struct Manifest {
     /// Bytes of files that are as they were, and were stored again: what lies in too many places, or beside too much
     /// that nobody needs. The rest of `size_bytes` is new or changed.
     pub rewritten_bytes: u64,
+    /// Of the reused bytes, those of files that were not read: by all that the disk says they are as they were.
+    pub unread_bytes: u64,
     /// Pages whose checksum failed.
     pub page_errors: Vec<PageError>,
     /// Configuration files that lie outside the data directory: not restored, kept for the operator.

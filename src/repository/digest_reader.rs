@@ -41,25 +41,44 @@ impl DigestReader {
     /// Fill in the digests of `table`. What its packs say must be what the table sums up: the pages of each file as they
     /// were read.
     pub async fn fill(&mut self, repository: &Repository, table: &mut FileTable) -> Result<(), NoDigests> {
+        let all = vec![true; table.files.len()];
+        self.fill_some(repository, table, &all).await
+    }
+
+    /// The same for those files only that are `wanted`.
+    pub async fn fill_some(
+        &mut self,
+        repository: &Repository,
+        table: &mut FileTable,
+        wanted: &[bool],
+    ) -> Result<(), NoDigests> {
+        let mut needed = vec![false; table.packs.len()];
+        for (file, _) in table.files.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+            for extent in &file.extents {
+                needed[extent.pack as usize] = true;
+            }
+        }
         let mut known = std::mem::take(&mut self.packs);
-        let requests = table.packs.iter().map(|pack| {
+        let requests = table.packs.iter().zip(needed).map(|(pack, needed)| {
             let known = known.remove(&pack.name);
             async move {
                 match known {
-                    Some(digests) => Ok(digests),
-                    None => fetch(repository, pack).await.map(Arc::new),
+                    Some(digests) => Ok(Some(digests)),
+                    None if needed => fetch(repository, pack).await.map(|digests| Some(Arc::new(digests))),
+                    None => Ok(None),
                 }
             }
         });
         let requests: Vec<_> = requests.collect();
-        let packs: Vec<Arc<PackDigests>> =
+        let packs: Vec<Option<Arc<PackDigests>>> =
             stream::iter(requests).buffered(CONCURRENT_FETCHES).try_collect().await?;
         let seed = repository.identity().page_seed()?;
-        for file in &mut table.files {
+        for (file, _) in table.files.iter_mut().zip(wanted).filter(|(_, wanted)| **wanted) {
             let filled = fill_file(file, &packs, seed);
             filled.with_context(|| format!("read the page digests of {}", file.path))?;
         }
-        self.packs = table.packs.iter().map(|pack| pack.name.clone()).zip(packs).collect();
+        let names = table.packs.iter().map(|pack| pack.name.clone());
+        self.packs = names.zip(packs).filter_map(|(name, pack)| Some((name, pack?))).collect();
         Ok(())
     }
 }
@@ -74,10 +93,11 @@ async fn fetch(repository: &Repository, pack: &PackRef) -> Result<PackDigests, N
     opened.map_err(|error| NoDigests { pack: Some(pack.name.clone()), error })
 }
 
-fn fill_file(file: &mut FileRecord, packs: &[Arc<PackDigests>], seed: u64) -> Result<()> {
+fn fill_file(file: &mut FileRecord, packs: &[Option<Arc<PackDigests>>], seed: u64) -> Result<()> {
     let mut digests = Vec::with_capacity(file.digest_count());
     for extent in &file.extents {
-        let of_frame = packs.get(extent.pack as usize).and_then(|pack| pack.of_frame(extent.frame));
+        let pack = packs.get(extent.pack as usize).and_then(Option::as_ref);
+        let of_frame = pack.and_then(|pack| pack.of_frame(extent.frame));
         let own = of_frame.and_then(|digests| digests.get(extent.pages()));
         digests.extend_from_slice(own.ok_or_else(|| Error::corrupt("page digests are missing"))?);
     }

@@ -200,7 +200,8 @@ mod tests {
         let file = FileRecord {
             path: "f".into(),
             mode: 0,
-            modified: 0,
+            state: 0,
+            read_at: 0,
             size: 0,
             extents: vec![Extent { plain_len: 16384, ..extent(0) }, Extent { plain_len: 8193, ..extent(1) }],
             sums: Vec::new(),

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The fields of a backup in JSON, as the contract has them.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 19] = [
     "base",
+    "changed_bytes",
     "finished_at",
     "from_standby",
     "held",
@@ -32,6 +33,7 @@ const FIELDS: [&str; 17] = [
     "stored_bytes",
     "system_identifier",
     "timeline",
+    "unread_bytes",
 ];
 
 /// What an empty `backup-list` shows.

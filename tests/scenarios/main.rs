@@ -43,5 +43,6 @@ mod store_faults;
 mod stores;
 mod tail;
 mod tamper;
+mod unread;
 mod verify;
 mod wal;
