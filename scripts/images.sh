@@ -3,6 +3,8 @@
 # shellcheck disable=SC2034
 
 IMAGES=${WALPROOF_IMAGES:-$ROOT/target/images}
+# Besides PostgreSQL: what hosts reach their network with, and what sets the clock of one apart.
+MORE=iproute2,ca-certificates,faketime
 
 need_root() { ((EUID == 0)) || die "run this as root: it makes roots of Debian, and hosts of them"; }
 
@@ -19,7 +21,7 @@ postgresql_of() {
 base_root() {
     local suite=$1 version
     version=$(postgresql_of "$suite")
-    BASE_TAR=$IMAGES/$suite.tar
+    BASE_TAR=$IMAGES/$suite-$(cksum <<<"$MORE" | cut -d' ' -f1).tar
     [ ! -s "$BASE_TAR" ] || return 0
     have mmdebstrap || apt_install "to make roots of Debian" mmdebstrap
     mkdir -p "$IMAGES"
@@ -27,7 +29,7 @@ base_root() {
     # Under another name until it is whole. It makes no cluster: tests do.
     # shellcheck disable=SC2016 # $1 is the hooks'
     mmdebstrap --quiet --variant=minbase \
-        --include="postgresql-$version,postgresql-contrib,iproute2,ca-certificates" \
+        --include="postgresql-$version,postgresql-contrib,$MORE" \
         --essential-hook='mkdir -p "$1/etc/postgresql-common/createcluster.d"' \
         --essential-hook='echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.d/none.conf"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -42,7 +44,11 @@ base_root() {
 # A Docker daemon: the one that answers, else one started here, which stop_docker ends.
 need_docker() {
     ! docker info >/dev/null 2>&1 || return 0
-    if ! have dockerd || ! have docker; then apt_install "to run hosts in containers" docker.io; fi
+    if ! have dockerd || ! have docker; then
+        apt_install "to run hosts in containers" docker.io
+        # Where systemd runs, the package starts it.
+        ! docker info >/dev/null 2>&1 || return 0
+    fi
     need_root
     DOCKER_DIR=$(mktemp -d /tmp/walproof-docker-XXXXXX)
     say "starting a Docker daemon of its own in $DOCKER_DIR"
