@@ -67,9 +67,13 @@ impl Survey {
 }
 
 /// R9: finished files in pg_wal that the repository does not have, on the lineage of the timeline that is written:
-/// a primary that is gone may never have shipped them.
+/// a primary that is gone may never have shipped them. What is older than every backup leads nowhere, and retention may have
+/// deleted it.
 fn missing(files: &[WalName], history: &History, end: Lsn, catalog: &Catalog) -> Vec<WalName> {
     let size = catalog.segment_size;
+    let oldest =
+        catalog.backups.iter().map(|backup| backup.start_lsn).min().filter(|_| catalog.damaged.is_empty());
+    let is_of_use = |segment: &SegmentName| oldest.is_none_or(|oldest| segment.end(size) > oldest);
     let is_finished = |segment: &SegmentName| {
         let Some(stretch) = history.stretch(segment.timeline) else { return false };
         // Behind a switch PostgreSQL goes on in a file of the new timeline, and archives the old one as .partial.
@@ -77,7 +81,7 @@ fn missing(files: &[WalName], history: &History, end: Lsn, catalog: &Catalog) ->
         segment.end(size) <= until && segment.end(size) > stretch.begin
     };
     let wanted = |name: &&WalName| match name {
-        WalName::Segment(segment) => is_finished(segment) && !catalog.has(segment),
+        WalName::Segment(segment) => is_finished(segment) && is_of_use(segment) && !catalog.has(segment),
         WalName::History(timeline) => {
             history.stretch(*timeline).is_some() && catalog.versions(name).next().is_none()
         }
@@ -110,4 +114,28 @@ fn holes(coverage: &Coverage, files: &[WalName], end: Lsn, size: SegmentSize) ->
         }
     }
     holes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::window::sample_manifest;
+
+    #[test]
+    fn r9_what_is_older_than_every_backup_is_not_shipped_again() {
+        let size = SegmentSize::new(1 << 24).unwrap();
+        let start = |number: u64| Lsn::new(number << 24);
+        let within = |offset: u64| Lsn::new((3 << 24) + offset);
+        let files: Vec<WalName> = (1..=4)
+            .map(|number| WalName::Segment(SegmentName::from_number(TimelineId::FIRST, number, size)))
+            .collect();
+        let mut catalog = Catalog::empty(size);
+        let missing =
+            |catalog: &Catalog| missing(&files, &History::root(TimelineId::FIRST), start(5), catalog);
+        assert_eq!(missing(&catalog), files, "the first backup has yet to come");
+        catalog.backups.push(Arc::new(sample_manifest(within(40), within(400), 1)));
+        assert_eq!(missing(&catalog), files[2..]);
+    }
 }
