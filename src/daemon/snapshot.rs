@@ -302,6 +302,13 @@ fn window(ledger: &Ledger) -> Window {
             hint: Some("do two servers archive to this repository? is a copy or a standby running with archiving on?".to_owned()),
         });
     }
+    if let Some((timeline, end)) = ledger.beside() {
+        window.window_faults.push(Trouble {
+            code: Code::ForeignTimeline,
+            text: format!("another server still writes timeline {timeline}, up to {end} now: what is committed there is not on this server's branch"),
+            hint: Some("is the old primary alive after a failover, or a restored copy? stop it; pg_rewind or a restore makes a standby of it".to_owned()),
+        });
+    }
     if let Some(timeline) = ledger.led_astray() {
         window.window_faults.push(Trouble {
             code: Code::ForeignTimeline,

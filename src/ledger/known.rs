@@ -1,9 +1,12 @@
 //! What is known: all events, added up. A pure value: no I/O, and time is passed in, so that any course of events can be
 //! replayed in a test.
 
+mod claims;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::beside::grew_beside;
 use super::coverage::Coverage;
 use super::entry::{Attempt, Doubt, Role, StoredTail, Wanted};
 use super::event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Survey};
@@ -78,6 +81,8 @@ pub struct Ledger {
     stored_end: Option<StoredEnd>,
     /// Another writer's tail of this segment is newer than ours.
     second_writer: Option<SegmentName>,
+    /// The timeline of a branch beside the server's own that has grown since the survey before, and up to where.
+    beside: Option<(TimelineId, Lsn)>,
     /// The server has flushed past what another life stored. Which of it is whose, the next look compares.
     doubt: Option<Doubt>,
     /// Of what is stored up to here, or farther, `flushes` knows the age of what is not.
@@ -116,6 +121,7 @@ impl Ledger {
             shipped: BTreeMap::new(),
             stored_end: None,
             second_writer: None,
+            beside: None,
             doubt: None,
             known_from: Lsn::INVALID,
             flushes: FlushHistory::new(now.instant, Duration::ZERO),
@@ -325,6 +331,8 @@ impl Ledger {
         };
         self.second_writer = self.shipped.iter().find_map(newer);
         self.stored_end = Some(stored_end.after(self.stored_end.as_ref()));
+        let ours = coverage.history().timeline;
+        self.beside = self.window.as_ref().and_then(|before| grew_beside(before, &survey.window, ours));
         self.window = Some(survey.window);
         self.last_push = self.last_push.max(coverage.catalog().last_push());
         self.last_time = self.last_time.max(survey.last_time);
@@ -380,69 +388,5 @@ impl Ledger {
     pub fn end_of_wal(&self) -> Option<Lsn> {
         let sampled = self.sample.filter(|sample| !sample.status.in_recovery);
         sampled.map(|sample| sample.status.flushed).max(self.left_behind.map(|left| left.end))
-    }
-
-    /// R29: what is stored of the server's timeline goes farther than the server has ever flushed on it. It is another
-    /// life's: (stored, flushed).
-    pub fn divergence(&self) -> Option<(Lsn, Lsn)> {
-        let sample = self.sample.filter(|sample| !sample.status.in_recovery)?;
-        let (timeline, flushed) = (sample.status.timeline?, sample.status.flushed);
-        let stored_end = self.stored_end.as_ref()?;
-        if let Some(left) = self.left_behind().filter(|left| left.timeline == timeline) {
-            // Since it went down it has not written more, whenever it was asked last.
-            let end = left.end.max(flushed);
-            return Some((stored_end.beyond(timeline, end, None)?, end));
-        }
-        let stored = stored_end.beyond(timeline, flushed, Some(sample.asked_at))?;
-        Some((stored, flushed))
-    }
-
-    /// The segment of which another writer's tail is newer than ours.
-    pub fn second_writer(&self) -> Option<SegmentName> {
-        self.second_writer
-    }
-
-    /// R28: the timeline that a default restore follows, where it is not the one that the server writes.
-    pub fn led_astray(&self) -> Option<TimelineId> {
-        let ours = self.coverage.as_ref()?.history();
-        let default = self.window.as_ref()?.default_branch().ok()?.timeline();
-        (!self.is_standby() && default != ours.timeline).then_some(default)
-    }
-
-    /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
-    pub fn rpo(&self, now: Instant) -> Option<f64> {
-        let coverage = self.coverage.as_ref()?;
-        let stored = coverage.stored();
-        let sample = self.sample.filter(|sample| !sample.status.in_recovery);
-        if sample.is_some_and(|sample| sample.status.timeline != Some(coverage.history().timeline)) {
-            // Promoted: what is stored of the timeline before says nothing of this one.
-            return None;
-        }
-        let foreign = self.divergence().is_some() || self.doubt.is_some();
-        if foreign || self.second_writer.is_some() || self.led_astray().is_some() {
-            // What is stored is not, or not all, what this server wrote.
-            return None;
-        }
-        if self.wrong_server {
-            // Nothing says what our own server has flushed.
-            return None;
-        }
-        if self.is_standby() {
-            // Its WAL is its primary's to archive.
-            return None;
-        }
-        let fresh = sample.is_some_and(|sample| now.saturating_duration_since(sample.asked_at) < STALE);
-        let end = match (self.role(), self.left_behind) {
-            // Nobody writes: what the disk holds is all there is.
-            (Role::Down, Some(left)) => {
-                Some(sample.map_or(left.end, |sample| left.end.max(sample.status.flushed)))
-            }
-            (Role::Primary, _) if fresh => sample.map(|sample| sample.status.flushed),
-            _ => None,
-        };
-        if end.is_some_and(|end| end <= stored) {
-            return Some(0.0);
-        }
-        Some(self.flushes.age(now, stored).as_secs_f64())
     }
 }

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod accidents;
 mod assess;
+mod beside;
 mod counted;
 mod coverage;
 mod entry;
