@@ -5,7 +5,7 @@
 //! - [`daemon`]: the same program as a daemon.
 //! - [`prometheus`]: a real Prometheus that scrapes it.
 //! - [`archived`]: both together, and what is restored from them.
-//! - [`s3`]: an S3 server inside the test process that can be told to misbehave.
+//! - [`s3`]: an S3 server inside the test process that can be told to misbehave, or that misbehaves before a real one.
 //! - [`repo`]: where a repository lives, and the hands of somebody who tampers with it.
 //! - [`fabricate`]: WAL segments, control files and data directories made byte by byte; no server needed.
 //!
@@ -47,6 +47,7 @@ pub mod prometheus;
 pub mod random;
 pub mod repo;
 pub mod s3;
+pub mod s3_behind;
 pub mod s3_service;
 pub mod s3_target;
 pub mod scratch;

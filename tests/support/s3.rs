@@ -1,5 +1,7 @@
 //! An S3 server inside the test process, on 127.0.0.1 and a port that the system chooses.
 //!
+//! With `WALPROOF_TEST_FAULTS_BEFORE` it stores nothing itself: the real server of [`S3Target`] stands behind its faults.
+//!
 //! `s3s-fs` stores plain files, so tests reach behind it with [`super::repo::Objects`]. Its object names are
 //! also file names in base64: a key of more than about 160 bytes is refused.
 
@@ -7,7 +9,8 @@ pub use super::faults::{Action, Fault, Faults, Request, Verb};
 pub use super::s3_target::{Location, S3Target};
 
 use super::Scratch;
-use super::repo::{Directory, Objects};
+use super::repo::{Directory, Objects, Remote};
+use super::s3_behind::Behind;
 use super::s3_service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -29,6 +32,8 @@ pub struct S3Server {
     address: SocketAddr,
     faults: Faults,
     root: Arc<Scratch>,
+    /// The server that stores, where that is another.
+    behind: Option<Location>,
     runtime: Option<Runtime>,
 }
 
@@ -44,7 +49,8 @@ impl S3Server {
         let root = Arc::new(Scratch::new());
         std::fs::create_dir(root.join(BUCKET)).expect("create the bucket");
         let address = SocketAddr::from((ip, 0));
-        let mut server = Self { address, faults: Faults::default(), root, runtime: None };
+        let behind = std::env::var_os("WALPROOF_TEST_FAULTS_BEFORE").map(|_| Location::from_env());
+        let mut server = Self { address, faults: Faults::default(), root, behind, runtime: None };
         server.restart();
         server
     }
@@ -75,7 +81,11 @@ impl S3Server {
         self.address = bound.local_addr().expect("port of the S3 server");
         let context = runtime.enter();
         let listener = TcpListener::from_std(bound).expect("hand the listener to the runtime");
-        let service = Service::new(self.root.path(), BUCKET, ACCESS_KEY, SECRET_KEY, self.faults.clone());
+        let faults = self.faults.clone();
+        let service = match &self.behind {
+            Some(server) => Service::before(Behind::new(&server.endpoint), &server.bucket, faults),
+            None => Service::new(self.root.path(), BUCKET, ACCESS_KEY, SECRET_KEY, faults),
+        };
         tokio::spawn(accept(listener, service));
         drop(context);
         self.runtime = Some(runtime);
@@ -88,8 +98,12 @@ impl S3Server {
 
     /// How a client reaches it; keys of the repository start with `prefix`.
     pub fn location(&self) -> Location {
+        let endpoint = format!("http://{}", self.address);
+        if let Some(server) = &self.behind {
+            return Location { endpoint, ..server.clone() };
+        }
         Location {
-            endpoint: format!("http://{}", self.address),
+            endpoint,
             region: "us-east-1".into(),
             bucket: BUCKET.into(),
             prefix: "pg".into(),
@@ -100,7 +114,10 @@ impl S3Server {
 
     /// All objects of the bucket, behind the server's back. It outlives the server.
     pub fn objects(&self) -> Arc<dyn Objects> {
-        Arc::new(Directory::new(self.bucket_dir(), Arc::clone(&self.root)))
+        match &self.behind {
+            Some(server) => Arc::new(Remote::new(server)),
+            None => Arc::new(Directory::new(self.bucket_dir(), Arc::clone(&self.root))),
+        }
     }
 
     fn bucket_dir(&self) -> PathBuf {

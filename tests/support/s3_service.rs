@@ -2,6 +2,7 @@
 
 use super::faults::{Action, Faults, Verb};
 use super::s3::Hook;
+use super::s3_behind::Behind;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
@@ -10,7 +11,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use hyper::service::Service as _;
 use hyper::{Method, Request, Response};
 use s3s::auth::SimpleAuth;
-use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::service::S3ServiceBuilder;
 use s3s::{Body, HttpError};
 use std::collections::HashMap;
 use std::io;
@@ -20,10 +21,26 @@ use std::time::Duration;
 
 type Answer = Result<Response<Body>, HttpError>;
 
+/// What answers when no fault does.
+#[derive(Clone)]
+enum Inner {
+    Files(s3s::service::S3Service),
+    Server(Behind),
+}
+
+impl Inner {
+    async fn call(&self, request: Request<Body>) -> Answer {
+        match self {
+            Self::Files(files) => files.call(request).await,
+            Self::Server(server) => server.call(request).await,
+        }
+    }
+}
+
 /// Shared by all connections.
 #[derive(Clone)]
 pub struct Service {
-    inner: S3Service,
+    inner: Inner,
     bucket: String,
     bucket_dir: PathBuf,
     faults: Faults,
@@ -51,7 +68,19 @@ impl Service {
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
         let bucket_dir = root.join(bucket);
-        Self { inner: builder.build(), bucket: bucket.into(), bucket_dir, faults, locks: Arc::default() }
+        Self {
+            inner: Inner::Files(builder.build()),
+            bucket: bucket.into(),
+            bucket_dir,
+            faults,
+            locks: Arc::default(),
+        }
+    }
+
+    /// In front of another server.
+    pub fn before(server: Behind, bucket: &str, faults: Faults) -> Self {
+        let inner = Inner::Server(server);
+        Self { inner, bucket: bucket.into(), bucket_dir: PathBuf::new(), faults, locks: Arc::default() }
     }
 
     pub async fn answer(&self, request: Request<Incoming>, hook: &Hook) -> Answer {

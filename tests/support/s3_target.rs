@@ -18,6 +18,25 @@ pub struct Location {
 }
 
 impl Location {
+    /// The bucket that `WALPROOF_TEST_S3_URL` (`s3://bucket/prefix`) names, reached as `WALPROOF_TEST_S3_ENDPOINT`,
+    /// `_REGION` (default us-east-1), `_ACCESS_KEY` and `_SECRET_KEY` say; each has a prefix of its own below the one named.
+    #[track_caller]
+    pub fn from_env() -> Self {
+        let url = required("WALPROOF_TEST_S3_URL");
+        let rest = url
+            .strip_prefix("s3://")
+            .unwrap_or_else(|| panic!("WALPROOF_TEST_S3_URL={url}: want s3://bucket"));
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        Self {
+            endpoint: required("WALPROOF_TEST_S3_ENDPOINT"),
+            region: std::env::var("WALPROOF_TEST_S3_REGION").unwrap_or_else(|_| "us-east-1".into()),
+            bucket: bucket.into(),
+            prefix: format!("{}/{}", prefix.trim_end_matches('/'), unique()).trim_start_matches('/').into(),
+            access_key: required("WALPROOF_TEST_S3_ACCESS_KEY"),
+            secret_key: required("WALPROOF_TEST_S3_SECRET_KEY"),
+        }
+    }
+
     /// `s3://bucket/prefix`
     pub fn url(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.prefix).trim_end_matches('/').to_owned()
@@ -33,26 +52,13 @@ pub enum S3Target {
 }
 
 impl S3Target {
-    /// In the process, unless `WALPROOF_TEST_S3_URL` (`s3://bucket/prefix`) names a bucket; then also
-    /// `WALPROOF_TEST_S3_ENDPOINT`, `_REGION` (default us-east-1), `_ACCESS_KEY` and `_SECRET_KEY` are read.
-    /// Each target gets a prefix of its own below the one named.
+    /// In the process, unless `WALPROOF_TEST_S3_URL` names a bucket: see [`Location::from_env`].
     #[track_caller]
     pub fn from_env() -> Self {
-        let Ok(url) = std::env::var("WALPROOF_TEST_S3_URL") else {
-            return Self::InProcess(S3Server::start());
-        };
-        let rest = url
-            .strip_prefix("s3://")
-            .unwrap_or_else(|| panic!("WALPROOF_TEST_S3_URL={url}: want s3://bucket"));
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        Self::External(Location {
-            endpoint: required("WALPROOF_TEST_S3_ENDPOINT"),
-            region: std::env::var("WALPROOF_TEST_S3_REGION").unwrap_or_else(|_| "us-east-1".into()),
-            bucket: bucket.into(),
-            prefix: format!("{}/{}", prefix.trim_end_matches('/'), unique()).trim_start_matches('/').into(),
-            access_key: required("WALPROOF_TEST_S3_ACCESS_KEY"),
-            secret_key: required("WALPROOF_TEST_S3_SECRET_KEY"),
-        })
+        match std::env::var_os("WALPROOF_TEST_S3_URL") {
+            None => Self::InProcess(S3Server::start()),
+            Some(_) => Self::External(Location::from_env()),
+        }
     }
 
     pub fn location(&self) -> Location {
@@ -99,7 +105,8 @@ impl S3 for S3Target {
 
 #[track_caller]
 fn required(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("WALPROOF_TEST_S3_URL is set, so {name} is needed, too"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("no {name}, which an S3 server outside of the process needs"))
 }
 
 fn unique() -> String {
