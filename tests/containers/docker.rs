@@ -60,25 +60,17 @@ pub struct Host {
 }
 
 impl Host {
+    /// `options` are more of `docker run`.
     #[track_caller]
-    pub fn start(name: &str, network: &Network) -> Self {
-        let (image, shm) = (image(), "--shm-size=256m");
+    pub fn start(name: &str, network: &Network, options: &[&str]) -> Self {
+        let image = image();
         let network = format!("--network={}", network.name);
         let alias = format!("--network-alias={name}");
-        let id = docker(&[
-            "run",
-            "-d",
-            "--init",
-            shm,
-            &network,
-            &alias,
-            "--hostname",
-            name,
-            &image,
-            "sleep",
-            "infinity",
-        ]);
-        Self { name: name.to_owned(), id }
+        let mut arguments =
+            vec!["run", "-d", "--init", "--shm-size=256m", &network, &alias, "--hostname", name];
+        arguments.extend(options);
+        arguments.extend([&image, "sleep", "infinity"]);
+        Self { id: docker(&arguments), name: name.to_owned() }
     }
 
     fn exec(&self, user: &str, script: &str, input: &str) -> Output {
@@ -107,6 +99,16 @@ impl Host {
         stdout.trim().to_owned()
     }
 
+    /// What it says on both streams; it has to exit with `code`.
+    #[track_caller]
+    pub fn fails(&self, code: i32, script: &str) -> String {
+        let output = self.exec("postgres", script, "");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{}: {script}\n{said}", self.name);
+        said
+    }
+
     /// Its standard output, whatever it exits with.
     pub fn ask(&self, script: &str) -> String {
         String::from_utf8_lossy(&self.exec("postgres", script, "").stdout).trim().to_owned()
@@ -114,7 +116,13 @@ impl Host {
 
     #[track_caller]
     pub fn sql(&self, query: &str) -> String {
-        self.postgres(&format!("psql -XAtq -v ON_ERROR_STOP=1 -d postgres <<'SQL'\n{query}\nSQL"))
+        self.sql_at(5432, query)
+    }
+
+    /// Asked of the server at this port.
+    #[track_caller]
+    pub fn sql_at(&self, port: u16, query: &str) -> String {
+        self.postgres(&format!("psql -XAtq -v ON_ERROR_STOP=1 -p {port} -d postgres <<'SQL'\n{query}\nSQL"))
     }
 
     /// Goes on in the background, as postgres; what it says is in /tmp/NAME.log.
@@ -156,17 +164,28 @@ impl Host {
         self.in_network("iptables -F");
     }
 
+    /// A file system of this host, a tmpfs, has so many megabytes from now on.
+    #[track_caller]
+    pub fn resize(&self, path: &str, megabytes: u32) {
+        self.enter("-m", &format!("mount -o remount,size={megabytes}m {path}"));
+    }
+
     #[track_caller]
     fn firewall(&self, rule: &str) {
         self.in_network(&format!("iptables -A {rule}"));
     }
 
-    /// A program of this machine, in the container's network: a host needs no right to change its own.
     #[track_caller]
     fn in_network(&self, line: &str) {
+        self.enter("-n", line);
+    }
+
+    /// A program of this machine in a namespace of the container: a host needs no right to change its own.
+    #[track_caller]
+    fn enter(&self, namespace: &str, line: &str) {
         let pid = docker(&["inspect", "-f", "{{.State.Pid}}", &self.id]);
         let mut command = Command::new("nsenter");
-        command.args(["-t", &pid, "-n"]).args(line.split(' '));
+        command.args(["-t", &pid, namespace]).args(line.split(' '));
         let output = run(command, "");
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::LONG;
 use super::docker::{Host, Network};
-use super::support::s3::S3Server;
+use super::support::s3::{Faults, S3Server};
 use super::support::{process, program, wait_until};
 
-const DATA: &str = "/var/lib/postgresql/15/main";
+pub const DATA: &str = "/var/lib/postgresql/15/main";
+const BIN: &str = "/usr/lib/postgresql/15/bin";
 const CONFIGURATION: &str = "/etc/postgresql/15/main";
 
 /// Hosts are dropped before it.
@@ -28,13 +30,17 @@ pub struct Claim {
     /// Seconds; `None` where it is unknown.
     pub rpo: Option<f64>,
     pub critical: bool,
+    /// The codes of its problems.
+    pub problems: Vec<String>,
 }
 
 impl Claim {
     pub fn of(host: &Host) -> Self {
         let status: Value = serde_json::from_str(&host.ask("walproof status --json")).unwrap_or_default();
         let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let code = |problem: &Value| problem["code"].as_str().unwrap_or_default().to_owned();
         Self {
+            problems: problems.iter().map(code).collect(),
             at: status["taken_at"].as_str().unwrap_or_default().to_owned(),
             rpo: status["rpo_seconds"].as_f64(),
             critical: problems.iter().any(|problem| problem["severity"] == "critical"),
@@ -58,8 +64,13 @@ impl Site {
         self.network.gateway()
     }
 
-    fn host(&self, name: &str) -> Host {
-        let host = Host::start(name, &self.network);
+    /// What the store may be told to do.
+    pub fn faults(&self) -> &Faults {
+        self.store.faults()
+    }
+
+    fn host(&self, name: &str, options: &[&str]) -> Host {
+        let host = Host::start(name, &self.network, options);
         let location = self.store.location();
         host.write("/etc/walproof/key", &self.key);
         host.write("/etc/walproof/access_key_id", &location.access_key);
@@ -100,7 +111,13 @@ signing_key_file = "/etc/walproof/drill.key"
     /// A cluster that archives, with a daemon and a backup.
     #[track_caller]
     pub fn primary(&self, name: &str) -> Host {
-        let host = self.host(name);
+        self.primary_with(name, &[])
+    }
+
+    #[track_caller]
+    pub fn primary_with(&self, name: &str, options: &[&str]) -> Host {
+        let host = self.host(name, options);
+        host.root("chown postgres:postgres /var/lib/postgresql");
         host.root("pg_createcluster 15 main -- --data-checksums >/dev/null");
         configure(&host);
         host.postgres("walproof init");
@@ -116,7 +133,12 @@ signing_key_file = "/etc/walproof/drill.key"
     /// Streams from `primary`, and fetches what is not streamed.
     #[track_caller]
     pub fn standby(&self, name: &str, primary: &str) -> Host {
-        let host = self.host(name);
+        self.standby_with(name, primary, &[])
+    }
+
+    #[track_caller]
+    pub fn standby_with(&self, name: &str, primary: &str, options: &[&str]) -> Host {
+        let host = self.host(name, options);
         host.root(&format!("pg_createcluster 15 main >/dev/null; rm -rf {DATA}"));
         configure(&host);
         host.postgres(&format!("pg_basebackup -h {primary} -U postgres -D {DATA} -R -c fast"));
@@ -127,30 +149,105 @@ signing_key_file = "/etc/walproof/drill.key"
     /// Has the key and PostgreSQL's programs, and no cluster.
     #[track_caller]
     pub fn staging(&self, name: &str) -> Host {
-        let host = self.host(name);
-        host.root("chown postgres /etc/walproof");
+        self.staging_with(name, &[])
+    }
+
+    #[track_caller]
+    pub fn staging_with(&self, name: &str, options: &[&str]) -> Host {
+        let host = self.host(name, options);
+        host.root("chown postgres /etc/walproof /var/lib/walproof");
         host.postgres("walproof drill-keygen --to /etc/walproof/drill.key");
         host
     }
+}
 
-    /// Commits a row several times a second, for as long as the host lives.
+#[track_caller]
+fn open(host: &Host, port: u16) {
+    wait_until("the restored server is open", LONG, || {
+        host.ask(&format!("psql -XAtq -p {port} -c 'select not pg_is_in_recovery()'")) == "t"
+    });
+}
+
+/// What is done to a cluster.
+impl Host {
+    /// Wait until everything that is committed now is stored.
     #[track_caller]
-    pub fn start_load(&self, host: &Host) {
-        host.spawn(
+    pub fn all_stored(&self) {
+        let flushed = self.sql("select pg_current_wal_flush_lsn()");
+        wait_until("all that was committed is stored", LONG, || {
+            let status: Value = serde_json::from_str(&self.ask("walproof status --json")).unwrap_or_default();
+            let (Some(end), Some(lag)) = (status["flushed_lsn"].as_str(), status["lag_bytes"].as_u64())
+            else {
+                return false;
+            };
+            self.ask(&format!("psql -XAtqc \"select '{end}'::pg_lsn - {lag} >= '{flushed}'\"")) == "t"
+        });
+    }
+
+    /// Commits a row several times a second, until [`Self::stop_load`] or for as long as the host lives.
+    #[track_caller]
+    pub fn start_load(&self) {
+        self.spawn(
             "load",
-            "while sleep 0.1; do psql -XAtqc \"insert into ledger (what) values (repeat('x', 500))\"; done",
+            "echo $$ >/tmp/load.pid
+             while sleep 0.1; do psql -XAtqc \"insert into ledger (what) values (repeat('x', 500))\"; done",
         );
     }
 
     /// Restore the newest state here, start it, and wait until it is open.
     #[track_caller]
-    pub fn restore(&self, host: &Host) {
-        host.root(&format!("pg_createcluster 15 main >/dev/null; rm -rf {DATA}"));
-        host.postgres(&format!("walproof restore --to {DATA} --archive-mode off"));
-        host.root("pg_ctlcluster 15 main start");
-        wait_until("the restored server is open", Duration::from_mins(3), || {
-            host.ask("psql -XAtqc 'select not pg_is_in_recovery()'") == "t"
-        });
+    pub fn restore(&self) {
+        self.root(&format!("pg_createcluster 15 main >/dev/null; rm -rf {DATA}"));
+        self.postgres(&format!("walproof restore --to {DATA} --archive-mode off"));
+        self.root("pg_ctlcluster 15 main start");
+        open(self, 5432);
+    }
+
+    /// The same in a cluster `name` of its own, at another port.
+    #[track_caller]
+    pub fn restore_beside(&self, name: &str, port: u16) {
+        let data = format!("/var/lib/postgresql/15/{name}");
+        self.root(&format!("pg_createcluster -p {port} 15 {name} >/dev/null; rm -rf {data}"));
+        self.postgres(&format!("walproof restore --to {data} --archive-mode off"));
+        self.root(&format!("pg_ctlcluster 15 {name} start"));
+        open(self, port);
+    }
+
+    #[track_caller]
+    pub fn start_server(&self) {
+        self.root("pg_ctlcluster 15 main start");
+    }
+
+    #[track_caller]
+    pub fn stop_server(&self) {
+        self.root("pg_ctlcluster 15 main stop -m fast");
+    }
+
+    /// Until it is done.
+    #[track_caller]
+    pub fn promote(&self) {
+        self.postgres(&format!("{BIN}/pg_ctl promote -w -t 120 -D {DATA}"));
+    }
+
+    /// Stream from another primary.
+    #[track_caller]
+    pub fn follow(&self, primary: &str) {
+        let conninfo = format!("host={primary} user=postgres");
+        self.sql(&format!("alter system set primary_conninfo = '{conninfo}';\nselect pg_reload_conf()"));
+    }
+
+    /// Give up what only this stopped server has, and stream from `primary`.
+    #[track_caller]
+    pub fn rewind_to(&self, primary: &str) {
+        let source = format!("--source-server='host={primary} user=postgres dbname=postgres'");
+        let configuration = format!("--config-file={CONFIGURATION}/postgresql.conf");
+        self.postgres(&format!("{BIN}/pg_rewind -D {DATA} {configuration} --restore-target-wal {source} -R"));
+        self.start_server();
+    }
+
+    #[track_caller]
+    pub fn stop_load(&self) {
+        self.postgres("kill $(cat /tmp/load.pid)");
     }
 }
 
@@ -166,7 +263,11 @@ fn configure(host: &Host) {
 }
 
 fn start(host: &Host) {
-    host.root("pg_ctlcluster 15 main start");
+    // A clock that is set apart is so for the server, too, whose environment Debian's tools clear.
+    host.root(&format!(
+        "env | sed -n \"s/^\\(LD_PRELOAD\\|.*FAKE.*\\)=\\(.*\\)/\\1 = '\\2'/p\" >{CONFIGURATION}/environment"
+    ));
+    host.start_server();
     host.spawn("daemon", "exec walproof daemon");
 }
 
@@ -185,4 +286,9 @@ pub fn archived_without_gap(host: &Host) -> bool {
     let list: Value = serde_json::from_str(&host.ask("walproof wal-list --json")).unwrap_or_default();
     list["gaps"].as_array().is_some_and(Vec::is_empty)
         && host.ask(&format!("ls {DATA}/pg_wal/archive_status | grep -c ready$ || true")) == "0"
+}
+
+/// How many standbys stream from this server.
+pub fn replicas(host: &Host) -> String {
+    host.ask("psql -XAtqc \"select count(*) from pg_stat_replication where state = 'streaming'\"")
 }
