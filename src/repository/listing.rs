@@ -1,5 +1,8 @@
 //! A listing: one pass over the keys of a repository, parsed. Everything else that is known of it follows from one.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use jiff::Timestamp;
 
 use super::namespace::Repository;
@@ -66,6 +69,18 @@ impl Listing {
         self.objects.iter().rfind(is_segment).map(|listed| listed.key.to_string())
     }
 
+    /// The newest segment of each timeline below `timeline`, by its key.
+    fn newest_of_older(&self, timeline: TimelineId) -> BTreeMap<TimelineId, String> {
+        let segments = self.objects.iter().filter_map(|listed| match listed.key {
+            ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline < timeline => {
+                Some((segment.timeline, listed))
+            }
+            _ => None,
+        });
+        let newest: BTreeMap<TimelineId, &Listed> = segments.collect();
+        newest.into_iter().map(|(timeline, listed)| (timeline, listed.key.to_string())).collect()
+    }
+
     fn insert(&mut self, listed: Listed) {
         let text = listed.key.to_string();
         let at = self.objects.partition_point(|other| other.key.to_string() < text);
@@ -105,12 +120,33 @@ impl Repository {
     }
 
     /// `known` with what has changed behind the newest segment of `timeline`: newer WAL, of higher timelines too, and
-    /// everything that is watched. One request while fewer than a thousand objects are new or watched.
+    /// everything that is watched. One request while fewer than a thousand objects are new or watched, and one for each older
+    /// timeline: a server that was replaced may live on.
     pub async fn list_news(&self, known: &mut Listing, timeline: TimelineId) -> Result<()> {
+        for (older, after) in known.newest_of_older(timeline) {
+            for listed in self.list_of_timeline(older, &after).await? {
+                known.insert(listed);
+            }
+        }
         let after = known.newest_segment(timeline).unwrap_or_else(|| IDENTITY.to_owned());
         let news = self.list_behind(&after).await?;
         known.replace_behind(&after, news);
         Ok(())
+    }
+
+    /// The segments of one timeline behind the key `after`: what comes behind them is not read.
+    async fn list_of_timeline(&self, timeline: TimelineId, after: &str) -> Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        let see = |page| {
+            let objects = self.parse_listing(page).objects;
+            let is_its = |listed: &Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline == timeline);
+            let all = objects.iter().all(is_its);
+            found.extend(objects.into_iter().filter(is_its));
+            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let listed = self.store().list_pages(&self.root, Some(&self.key(after)), see).await;
+        listed.with_context(|| format!("list what is new of timeline {timeline}"))?;
+        Ok(found)
     }
 
     async fn list_behind(&self, after: &str) -> Result<Listing> {
@@ -129,5 +165,31 @@ impl Repository {
             }
         }
         listing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::SegmentName;
+    use crate::repository::fixture::{archive, memory, size};
+
+    #[tokio::test]
+    async fn news_are_those_of_a_timeline_that_was_left_too() {
+        let (_, repository) = memory().await;
+        let segment =
+            |timeline, number| SegmentName::from_number(TimelineId::new(timeline).unwrap(), number, size());
+        for (timeline, number) in [(1, 1), (1, 2), (2, 2), (2, 3)] {
+            let segment = segment(timeline, number);
+            archive(&repository, &segment, 1).await;
+        }
+        let mut known = repository.list().await.unwrap();
+        // One of them lies in another directory of keys.
+        for (timeline, number) in [(1, 3), (1, 4096), (2, 4)] {
+            let segment = segment(timeline, number);
+            archive(&repository, &segment, 1).await;
+        }
+        repository.list_news(&mut known, TimelineId::new(2).unwrap()).await.unwrap();
+        assert_eq!(known.objects, repository.list().await.unwrap().objects);
     }
 }
