@@ -7,7 +7,7 @@ use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::{Archived, Repo, holds_within};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const ROWS: &str = "select string_agg(n::text, ' ' order by n) from t";
@@ -210,5 +210,51 @@ fn r18_a_killed_delta_restore_cannot_start_and_goes_on_with_delta_only() {
     server.faults().clear();
     restored.archived.walproof.run(restored.arguments("used", &["--delta"])).success();
     restored.assert_as_fresh("used", "fresh");
+    restored.assert_opens("used");
+}
+
+/// Bytes in one page of ten of each larger file are others, one file is gone, and one is there that should not be.
+fn spoil(dir: &Path, place: &Path) {
+    for (path, _) in tree(&dir.join("base"))
+        .into_iter()
+        .map(|(path, entry)| (dir.join("base").join(path), entry))
+        .chain(tree(place).into_iter().map(|(path, entry)| (place.join(path), entry)))
+    {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_file() && metadata.len() > 3 * 8192 {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            for page in (0..metadata.len() / 8192).step_by(10) {
+                file.write_all_at(b"changed", page * 8192 + 4000).unwrap();
+            }
+        }
+    }
+    fs::remove_file(dir.join("base/1/1259")).unwrap();
+    fs::write(dir.join("base/stray"), "x").unwrap();
+    Account::get().own(&dir.join("base/stray"));
+}
+
+#[test]
+fn r18_a_delta_restore_killed_at_any_moment_goes_on() {
+    const KILLS: u32 = 12;
+    let restored = Restored::new(Repo::local());
+    restored.fresh("fresh");
+    let to = restored.fresh("used");
+    let delta = restored.arguments("used", &["--delta"]);
+    spoil(&to, &restored.place_of("used"));
+    let begun = std::time::Instant::now();
+    restored.archived.walproof.run(&delta).success();
+    let whole = begun.elapsed();
+    restored.assert_as_fresh("used", "fresh");
+    let mut half_done = 0;
+    for kill in 0..KILLS {
+        spoil(&to, &restored.place_of("used"));
+        let running = restored.archived.walproof.spawn(&delta);
+        std::thread::sleep(whole * kill / KILLS);
+        running.kill9();
+        half_done += u32::from(!to.join("global/pg_control").exists());
+        restored.archived.walproof.run(&delta).success();
+        restored.assert_as_fresh("used", "fresh");
+    }
+    assert!(half_done >= 2, "{half_done} of {KILLS} fell into the work");
     restored.assert_opens("used");
 }

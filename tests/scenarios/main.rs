@@ -23,6 +23,7 @@ mod exit_codes;
 mod extents;
 mod handover;
 mod increments;
+mod increments_under_load;
 mod init;
 mod kill;
 mod lease;

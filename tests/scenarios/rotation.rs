@@ -129,3 +129,23 @@ fn without_encryption_there_is_no_key_to_rotate() {
     let site = Site::with(Repo::local(), WalproofBuilder::unencrypted);
     site.walproof.run(["key-rotate"]).complains_with(2).stderr_contains("not encrypted");
 }
+
+#[test]
+fn nothing_is_reused_of_what_an_older_key_sealed() {
+    let archived = Archived::start(Repo::local());
+    let walproof = &archived.walproof;
+    archived.backup();
+    let before = archived.backup();
+    assert!(before["reused_bytes"].as_u64().unwrap() > 0, "{before}");
+    let new = add_key(walproof);
+    walproof.run(["key-rotate"]).success();
+    let first = archived.backup();
+    assert_eq!((&first["base"], &first["reused_bytes"]), (&before["id"], &json!(0)));
+    let next = archived.backup();
+    let (reused, size) = (next["reused_bytes"].as_u64().unwrap(), next["size_bytes"].as_u64().unwrap());
+    assert!(next["base"] == first["id"] && 10 * reused > 9 * size, "{next}");
+    // So the old key can go.
+    set_keys(walproof, &new);
+    let to = archived.target("restored");
+    archived.try_restore(&to, ["--backup", next["id"].as_str().unwrap(), "--target-immediate"]).success();
+}

@@ -81,3 +81,43 @@ fn r14_a_promotion_ends_the_backup_of_a_standby() {
     backup.wait(PATIENCE * 2).fails_with(6).stderr_contains("promoted");
     assert!(archived.backups().is_empty());
 }
+
+#[test]
+fn a_promoted_standby_reuses_the_newest_backup_of_its_own_past() {
+    let (mut archived, standby) = pair();
+    let common = archived.backup();
+    archived.cluster.psql("insert into t values (3)");
+    archived.archive_all();
+    wait_until("the standby has followed", PATIENCE, || standby.psql(ROWS) == "1 2 3");
+    let walproof = on_standby(&archived, &standby, |builder| builder);
+    standby.set("archive_command", &walproof.archive_command());
+    standby.promote();
+    // The old primary goes on for a while, and what it backs up is not the past of the new one.
+    archived.cluster.psql("update pgbench_accounts set abalance = 99");
+    let left = archived.backup();
+    assert_eq!((&left["timeline"], &left["base"]), (&1.into(), &common["id"]));
+    archived.cluster.stop(StopMode::Fast);
+    standby.reload();
+    standby.psql("insert into t values (4)");
+    let promoted = walproof.json(["backup-push"]);
+    assert_eq!((&promoted["timeline"], &promoted["base"]), (&2.into(), &common["id"]));
+    assert!(promoted["reused_bytes"].as_u64() > Some(0), "{promoted}");
+    let to = archived.target("promoted");
+    let id = promoted["id"].as_str().unwrap();
+    let args = [
+        "restore",
+        "--to",
+        to.to_str().unwrap(),
+        "--backup",
+        id,
+        "--target-immediate",
+        "--target-action",
+        "promote",
+    ];
+    walproof.run(args).success();
+    let mut restored = crate::support::archived::attach_silent(&to);
+    restored.start();
+    crate::support::archived::wait_open(&restored);
+    assert_eq!(restored.psql(ROWS), "1 2 3 4");
+    assert_eq!(restored.psql("select sum(abalance) from pgbench_accounts"), "0");
+}
