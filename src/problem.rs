@@ -102,6 +102,8 @@ codes! {
     BackupDamaged = "backup_damaged",
     /// The last verification found something missing or damaged.
     VerifyFailed = "verify_failed",
+    /// Something that is stored was not opened within the window.
+    VerifyOverdue = "verify_overdue",
     /// Pages of the newest backup fail their checksum.
     PageErrors = "page_errors",
     /// The last drill that came to an end failed.

@@ -297,6 +297,9 @@ pub struct VerifyLine {
     pub problems: u64,
     /// Objects that a budget left for the next run.
     pub left: u64,
+    /// By content: of all that is stored and sound, when that was opened, or put, which was so longest ago.
+    #[serde(default)]
+    pub oldest: Option<PgTime>,
     /// The first problem.
     pub first: Option<String>,
     /// What a restore loses by that.
@@ -309,6 +312,8 @@ pub struct VerifyLine {
 pub struct Verifications {
     /// One for each level that was made.
     pub verifications: Vec<VerifyLine>,
+    /// Whether they were read: else there may be others.
+    pub verifications_read: bool,
 }
 
 /// Retention, as the repository tells.

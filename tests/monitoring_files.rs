@@ -19,6 +19,7 @@ const METRICS: &str = "
     backup_last_size_bytes backup_page_errors recovery_window_start_timestamp_seconds
     recovery_window_end_timestamp_seconds retention_window_seconds retention_last_success_timestamp_seconds
     retention_deleted_objects_total repository_bytes verify_last_success_timestamp_seconds verify_problems
+    verify_oldest_timestamp_seconds
     drill_last_run_timestamp_seconds drill_last_success_timestamp_seconds drill_success drill_rto_seconds
     drill_phase_seconds drill_rpo_seconds drills_total drill_verdict drill_overdue_seconds drill_estimate_error_ratio
     problems store_up store_requests_total store_request_duration_seconds";

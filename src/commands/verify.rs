@@ -5,6 +5,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{args::Global, args::VerifyArguments, context::Context, output, start};
 use crate::error::Result;
+use crate::postgres::PgTime;
 use crate::store::Policy as Deadlines;
 use crate::verify::{Finding, LastVerify, Restorable, Verified, Wanted, verify};
 
@@ -33,6 +34,8 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
             "opened": verified.opened,
             "remembered": verified.remembered,
             "left": verified.left,
+            "oldest_opened_at": verified.oldest.map(|at| at.to_string()),
+            "overdue": verified.overdue,
             "problems": verified.findings.problems,
             "remarks": verified.findings.remarks,
             "restorable": arguments.restorable.then_some(&verified.restorable),
@@ -44,7 +47,7 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
         }
     }
     let lost = arguments.restorable && !verified.restorable.is_whole();
-    Ok(u8::from(lost || !verified.findings.problems.is_empty()))
+    Ok(u8::from(lost || verified.overdue > 0 || !verified.findings.problems.is_empty()))
 }
 
 fn show(verified: &Verified, level: &str) -> Result<()> {
@@ -61,7 +64,7 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
         "content" => {
             let Verified { opened, remembered, left, .. } = verified;
             let left = if *left > 0 { format!(", {left} left for the next run") } else { String::new() };
-            format!(", {opened} opened, {remembered} by earlier runs{left}")
+            format!(", {opened} opened, {remembered} lately by earlier runs{left}")
         }
         _ => String::new(),
     };
@@ -70,7 +73,18 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
-    output::line(format!("{} objects listed{opened}: {problems}", verified.objects))
+    output::line(format!("{} objects listed{opened}: {problems}", verified.objects))?;
+    let Some(oldest) = verified.oldest.map(PgTime::from) else { return Ok(()) };
+    if verified.overdue > 0 {
+        output::line(format!(
+            "OVERDUE  {} were not opened within the window, the oldest since {oldest}",
+            verified.overdue
+        ))?;
+        return output::line(
+            "         hint: is --max-bytes too small, or does walproof-verify-content.timer not run?",
+        );
+    }
+    output::line(format!("what is stored and sound was opened, or put, at {oldest} or later"))
 }
 
 fn finding(word: &str, finding: &Finding) -> Result<()> {

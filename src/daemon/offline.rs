@@ -6,7 +6,7 @@ use super::verifications;
 use crate::error::Result;
 use crate::postgres::PgTime;
 use crate::repository::Repository;
-use crate::status::{Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Verifications, Wal};
+use crate::status::{Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Wal};
 use crate::window::{Branch, Catalog, Records, WalTimes, look};
 
 /// What is to be expected of this host, where no daemon answers.
@@ -64,7 +64,7 @@ pub async fn repository_snapshot(
         estimates: Estimates { rpo_seconds: None, rto_estimate_seconds, rto_after_backup_seconds },
         backups: restorable::backups(&catalog, |_| true),
         window: restorable::window(&window, branch),
-        verifications: Verifications { verifications: verifications::read(repository).await },
+        verifications: verifications::read(repository).await,
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
         drills: known.summary(PgTime::now()),
         store: Store {

@@ -18,7 +18,7 @@ use crate::postgres::{PgTime, WalName};
 use crate::repository::{ExpiryRecord, Hold};
 use crate::status::{
     Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Retention, Role, Server, Snapshot,
-    Store, TailLine, Teller, Trouble, Verifications, Wal, Window,
+    Store, TailLine, Teller, Trouble, Wal, Window,
 };
 use crate::window::Branch;
 
@@ -179,7 +179,7 @@ impl Desk {
             estimates: self.estimates(ledger, now),
             backups: Backups { early_backup: self.early.get(), ..backups(ledger) },
             window: window(ledger),
-            verifications: Verifications { verifications: self.verifications.get() },
+            verifications: self.verifications.get(),
             retention: self.retention(ledger, now),
             drills: self.drills(now.time),
             store: Store {

@@ -7,23 +7,26 @@ use tokio::time::sleep;
 
 use crate::archiver::Archiver;
 use crate::repository::Repository;
-use crate::status::VerifyLine;
+use crate::status::{Verifications, VerifyLine};
 use crate::verify::LastVerify;
 
 /// Between two looks: two small objects.
 const PAUSE: Duration = Duration::from_mins(1);
 
 /// The last verification of each level; what cannot be read is left out.
-pub(super) async fn read(repository: &Repository) -> Vec<VerifyLine> {
-    let mut lines = Vec::new();
+pub(super) async fn read(repository: &Repository) -> Verifications {
+    let (mut lines, mut verifications_read) = (Vec::new(), true);
     for (level, content) in [("listing", false), ("content", true)] {
         match LastVerify::read(repository, content).await {
             Ok(Some(last)) => lines.push(line(level, &last)),
             Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "the result of a verification cannot be read"),
+            Err(error) => {
+                verifications_read = false;
+                tracing::debug!(%error, "the result of a verification cannot be read");
+            }
         }
     }
-    lines
+    Verifications { verifications: lines, verifications_read }
 }
 
 fn line(level: &str, last: &LastVerify) -> VerifyLine {
@@ -34,6 +37,7 @@ fn line(level: &str, last: &LastVerify) -> VerifyLine {
         last_success_at: last.last_success_at.map(Into::into),
         problems: last.problems,
         left: last.left,
+        oldest: last.oldest.map(Into::into),
         first: first.map(|found| format!("{}: {}", found.object, found.problem)),
         loses: first.map(|found| found.loses.clone()),
     }
@@ -41,10 +45,10 @@ fn line(level: &str, last: &LastVerify) -> VerifyLine {
 
 /// What is known, for whoever shows it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct VerificationsHandle(Arc<Mutex<Vec<VerifyLine>>>);
+pub(super) struct VerificationsHandle(Arc<Mutex<Verifications>>);
 
 impl VerificationsHandle {
-    pub(super) fn get(&self) -> Vec<VerifyLine> {
+    pub(super) fn get(&self) -> Verifications {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -55,8 +59,8 @@ impl VerificationsHandle {
                 sleep(Duration::from_secs(1)).await;
                 continue;
             };
-            let lines = read(pusher.repository()).await;
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+            let read = read(pusher.repository()).await;
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = read;
             sleep(PAUSE).await;
         }
     }

@@ -63,6 +63,13 @@ impl Listing {
         of_purpose.map(|listed| listed.size).sum()
     }
 
+    /// An object of it.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Listed> {
+        let text = key.to_string();
+        let at = self.objects.partition_point(|listed| listed.key.to_string() < text);
+        self.objects.get(at).filter(|listed| listed.key == *key)
+    }
+
     /// The key of the newest segment of `timeline`, or of the newest before it.
     fn newest_segment(&self, timeline: TimelineId) -> Option<String> {
         let is_segment = |listed: &&Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline <= timeline);

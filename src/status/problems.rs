@@ -1,9 +1,9 @@
 //! What needs attention, in words that say what to do: a pure function of a snapshot.
 
 use super::found::Found;
-use super::restores;
+use super::{restores, verifications};
 use crate::postgres::PgTime;
-use crate::present::{seconds, size};
+use crate::present::{age, seconds, size};
 use crate::problem::{Code, Problem, Severity};
 use crate::snapshot::{BackupLine, Daemon, Role, Snapshot};
 
@@ -223,6 +223,13 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
 }
 
 fn of_verifications(snapshot: &Snapshot, found: &mut Found) {
+    if let Some(since) = verifications::overdue(snapshot) {
+        found.warning(
+            Code::VerifyOverdue,
+            format!("something that is stored was last opened, or put, {}: nobody knows whether it still can be read", age(since, snapshot.taken_at)),
+            "does walproof-verify-content.timer run (systemctl list-timers), and is --max-bytes large enough?",
+        );
+    }
     let lines = snapshot.verifications.verifications.iter();
     let Some(worst) = lines.max_by_key(|line| line.problems).filter(|line| line.problems > 0) else { return };
     let more = if worst.problems > 1 { format!(", and {} more", worst.problems - 1) } else { String::new() };

@@ -1,9 +1,9 @@
 //! Verifications, shown: as metrics, in words, and as a problem.
 
 use crate::postgres::PgTime;
-use crate::present::{Page, Series, when};
+use crate::present::{Page, Series, utc, when};
 
-use crate::snapshot::VerifyLine;
+use crate::snapshot::{Snapshot, VerifyLine};
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of centuries fit")]
 fn unix(time: PgTime) -> f64 {
@@ -22,9 +22,34 @@ pub(super) fn render(page: &mut Page, lines: &[VerifyLine]) {
         "When the repository was last verified without a problem",
         series,
     );
+    let oldest = lines.iter().filter_map(|line| line.oldest).min();
+    page.gauge(
+        "verify_oldest_timestamp_seconds",
+        "When that was opened, or put, of all that is stored and sound, which was so longest ago",
+        oldest.map(unix),
+    );
     // What a listing finds, the content level finds, too.
     let problems = lines.iter().map(|line| line.problems).max();
     page.gauge("verify_problems", "Objects that the last verifications found missing or damaged", problems);
+}
+
+/// Shorter windows are for trials, and a run a day is enough.
+const SHORTEST: f64 = 86_400.0;
+
+/// Since when something that is stored was not opened, if that is longer than the window: then not everything within the
+/// window is known to be readable. Where nothing ever was opened, since the oldest backup.
+pub(super) fn overdue(snapshot: &Snapshot) -> Option<PgTime> {
+    let known = &snapshot.verifications;
+    if !known.verifications_read || snapshot.store.repository_bytes.is_none() {
+        return None;
+    }
+    let content = known.verifications.iter().find(|line| line.level == "content");
+    let since = match content {
+        Some(line) => line.oldest.unwrap_or(line.finished_at),
+        None => snapshot.backups.finished.first()?.finished_at,
+    };
+    let limit = snapshot.promises.retention_window.as_secs_f64().max(SHORTEST);
+    Some(since).filter(|since| snapshot.taken_at.seconds_since(*since) > limit)
 }
 
 /// The last one of each level, in one line.
@@ -34,7 +59,10 @@ pub(super) fn last(lines: &[VerifyLine], now: PgTime) -> String {
         .map(|line| {
             let problems =
                 if line.problems == 0 { String::new() } else { format!(", problems: {}", line.problems) };
-            format!("{} {}{problems}", line.level, when(line.finished_at, now))
+            let oldest = line.oldest.map_or_else(String::new, |at| {
+                format!(", everything sound opened or put at {} or later", utc(at))
+            });
+            format!("{} {}{oldest}{problems}", line.level, when(line.finished_at, now))
         })
         .collect();
     if words.is_empty() { "never".to_owned() } else { words.join("; ") }
@@ -55,6 +83,7 @@ mod tests {
             last_success_at: (problems == 0).then_some(at),
             problems,
             left: 0,
+            oldest: (level == "content").then_some(at),
             first: (problems > 0).then(|| "packs/x/00000000 is missing".to_owned()),
             loses: None,
         };
@@ -66,7 +95,42 @@ mod tests {
         assert!(judged.problems.iter().any(|problem| problem.code.as_str() == "verify_failed"));
         let line = last(&snapshot.verifications.verifications, at);
         assert!(line.starts_with("listing ") && line.ends_with(", problems: 3"), "{line}");
+        assert!(
+            text.contains("walproof_verify_oldest_timestamp_seconds{cluster=\"main\"} 1760000000"),
+            "{text}"
+        );
         snapshot.verifications.verifications.clear();
         assert!(!super::super::metrics(&snapshot, super::super::Format::Classic).contains("verify"));
+    }
+
+    #[test]
+    fn what_was_not_opened_within_the_window_is_a_problem() {
+        let mut snapshot = samples::filled();
+        let now = snapshot.taken_at;
+        let ago = |days: i64| PgTime::from_unix_micros(now.unix_micros() - days * 86_400_000_000);
+        let says = |snapshot: &Snapshot| {
+            let judged = snapshot.clone().judged();
+            judged.problems.iter().any(|problem| problem.code.as_str() == "verify_overdue")
+        };
+        let content = |oldest: PgTime| VerifyLine {
+            level: "content".to_owned(),
+            finished_at: now,
+            last_success_at: Some(now),
+            problems: 0,
+            left: 3,
+            oldest: Some(oldest),
+            first: None,
+            loses: None,
+        };
+        snapshot.backups.finished[0].finished_at = ago(8);
+        assert!(!says(&snapshot), "whether there was one is not known");
+        snapshot.verifications.verifications_read = true;
+        assert!(says(&snapshot), "there was none, and the oldest backup is older than the window");
+        snapshot.backups.finished[0].finished_at = ago(6);
+        assert!(!says(&snapshot));
+        snapshot.verifications.verifications = vec![content(ago(8))];
+        assert!(says(&snapshot), "a run that ended today has left something for too long");
+        snapshot.verifications.verifications = vec![content(ago(6))];
+        assert!(!says(&snapshot));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,26 +17,15 @@ use crate::repository::{DigestReader, Listed, Listing, NoDigests, Repository};
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};
 
-/// Keeps reads below a rate and within a budget.
+/// Keeps reads below a rate.
 pub(super) struct Throttle {
     rate: u64,
     due: tokio::sync::Mutex<Instant>,
-    /// Bytes that may still be read; `None` for no limit.
-    budget: Option<AtomicU64>,
 }
 
 impl Throttle {
-    pub(super) fn new(rate: u64, budget: u64) -> Self {
-        let budget = (budget > 0).then(|| AtomicU64::new(budget));
-        Self { rate, due: tokio::sync::Mutex::new(Instant::now()), budget }
-    }
-
-    /// Whether so many bytes may be read; they then count. What is larger than the whole budget is read all the same, as
-    /// long as something of it is left.
-    pub(super) fn grants(&self, bytes: u64) -> bool {
-        let Some(budget) = &self.budget else { return true };
-        let take = |left: u64| (left > 0).then(|| left.saturating_sub(bytes));
-        budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    pub(super) fn new(rate: u64) -> Self {
+        Self { rate, due: tokio::sync::Mutex::new(Instant::now()) }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
@@ -61,12 +49,25 @@ pub(super) struct Tally {
     pub(super) left: u64,
 }
 
+impl Tally {
+    /// Whether a unit is to be opened now; else it is counted among those that are not.
+    pub(super) fn opens(&mut self, unit: Unit, memory: &Memory) -> bool {
+        let opens = memory.opens(unit);
+        if !opens {
+            *(if memory.knows(unit) { &mut self.remembered } else { &mut self.left }) += 1;
+        }
+        opens
+    }
+}
+
 /// What is opened.
 pub(super) struct Content<'a> {
     pub(super) repository: &'a Repository,
     pub(super) listing: &'a Listing,
     pub(super) catalog: &'a Catalog,
     pub(super) throttle: Throttle,
+    /// Bytes that are opened at most; 0 for no limit.
+    pub(super) budget: u64,
 }
 
 pub(super) type Counted<'a> = (&'a mut Tally, &'a mut Memory);
@@ -89,6 +90,10 @@ impl Content<'_> {
         times: &mut WalTimes,
         memory: &mut Memory,
     ) -> Result<Tally> {
+        if self.budget > 0 {
+            self.meet(memory).await?;
+            memory.limit(self.budget);
+        }
         let mut tally = Tally::default();
         for listed in &self.listing.objects {
             let small = matches!(
@@ -116,6 +121,44 @@ impl Content<'_> {
         self.unused(&known, findings, (&mut tally, memory)).await?;
         self.wal(findings, times, (&mut tally, memory)).await?;
         Ok(tally)
+    }
+
+    /// Meet everything that a run opens which is not small.
+    async fn meet(&self, memory: &mut Memory) -> Result<()> {
+        let mut named = HashSet::new();
+        for backup in &self.catalog.backups {
+            for number in (0..).take(backup.parts.len()) {
+                // Damage is found when it is opened.
+                let Some(table) = self.table(backup, number, &mut Findings::default()).await? else {
+                    continue;
+                };
+                let user = self.user(backup, number);
+                for (pack, _) in pieces_by_pack(&table) {
+                    if let Some(listed) = self.listing.get(&ObjectKey::Pack(pack.name.clone())) {
+                        memory.meet(Unit::named(&user, listed), listed);
+                    }
+                    named.insert(pack.name.clone());
+                }
+            }
+        }
+        for listed in &self.listing.objects {
+            let opened = match &listed.key {
+                ObjectKey::Pack(name) => !named.contains(name),
+                ObjectKey::Wal(..) => true,
+                _ => false,
+            };
+            if opened {
+                memory.meet(Unit::of(listed), listed);
+            }
+        }
+        Ok(())
+    }
+
+    /// A part of a backup, as a user of packs.
+    fn user(&self, backup: &Manifest, number: u32) -> String {
+        let key = ObjectKey::FileTable(backup.id.clone(), number);
+        let put = self.listing.get(&key).map_or(0, |listed| listed.modified.as_microsecond());
+        format!("{key}\n{put}")
     }
 
     /// An object that was deleted meanwhile is fine.
@@ -166,21 +209,22 @@ impl Content<'_> {
                 Err(other) => return Err(other.error),
                 Ok(()) => {}
             }
-            let put = self.listed(&key).map_or(0, |listed| listed.modified.as_microsecond());
-            let user = format!("{key}\n{put}");
+            let user = self.user(backup, number);
             for (pack, pieces) in pieces_by_pack(&table) {
-                let Some(listed) = self.listed(&ObjectKey::Pack(pack.name.clone())) else {
+                let Some(listed) = self.listing.get(&ObjectKey::Pack(pack.name.clone())) else {
                     known.used.insert(pack.name.clone());
                     continue;
                 };
                 known.used.insert(pack.name.clone());
                 let unit = Unit::named(&user, listed);
-                if memory.knows(unit) {
-                    tally.remembered += 1;
-                } else if !self.throttle.grants(listed.size) {
-                    tally.left += 1;
-                } else if self.pack(backup, (pack, listed.size), pieces, known, findings).await? {
+                memory.meet(unit, listed);
+                if !tally.opens(unit, memory) {
+                    continue;
+                }
+                if self.pack(backup, (pack, listed.size), pieces, known, findings).await? {
                     memory.note(self.repository, unit).await?;
+                } else {
+                    memory.note_damage(unit);
                 }
             }
         }
@@ -239,13 +283,6 @@ impl Content<'_> {
         }
     }
 
-    /// An object of the listing.
-    fn listed(&self, key: &ObjectKey) -> Option<&Listed> {
-        let text = key.to_string();
-        let at = self.listing.objects.partition_point(|listed| listed.key.to_string() < text);
-        self.listing.objects.get(at).filter(|listed| listed.key == *key)
-    }
-
     async fn check_pack(&self, pack: &PackRef, size: u64, pieces: Vec<Extent>, first: bool) -> Result<()> {
         self.throttle.pay(size).await;
         let bytes = self.repository.get_pack_range(&pack.name, 0..size).await?;
@@ -279,12 +316,8 @@ impl Content<'_> {
                 continue;
             }
             let unit = Unit::of(listed);
-            if memory.knows(unit) {
-                tally.remembered += 1;
-                continue;
-            }
-            if !self.throttle.grants(listed.size) {
-                tally.left += 1;
+            memory.meet(unit, listed);
+            if !tally.opens(unit, memory) {
                 continue;
             }
             self.throttle.pay(listed.size).await;
@@ -298,7 +331,11 @@ impl Content<'_> {
                 .backups
                 .iter()
                 .find(|backup| backup.packs.iter().any(|packs| packs.backup == name.backup));
-            match (scrub_object(&bytes), used) {
+            let scrubbed = scrub_object(&bytes);
+            if scrubbed.is_err() {
+                memory.note_damage(unit);
+            }
+            match (scrubbed, used) {
                 (Err(error), Some(backup)) => {
                     let loses = format!("backup {}, if it uses the pack", backup.id);
                     findings.damaged(listed.key.to_string(), &error, loses);

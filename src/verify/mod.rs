@@ -5,6 +5,8 @@
 //! made known to the recovery window, which then says what is lost (`restorable`). Nothing here
 //! deletes; what is written is what was found (`result`) and opened when (`memory`).
 
+#[cfg(test)]
+mod borders;
 mod content;
 mod findings;
 mod listing;

@@ -23,6 +23,10 @@ pub struct LastVerify {
     pub objects: u64,
     /// Objects that a budget left for the next run.
     pub left: u64,
+    /// By content: of all that is stored and sound, when that was opened which was so longest ago; what never was counts
+    /// from its put. `None`: there is nothing, or it was by a listing.
+    #[serde(default)]
+    pub oldest: Option<Timestamp>,
     /// How many problems it found.
     pub problems: u64,
     /// The first of them.
@@ -51,6 +55,7 @@ impl LastVerify {
             last_success_at: success.or(before.and_then(|before| before.last_success_at)),
             objects: verified.objects,
             left: verified.left,
+            oldest: verified.oldest,
             problems: problems.len() as u64,
             findings: problems.iter().take(KEPT).cloned().collect(),
         };

@@ -7,13 +7,17 @@ use jiff::Timestamp;
 use super::content::{Content, Tally, Throttle};
 use super::findings::{Finding, Findings};
 use super::listing::{Pass, judge};
-use super::memory::Memory;
+use super::memory::{Age, Memory};
 use super::restorable::Restorable;
 use crate::error::Result;
 use crate::format::{BackupId, ObjectKey};
 use crate::postgres::PgTime;
 use crate::repository::{HeldLease, Lease, Listing, Repository};
 use crate::window::{Records, RecoveryWindow, WalTimes, look};
+
+/// After which part of the window what was opened is due again: with a run a day everything within a window of a week was
+/// opened within it.
+const LASTS: f64 = 0.75;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +30,7 @@ pub struct Wanted {
     pub max_rate: u64,
     /// Bytes that are read for it at most; 0 for no limit. The rest is left for the next run.
     pub max_bytes: u64,
-    /// Open again what was opened before within the window, too.
+    /// Open again what was opened lately, too.
     pub again: bool,
 }
 
@@ -37,10 +41,15 @@ pub struct Verified {
     pub objects: u64,
     /// Of those, opened and found sound.
     pub opened: u64,
-    /// Opened by an earlier run within the window.
+    /// Opened lately by an earlier run.
     pub remembered: u64,
-    /// Left for the next run.
+    /// Left for the next run by the budget.
     pub left: u64,
+    /// By content: of all that is stored and sound, when that was opened, now or earlier, which was so longest ago. What
+    /// never was counts from its put.
+    pub oldest: Option<Timestamp>,
+    /// What was not opened within the window, now or earlier.
+    pub overdue: u64,
     /// What was found.
     pub findings: Findings,
     /// What can be restored.
@@ -58,20 +67,22 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         findings = findings.confirmed_by(again);
     }
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
-    let mut tally = Tally::default();
+    let (mut tally, mut age) = (Tally::default(), Age::default());
     let mut window: RecoveryWindow = window;
     if wanted.content {
         let content = Content {
             repository,
             listing: &listing,
             catalog: &catalog,
-            throttle: Throttle::new(wanted.max_rate, wanted.max_bytes),
+            throttle: Throttle::new(wanted.max_rate),
+            budget: wanted.max_bytes,
         };
         let missing: Vec<Finding> = findings.problems.clone();
         let missing_backups: Vec<BackupId> = findings.lost.keys().cloned().collect();
-        let age = if wanted.again { Duration::ZERO } else { wanted.window };
-        let mut memory = Memory::load(repository, &listing, age).await?;
+        let lasts = if wanted.again { Duration::ZERO } else { wanted.window.mul_f64(LASTS) };
+        let mut memory = Memory::load(repository, &listing, (wanted.window, lasts)).await?;
         tally = content.verify(&mut findings, &mut times, &mut memory).await?;
+        age = memory.age();
         memory.finish(repository).await?;
         let later = repository.list().await?;
         let there = |key: &ObjectKey| later.objects.iter().any(|listed| listed.key == *key);
@@ -86,7 +97,8 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
     let restorable = Restorable::of(&catalog, &window, &findings.lost, (wanted.window, PgTime::now()));
     let Tally { opened, remembered, left } = tally;
     let objects = listing.objects.len() as u64;
-    Ok(Verified { objects, opened, remembered, left, findings, restorable })
+    let Age { oldest, overdue } = age;
+    Ok(Verified { objects, opened, remembered, left, oldest, overdue, findings, restorable })
 }
 
 async fn pass(

@@ -1,5 +1,7 @@
 //! WAL by content: every file is what its key promises, and records run on from segment to segment.
 
+use std::collections::{HashMap, HashSet};
+
 use futures_util::{StreamExt, stream};
 
 use super::content::{Content, Counted, Tally};
@@ -11,14 +13,14 @@ use crate::format::ObjectKey;
 use crate::postgres::{SegmentName, WalName};
 use crate::repository::WalFile;
 use crate::wal::{NoVisitor, SegmentChecker, SegmentContent, WalReader};
-use crate::window::WalTimes;
+use crate::window::{Catalog, WalTimes};
 
 /// Segments that are in memory at a time.
 const AHEAD: usize = 3;
 const LOSES: &str = "the instants behind it, until the next backup that begins behind it ends";
 
 impl Content<'_> {
-    /// Open the WAL files that `memory` does not know, and their neighbours: records run on from one to the next.
+    /// Open the WAL files that are due, and their neighbours: records run on from one to the next.
     pub(super) async fn wal(
         &self,
         findings: &mut Findings,
@@ -31,74 +33,64 @@ impl Content<'_> {
             (file, *unit, self.open(file).await)
         });
         let mut read = stream::iter(read).buffered(AHEAD);
-        let mut run: Option<(SegmentName, WalReader)> = None;
+        let mut records = Records::of(self.catalog);
         while let Some((file, unit, opened)) = read.next().await {
             tally.opened += 1;
-            let key = ObjectKey::Wal(file.name, file.digest).to_string();
             let checked = match opened {
-                Ok(plain) => self.check(file, &plain).map(|()| plain),
                 // It expired meanwhile.
                 Err(error) if error.kind() == Kind::NotFound => continue,
-                Err(error) => Err(error),
+                opened => opened.and_then(|plain| self.check(file, &plain).map(|()| plain)),
             };
-            let segment = match file.name {
-                WalName::Segment(segment) => Some(segment),
-                _ => None,
+            let checked = match file.name {
+                WalName::Segment(segment) => records.read(segment, checked),
+                _ => checked.map(drop),
             };
-            let error = match (checked, segment) {
-                (Ok(plain), Some(segment)) => match self.run_on(&mut run, segment, &plain) {
-                    Ok(()) => {
-                        memory.note(self.repository, unit).await?;
-                        continue;
+            match checked {
+                Ok(()) => memory.note(self.repository, unit).await?,
+                Err(error) if is_damage(&error) => {
+                    memory.note_damage(unit);
+                    let key = ObjectKey::Wal(file.name, file.digest).to_string();
+                    findings.damaged(key, &error, loses(&file.name));
+                    if let WalName::Segment(segment) = file.name {
+                        times.note_damage(segment, file.digest, error);
                     }
-                    Err(error) => error,
-                },
-                (Ok(_), None) => {
-                    memory.note(self.repository, unit).await?;
-                    continue;
                 }
-                (Err(error), _) if is_damage(&error) => {
-                    run = None;
-                    error
-                }
-                (Err(error), _) => return Err(error),
-            };
-            let loses = match file.name {
-                WalName::Segment(_) => LOSES,
-                WalName::History(_) => "everything on that timeline",
-                WalName::Partial(_) | WalName::BackupHistory { .. } => {
-                    "nothing: recovery does not ask for it"
-                }
-            };
-            findings.damaged(key, &error, loses);
-            if let Some(segment) = segment {
-                times.note_damage(segment, file.digest, error);
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// The files to open, within the budget.
-    fn due(&self, tally: &mut Tally, memory: &Memory) -> Vec<(WalFile, Unit)> {
-        let all: Vec<(WalFile, Unit)> = (self.listing.objects.iter())
-            .filter_map(|listed| Some((listed.wal_file()?, Unit::of(listed))))
-            .collect();
-        let is_new =
-            |at: Option<usize>| at.and_then(|at| all.get(at)).is_some_and(|(_, unit)| !memory.knows(*unit));
-        let mut due = Vec::new();
-        for (at, (file, unit)) in all.iter().enumerate() {
-            let wanted = [at.checked_sub(1), Some(at), at.checked_add(1)].into_iter().any(is_new);
-            if !wanted {
-                tally.remembered += 1;
-            } else if self.throttle.grants(file.stored_len) {
-                due.push((file.clone(), *unit));
-            } else if is_new(Some(at)) {
-                tally.left += 1;
-            } else {
-                tally.remembered += 1;
+    /// The files to open.
+    fn due(&self, tally: &mut Tally, memory: &mut Memory) -> Vec<(WalFile, Unit)> {
+        let mut all: Vec<(WalFile, Unit)> = Vec::new();
+        let mut places: HashMap<SegmentName, usize> = HashMap::new();
+        for listed in &self.listing.objects {
+            let Some(file) = listed.wal_file() else { continue };
+            let unit = Unit::of(listed);
+            memory.meet(unit, listed);
+            if let WalName::Segment(segment) = file.name {
+                // Of two contents of one segment only the first is followed.
+                places.entry(segment).or_insert(all.len());
+            }
+            all.push((file, unit));
+        }
+        let mut wanted: Vec<bool> = all.iter().map(|(_, unit)| tally.opens(*unit, memory)).collect();
+        let due = wanted.clone();
+        for (segment, at) in &places {
+            let before = before(self.catalog, *segment).and_then(|before| places.get(&before));
+            if let Some(before) = before.copied().filter(|before| due[*at] || due[*before]) {
+                for neighbour in [*at, before] {
+                    let known = !std::mem::replace(&mut wanted[neighbour], true);
+                    if known && memory.knows(all[neighbour].1) {
+                        tally.remembered -= 1;
+                    } else if known {
+                        tally.left -= 1;
+                    }
+                }
             }
         }
-        due
+        all.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(file, _)| file).collect()
     }
 
     async fn open(&self, file: &WalFile) -> Result<Vec<u8>> {
@@ -129,29 +121,84 @@ impl Content<'_> {
         checker.feed(plain)?;
         checker.finish().map(|_| ())
     }
+}
 
-    /// Read a segment's records behind those of the one before it, if that was read.
-    fn run_on(
-        &self,
-        run: &mut Option<(SegmentName, WalReader)>,
-        segment: SegmentName,
-        plain: &[u8],
-    ) -> Result<()> {
-        let size = self.catalog.segment_size;
-        // Of two contents of one segment only the first is followed.
-        if run.as_ref().is_some_and(|(last, _)| *last == segment) {
-            return Ok(());
+const fn loses(name: &WalName) -> &'static str {
+    match name {
+        WalName::Segment(_) => LOSES,
+        WalName::History(_) => "everything on that timeline",
+        WalName::Partial(_) | WalName::BackupHistory { .. } => "nothing: recovery does not ask for it",
+    }
+}
+
+/// The segment whose records run on in this one: of the same timeline, or, where that has just begun, of the one that it
+/// continues. The first file of a timeline begins with a copy of the older one's.
+fn before(catalog: &Catalog, segment: SegmentName) -> Option<SegmentName> {
+    let size = catalog.segment_size;
+    let number = segment.number(size).checked_sub(1)?;
+    let same = SegmentName::from_number(segment.timeline, number, size);
+    if catalog.has(&same) {
+        return Some(same);
+    }
+    let start = segment.start(size);
+    let lineage = catalog.history(segment.timeline).ok()?.lineage();
+    let older = lineage.iter().rev().skip(1);
+    let leads = older.filter(|stretch| stretch.begin < start && stretch.end.is_none_or(|end| end >= start));
+    leads
+        .map(|stretch| SegmentName::from_number(stretch.timeline, number, size))
+        .find(|older| catalog.has(older))
+}
+
+/// Reads records from segment to segment, along every timeline.
+struct Records<'a> {
+    catalog: &'a Catalog,
+    /// The last segment that was read.
+    run: Option<(SegmentName, WalReader)>,
+    /// Ends of segments behind which another timeline begins, too.
+    forks: HashMap<SegmentName, Option<WalReader>>,
+    read: HashSet<SegmentName>,
+}
+
+impl<'a> Records<'a> {
+    fn of(catalog: &'a Catalog) -> Self {
+        let mut forks = HashMap::new();
+        for timeline in catalog.timelines() {
+            let fork = catalog
+                .history(timeline)
+                .ok()
+                .and_then(|history| history.entries.last().map(|last| last.switch));
+            let Some(switch) = fork else { continue };
+            let first = SegmentName::containing(timeline, switch, catalog.segment_size);
+            if let Some(before) = before(catalog, first).filter(|before| before.timeline != timeline) {
+                forks.insert(before, None);
+            }
         }
-        let follows = run.take().filter(|(last, _)| last.next(size) == segment);
-        let mut reader = follows
-            .map_or_else(|| WalReader::new(segment.start(size), size).checking(), |(_, reader)| reader);
-        reader.feed(plain, &mut NoVisitor);
+        Self { catalog, run: None, forks, read: HashSet::new() }
+    }
+
+    /// The next segment, in the order of names: a timeline comes behind those that it continues.
+    fn read(&mut self, segment: SegmentName, plain: Result<Vec<u8>>) -> Result<()> {
+        if !self.read.insert(segment) {
+            return plain.map(drop);
+        }
+        let size = self.catalog.segment_size;
+        let run = self.run.take();
+        let plain = plain?;
+        let before = before(self.catalog, segment);
+        let follows = run.filter(|(last, _)| Some(*last) == before).map(|(_, reader)| reader);
+        let behind = || before.and_then(|before| self.forks.get(&before)?.clone());
+        let mut reader =
+            follows.or_else(behind).unwrap_or_else(|| WalReader::new(segment.start(size), size).checking());
+        reader.feed(&plain, &mut NoVisitor);
         if let Some(found) = reader.broken() {
             return Err(Error::corrupt(found.to_string()).hint(
                 "take a new backup; was WAL of another server archived, or was memory or the disk bad when it was written?",
             ));
         }
-        *run = Some((segment, reader));
+        if let Some(end) = self.forks.get_mut(&segment) {
+            *end = Some(reader.clone());
+        }
+        self.run = Some((segment, reader));
         Ok(())
     }
 }

@@ -106,7 +106,7 @@ fn a_sound_repository_has_no_problem() {
     assert_eq!((days_are_whole(&found), found["remarks"].as_array().unwrap().len()), (true, 0), "{found:#}");
     ground.archived.walproof.run(["verify"]).success().stdout_contains("no problem");
     let slow = ground.archived.walproof.run(["verify", "--content", "--max-rate", "50MB"]);
-    slow.success().stdout_contains("by earlier runs: no problem");
+    slow.success().stdout_contains("by earlier runs: no problem").stdout_contains("was opened, or put, at");
 }
 
 #[test]
