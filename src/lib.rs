@@ -3,15 +3,16 @@
 //! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
 //!
 //! ```text
-//! 13  main  lib
-//! 12  commands                                    one file a command
-//! 11  cli                                         arguments, output, how a command begins
-//! 10  config                                      words from the operator become values
-//!  9  daemon                                      time and process: the socket, HTTP, systemd
-//!  8  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
-//!  7  ledger                                      what is known of a server and its repository, a pure value
-//!  6  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
-//!  5  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
+//! 14  main  lib
+//! 13  commands                                    one file a command
+//! 12  cli                                         arguments, output, how a command begins
+//! 11  config                                      words from the operator become values
+//! 10  daemon                                      time and process: the socket, HTTP, systemd
+//!  9  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
+//!  8  ledger                                      what is known of a server and its repository, a pure value
+//!  7  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
+//!  6  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
+//!  5  records                                     the small objects that a listing names, read once
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
@@ -66,6 +67,7 @@
 //! | event, ledger | what a task found out; what is known from all events, a pure value | shared state with locks |
 //! | problem | something that the operator must know, with a stable code | a log line |
 //! | finding | what `verify` found about an object: a problem of a restore, or a remark | a problem (that has a code) |
+//! | harm | damage that `verify` found and left in the repository, so that nothing counts on it | a finding (that is of one run) |
 //! | snapshot | what the daemon knows at one instant, as plain values | a file system's snapshot |
 //! | sum | of a file record: the digest of the page digests of 8 MiB | checksum |
 //! | region | the part of a file that one backup worker reads and places at a time | extent (that is what is sealed) |
@@ -90,6 +92,7 @@ pub mod ledger;
 pub mod postgres;
 pub mod present;
 pub mod problem;
+pub mod records;
 pub mod repository;
 pub mod restore;
 pub mod retention;

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by rank, DESIGN 2. A room imports from lower ranks only.
-const RANKS: [&[&str]; 14] = [
+const RANKS: [&[&str]; 15] = [
     &["postgres", "error"],
     &["disk", "present", "wal", "problem"],
     &["seal", "store", "cluster"],
     &["format", "signing"],
     &["repository"],
+    &["records"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],
     &["ledger"],

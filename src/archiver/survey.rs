@@ -9,7 +9,7 @@ use super::handle::LedgerHandle;
 use super::pusher::Pusher;
 use crate::cluster::DataDir;
 use crate::error::Result;
-use crate::format::ObjectKey;
+use crate::format::{ObjectKey, VerifyRecord};
 use crate::ledger::{Event, Now, Seen, Survey};
 use crate::postgres::{History, PgTime, TimelineId, WalName};
 use crate::repository::{Listing, Repository};
@@ -103,7 +103,16 @@ async fn list(repository: &Repository, looks: &mut Looks, timeline: TimelineId) 
         looks.whole = Some((Instant::now(), timeline));
         return Ok(());
     }
-    repository.list_news(&mut looks.listing, timeline).await
+    // What a verification found is about objects as they are now.
+    let harm =
+        |listing: &Listing| listing.get(&ObjectKey::Verify(VerifyRecord::Harm)).map(|listed| listed.modified);
+    let harm_before = harm(&looks.listing);
+    repository.list_news(&mut looks.listing, timeline).await?;
+    if harm(&looks.listing) != harm_before {
+        looks.listing = repository.list().await?;
+        looks.whole = Some((Instant::now(), timeline));
+    }
+    Ok(())
 }
 
 /// What the data directory says; at the start it was `pusher.control`'s.

@@ -14,7 +14,12 @@ use crate::window::{Branch, Catalog, Cut, RecoveryWindow, Usage};
 
 /// The backups of the repository that count.
 pub(super) fn backups(catalog: &Catalog, counts: impl Fn(&Manifest) -> bool) -> Backups {
-    let damaged = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
+    let unread = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
+    let harmed = catalog.harmed.iter().filter(|(backup, _)| counts(backup)).map(|(backup, error)| {
+        let error = error.clone().context(format!("backup {} cannot be restored", backup.id));
+        Trouble::new(Code::BackupDamaged, &error)
+    });
+    let damaged: Vec<Trouble> = unread.chain(harmed).collect();
     Backups {
         finished: catalog
             .backups
@@ -22,7 +27,7 @@ pub(super) fn backups(catalog: &Catalog, counts: impl Fn(&Manifest) -> bool) -> 
             .filter(|backup| counts(backup))
             .map(|backup| backup_line(backup))
             .collect(),
-        damaged_backups: damaged.collect(),
+        damaged_backups: damaged,
         backup_failed_at: None,
         early_backup: None,
     }
@@ -103,8 +108,7 @@ pub(super) fn retention(
         backup: hold.backup.to_string(),
         reason: hold.reason.clone(),
         finished_at: catalog
-            .backups
-            .iter()
+            .manifests()
             .find(|backup| backup.id == hold.backup)
             .map(|backup| backup.finished_at),
         bytes: held_bytes(catalog, hold),

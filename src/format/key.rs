@@ -142,6 +142,7 @@ impl ObjectKey {
             "verify" => Self::Verify(match rest {
                 "listing" => VerifyRecord::Listing,
                 "content" => VerifyRecord::Content,
+                "harm" => VerifyRecord::Harm,
                 _ => {
                     let number = rest.strip_prefix("seen-").filter(|number| is_hex(number, 16))?;
                     VerifyRecord::Seen(u64::from_str_radix(number, 16).ok()?)
@@ -172,6 +173,7 @@ impl fmt::Display for ObjectKey {
             Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
             Self::Verify(VerifyRecord::Listing) => write!(f, "{VERIFY}/listing"),
             Self::Verify(VerifyRecord::Content) => write!(f, "{VERIFY}/content"),
+            Self::Verify(VerifyRecord::Harm) => write!(f, "{VERIFY}/harm"),
             Self::Verify(VerifyRecord::Seen(number)) => write!(f, "{VERIFY}/seen-{number:016x}"),
             Self::Probe(name) => write!(f, "{PROBES}/{name}"),
         }
@@ -236,6 +238,7 @@ mod tests {
             ObjectKey::ReportHead,
             ObjectKey::Verify(VerifyRecord::Listing),
             ObjectKey::Verify(VerifyRecord::Content),
+            ObjectKey::Verify(VerifyRecord::Harm),
             ObjectKey::Verify(VerifyRecord::Seen(7)),
             ObjectKey::Probe("0123456789abcdef".to_owned()),
         ]);

@@ -10,6 +10,8 @@ pub enum VerifyRecord {
     Listing,
     /// The result of the last one by content.
     Content,
+    /// The damage that the last ones found.
+    Harm,
     /// What one run opened; the number is the run's own.
     Seen(u64),
 }

@@ -1,7 +1,7 @@
 //! The base: the backup whose extents a new one may reuse. It is found before the lease is taken, which then protects it,
 //! and looked at again under the lease: an expiry looks at the leases before it lists, so what is there then stays there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::namespace::Repository;
 use crate::error::{Kind, Result, ResultExt};
@@ -95,12 +95,15 @@ impl Repository {
     async fn confirm_backup(&self, id: &BackupId, base: &mut Base) -> Result<()> {
         let manifest = self.get_manifest(id).await?;
         let list = self.get_pack_list(id).await?;
+        // What a verification found damaged would harm the new backup as well.
+        let harm = self.get_harm().await?;
+        let harmed: HashSet<PackName> = harm.iter().filter_map(|harm| pack_of(&harm.object)).collect();
         let worth = worth_keeping(&list);
         let mut missing = 0;
         for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
             let there = self.pack_sizes(&packs[0].name.backup).await?;
             for pack in packs {
-                if there.get(&pack.name) != Some(&pack.bytes.into()) {
+                if there.get(&pack.name) != Some(&pack.bytes.into()) || harmed.contains(&pack.name) {
                     missing += 1;
                 } else if worth(pack) {
                     base.packs.insert(pack.name.clone(), pack.bytes.into());
@@ -138,6 +141,13 @@ impl Repository {
         let numbers = (0..).zip(keys.filter(|key| matches!(key, ObjectKey::FileTable(..))));
         let dense = numbers.take_while(|(at, key)| *key == ObjectKey::FileTable(id.clone(), *at));
         Ok(dense.map(|(number, _)| (id.clone(), number)).collect())
+    }
+}
+
+fn pack_of(object: &str) -> Option<PackName> {
+    match object.parse() {
+        Ok(ObjectKey::Pack(name)) => Some(name),
+        _ => None,
     }
 }
 

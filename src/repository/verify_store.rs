@@ -1,11 +1,60 @@
 //! What verifications leave in the repository: their results, and what was opened when. What it means is theirs.
 
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::listing::Listing;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{ObjectKey, VerifyRecord};
+use crate::format::{BackupId, ObjectKey, VerifyRecord};
 use crate::seal::ObjectKind;
 
+/// Damage that a verification found, FORMAT.md "Verification": nothing counts on the object as long as it is as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Harm {
+    /// The object's key.
+    pub object: String,
+    /// Its bytes, and when it was put; `None`: it was missing.
+    pub state: Option<(u64, Timestamp)>,
+    /// What is wrong with it.
+    pub why: String,
+    /// The backups that cannot be restored without it.
+    pub backups: Vec<BackupId>,
+}
+
+impl Harm {
+    /// How the object is listed.
+    pub fn state_of(object: &ObjectKey, listing: &Listing) -> Option<(u64, Timestamp)> {
+        listing.get(object).map(|listed| (listed.size, listed.modified))
+    }
+
+    /// Whether the object is still as it was then.
+    pub fn stands(&self, listing: &Listing) -> bool {
+        self.object.parse().is_ok_and(|object: ObjectKey| Self::state_of(&object, listing) == self.state)
+    }
+
+    /// Why what needs it cannot be used.
+    pub fn error(&self) -> Error {
+        Error::corrupt(format!("a verification found: {}: {}", self.object, self.why)).hint(
+            "bring the object back if there is a copy, then run `walproof verify --content`; else take a new backup now",
+        )
+    }
+}
+
 impl Repository {
+    /// The damage that verifications found; none where there is no record, or none that can be read.
+    pub async fn get_harm(&self) -> Result<Vec<Harm>> {
+        let plain = self.get_verify_record(VerifyRecord::Harm).await?;
+        Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default())
+    }
+
+    /// Note the damage that there is.
+    pub async fn put_harm(&self, found: &[Harm]) -> Result<()> {
+        let plain =
+            serde_json::to_vec(found).map_err(|cause| Error::corrupt(format!("write harm: {cause}")))?;
+        self.put_verify_record(VerifyRecord::Harm, &plain).await
+    }
+
     /// Put a record, over the one before it.
     pub async fn put_verify_record(&self, record: VerifyRecord, plain: &[u8]) -> Result<()> {
         let key = ObjectKey::Verify(record).to_string();

@@ -80,6 +80,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
         }
     }
     let horizon = facts.horizon();
+    decide_harmed(facts, &mut decisions);
     for backup in &facts.catalog.backups {
         decisions.entry(backup.id.clone()).or_insert_with(|| elsewhere(facts, backup));
     }
@@ -98,6 +99,40 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
     keep_held(facts, &mut decisions);
     keep_leased(facts, &mut decisions);
     decisions
+}
+
+/// What a verification found harmed may be mended: it stays as long as the window needs it, or nothing takes its place.
+fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
+    let horizon = facts.horizon();
+    let sound: Vec<&Arc<Manifest>> = facts
+        .catalog
+        .backups
+        .iter()
+        .filter(|backup| {
+            let decision = decisions.get(&backup.id);
+            backup.finished_at <= horizon
+                && decision.is_some_and(|decision| decision.needs == Some(Needs::Everything))
+        })
+        .collect();
+    let replaced = |harmed: &Manifest| {
+        let mut needed = facts.window.tips().filter(|branch| is_needed(facts, branch));
+        let leads = |branch: &Branch| sound.iter().any(|sound| Branch::leads_here(&branch.history, sound));
+        !sound.is_empty()
+            && needed.all(|branch| !Branch::leads_here(&branch.history, harmed) || leads(branch))
+    };
+    for (backup, error) in &facts.catalog.harmed {
+        let decision = if backup.finished_at > horizon {
+            Decision::keep(Needs::Everything, format!("in the window, though it cannot be restored: {error}"))
+        } else if replaced(backup) {
+            Decision::delete(format!("older than the window, and it cannot be restored: {error}"))
+        } else {
+            Decision::keep(
+                Needs::Everything,
+                format!("nothing takes its place, though it cannot be restored: {error}"),
+            )
+        };
+        decisions.insert(backup.id.clone(), decision);
+    }
 }
 
 /// Of a branch that the window needs: everything that ended in the window, and the newest good backup before it.
@@ -226,7 +261,7 @@ fn latest(branch: &Branch) -> Option<&Reach> {
 
 fn keep_held(facts: &Facts<'_>, decisions: &mut Decisions) {
     for hold in &facts.catalog.holds {
-        let backup = facts.catalog.backups.iter().find(|backup| backup.id == hold.backup);
+        let backup = facts.catalog.manifests().find(|backup| backup.id == hold.backup);
         let reason =
             if hold.reason.is_empty() { "held".to_owned() } else { format!("held: {}", hold.reason) };
         let Some(decision) = decisions.get_mut(&hold.backup) else { continue };

@@ -59,7 +59,7 @@ pub fn next(catalog: &Catalog, window: &RecoveryWindow, policy: Policy, now: PgT
 fn turns(catalog: &Catalog, window: &RecoveryWindow, policy: Policy) -> BTreeSet<PgTime> {
     let span = i64::try_from(policy.window.as_micros()).unwrap_or(i64::MAX);
     let after = |time: PgTime| PgTime::from_unix_micros(time.unix_micros().saturating_add(span));
-    let ends = catalog.backups.iter().map(|backup| backup.finished_at);
+    let ends = catalog.manifests().map(|backup| backup.finished_at);
     let commits = window.tips().filter_map(Branch::last_commit);
     let damaged = catalog.damaged.iter().filter_map(|damaged| damaged.id.began()).map(PgTime::from);
     let past = |time: PgTime| PgTime::from_unix_micros(time.unix_micros().saturating_add(1));
@@ -69,8 +69,7 @@ fn turns(catalog: &Catalog, window: &RecoveryWindow, policy: Policy) -> BTreeSet
 /// Bytes of the packs that these backups use. Of those that one backup wrote, what the one uses that uses most of them.
 fn pack_bytes(catalog: &Catalog, of: &BTreeSet<BackupId>) -> u64 {
     let mut by_writer: BTreeMap<&BackupId, u64> = BTreeMap::new();
-    for packs in
-        catalog.backups.iter().filter(|backup| of.contains(&backup.id)).flat_map(|backup| &backup.packs)
+    for packs in catalog.manifests().filter(|backup| of.contains(&backup.id)).flat_map(|backup| &backup.packs)
     {
         let most = by_writer.entry(&packs.backup).or_default();
         *most = packs.bytes.max(*most);
@@ -81,7 +80,7 @@ fn pack_bytes(catalog: &Catalog, of: &BTreeSet<BackupId>) -> u64 {
 /// Bytes that a hold keeps once its backup is older than the window: of its packs, which other backups may use as well,
 /// its file tables and its WAL.
 pub fn held_bytes(catalog: &Catalog, hold: &Hold) -> u64 {
-    let Some(backup) = catalog.backups.iter().find(|backup| backup.id == hold.backup) else { return 0 };
+    let Some(backup) = catalog.manifests().find(|backup| backup.id == hold.backup) else { return 0 };
     let size = catalog.segment_size;
     let until = hold.until.unwrap_or(backup.stop_lsn).max(backup.stop_lsn);
     let numbers = backup.start_lsn.get() / size.bytes()..=until.get().saturating_sub(1) / size.bytes();

@@ -69,7 +69,7 @@ impl Plan {
 /// The kept backups whose pack lists tell which packs of others are needed: those that use packs of backups that go.
 pub(super) fn lists_needed(facts: &Facts<'_>, decisions: &Decisions) -> Vec<BackupId> {
     let stays = |id: &BackupId| decisions.get(id).is_some_and(|decision| decision.needs.is_some());
-    let kept = facts.catalog.backups.iter().filter(|backup| stays(&backup.id));
+    let kept = facts.catalog.manifests().filter(|backup| stays(&backup.id));
     kept.filter(|backup| backup.packs.iter().any(|packs| packs.backup != backup.id && !stays(&packs.backup)))
         .map(|backup| backup.id.clone())
         .collect()

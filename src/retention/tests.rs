@@ -47,7 +47,7 @@ fn planned(world: &World, holds: &[Hold]) -> Planned {
 fn facts<'a>(world: &World, catalog: &'a Catalog, window: &'a RecoveryWindow) -> Facts<'a> {
     Facts {
         policy: Policy { window: std::time::Duration::from_secs(WINDOW.unsigned_abs()) },
-        now: seconds(world.now),
+        now: seconds(world.now.min(world.now + world.skew)),
         catalog,
         window,
         leases: Vec::new(),
@@ -120,35 +120,70 @@ fn r21_every_instant_of_the_window_stays_reachable_and_a_second_run_deletes_noth
     let base = seed();
     for round in 0..1_500 {
         let seed = base.wrapping_add(round);
-        let mut world = World::grow(seed, 6 + seed % 40).undamaged();
-        let Planned { plan, window, .. } = planned(&world, &[]);
-        let before = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
-        for line in plan.keep.iter().chain(&plan.delete) {
-            assert!(!line.reason.is_empty(), "seed {seed}: {line:?}");
-        }
-        for key in plan.steps.iter().flatten() {
-            delete(&mut world, &key.key);
-        }
-        let (_, window, _) = world.window();
-        let after = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
-        assert_still(&before.0, &after.0, seed);
-        for (of, instants) in &before.1 {
-            // With damaged pages an instant is reachable only as long as no good backup gives it.
-            let good = before.0.get(of).cloned().unwrap_or_default();
-            let still = after.1.get(of).cloned().unwrap_or_default();
-            for one in instants {
-                let covered =
-                    good.iter().chain(&still).any(|other| other.start <= one.start && other.end >= one.end);
-                assert!(
-                    covered || still.contains(one) || !still.is_empty(),
-                    "seed {seed}: {one:?} is lost, {still:?}"
-                );
-            }
-        }
-        assert_eq!(before.2, after.2, "seed {seed}: the newest state");
-        let again = planned(&world, &[]).plan;
-        assert_eq!(again.deletes(), 0, "seed {seed}: {:#?}\nfirst {plan:#?}", again.delete);
+        stays_reachable(seed, World::grow(seed, 6 + seed % 40).undamaged());
     }
+}
+
+#[test]
+fn r21_the_same_holds_where_a_verification_found_backups_harmed() {
+    let base = seed();
+    let mut anchors = 0;
+    for round in 0..600 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 6 + seed % 40).undamaged();
+        let ids: Vec<_> = world.backups.iter().map(|backup| backup.id.clone()).collect();
+        world.harmed = ids.into_iter().filter(|_| world.random.chance(30)).collect();
+        // If all may be mended, and nothing sound is there, nothing goes that one of them needs.
+        if world.harmed.len() == world.backups.len() {
+            let Planned { decisions, .. } = planned(&world, &[]);
+            let kept = |id: &&crate::format::BackupId| decisions[*id].needs.is_some();
+            assert_eq!(world.harmed.iter().filter(kept).count(), world.harmed.len(), "seed {seed}");
+            anchors += world.harmed.len();
+        }
+        stays_reachable(seed, world);
+    }
+    assert!(anchors > 0);
+}
+
+#[test]
+fn r21_the_same_holds_where_the_clocks_of_host_and_store_differ() {
+    let base = seed();
+    for round in 0..600 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 6 + seed % 40).undamaged();
+        world.skew = i64::try_from(world.random.below(240_000)).unwrap() - 120_000;
+        stays_reachable(seed, world);
+    }
+}
+
+fn stays_reachable(seed: u64, mut world: World) {
+    let Planned { plan, window, .. } = planned(&world, &[]);
+    let before = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
+    for line in plan.keep.iter().chain(&plan.delete) {
+        assert!(!line.reason.is_empty(), "seed {seed}: {line:?}");
+    }
+    for key in plan.steps.iter().flatten() {
+        delete(&mut world, &key.key);
+    }
+    let (_, window, _) = world.window();
+    let after = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
+    assert_still(&before.0, &after.0, seed);
+    for (of, instants) in &before.1 {
+        // With damaged pages an instant is reachable only as long as no good backup gives it.
+        let good = before.0.get(of).cloned().unwrap_or_default();
+        let still = after.1.get(of).cloned().unwrap_or_default();
+        for one in instants {
+            let covered =
+                good.iter().chain(&still).any(|other| other.start <= one.start && other.end >= one.end);
+            assert!(
+                covered || still.contains(one) || !still.is_empty(),
+                "seed {seed}: {one:?} is lost, {still:?}"
+            );
+        }
+    }
+    assert_eq!(before.2, after.2, "seed {seed}: the newest state");
+    let again = planned(&world, &[]).plan;
+    assert_eq!(again.deletes(), 0, "seed {seed}: {:#?}\nfirst {plan:#?}", again.delete);
 }
 
 #[test]

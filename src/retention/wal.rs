@@ -55,7 +55,7 @@ pub(super) fn kept(facts: &Facts<'_>, decisions: &Decisions) -> KeptWal {
     for branch in facts.window.tips().filter(|branch| is_needed(facts, branch)) {
         keep_branch(facts, &mut kept, branch, decisions);
     }
-    for backup in &facts.catalog.backups {
+    for backup in facts.catalog.manifests() {
         if let Some(decision) = decisions.get(&backup.id) {
             keep_of_backup(facts, &mut kept, backup, decision);
         }
@@ -119,7 +119,7 @@ fn keep_of_backup(facts: &Facts<'_>, kept: &mut KeptWal, backup: &Manifest, deci
 /// Where the oldest kept backup of a branch starts that has to lead to its end.
 fn oldest_start(facts: &Facts<'_>, branch: &Branch, decisions: &Decisions) -> Option<(Lsn, BackupId)> {
     let leads = |id| decisions.get(id).is_some_and(|decision| decision.needs == Some(Needs::Everything));
-    let on_branch = facts.catalog.backups.iter().filter(|backup| Branch::leads_here(&branch.history, backup));
+    let on_branch = facts.catalog.manifests().filter(|backup| Branch::leads_here(&branch.history, backup));
     let kept = on_branch.filter(|backup| leads(&backup.id)).min_by_key(|backup| backup.start_lsn)?;
     Some((kept.start_lsn, kept.id.clone()))
 }

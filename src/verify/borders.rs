@@ -28,12 +28,17 @@ fn two_segments() -> (Vec<u8>, u64) {
     writer.pad_segment();
     assert_eq!(writer.bytes.len(), 2 * SIZE as usize);
     let mut bytes = writer.bytes;
+    name_cluster(&mut bytes);
+    (bytes, switch)
+}
+
+/// Say at the beginning of each segment whose it is.
+pub(super) fn name_cluster(bytes: &mut [u8]) {
     for first_page in bytes.chunks_mut(SIZE as usize) {
         first_page[24..32].copy_from_slice(&SYSTEM.to_le_bytes());
         first_page[32..36].copy_from_slice(&SIZE.to_le_bytes());
         first_page[36..40].copy_from_slice(&8192_u32.to_le_bytes());
     }
-    (bytes, switch)
 }
 
 fn segment(timeline: u32, number: u64) -> SegmentName {

@@ -1,6 +1,6 @@
 //! The content level: every object is opened; the pages that come out of packs are those that were backed up.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -78,8 +78,22 @@ struct Known {
     pieces: HashSet<u64>,
     damaged: BTreeMap<PackName, String>,
     opened: HashSet<PackName>,
-    /// Some backup needs them.
-    used: HashSet<PackName>,
+    /// The backups that need them, by their places in the catalog.
+    used: HashMap<PackName, BTreeSet<usize>>,
+}
+
+impl Known {
+    /// Every backup that uses a damaged pack is lost, whichever one it was found by: of the others it was known to be sound
+    /// from an earlier run.
+    fn blame(&self, catalog: &Catalog, findings: &mut Findings) {
+        for (pack, why) in &self.damaged {
+            let key = ObjectKey::Pack(pack.clone());
+            let users = self.used.get(pack).into_iter().flatten();
+            for backup in users.filter_map(|place| catalog.backups.get(*place)) {
+                findings.loses(&backup.id, &key, why);
+            }
+        }
+    }
 }
 
 impl Content<'_> {
@@ -113,10 +127,11 @@ impl Content<'_> {
             }
         }
         let mut known = Known::default();
-        for backup in self.catalog.backups.iter().rev() {
+        for (place, backup) in self.catalog.backups.iter().enumerate().rev() {
             tally.opened += 2;
-            self.backup(backup, &mut known, findings, (&mut tally, memory)).await?;
+            self.backup((place, &**backup), &mut known, findings, (&mut tally, memory)).await?;
         }
+        known.blame(self.catalog, findings);
         tally.opened += known.opened.len() as u64;
         self.unused(&known, findings, (&mut tally, memory)).await?;
         self.wal(findings, times, (&mut tally, memory)).await?;
@@ -188,45 +203,56 @@ impl Content<'_> {
     /// The file tables of a backup and the pages that they promise.
     async fn backup(
         &self,
-        backup: &Manifest,
+        (place, backup): (usize, &Manifest),
         known: &mut Known,
         findings: &mut Findings,
         (tally, memory): Counted<'_>,
     ) -> Result<()> {
-        let mut digests = DigestReader::default();
+        let (mut digests, mut verified) = (DigestReader::default(), true);
         for (number, part) in (0..).zip(&backup.parts) {
             self.throttle.pay(part.table_bytes).await;
-            let Some(mut table) = self.table(backup, number, findings).await? else { continue };
+            let Some(mut table) = self.table(backup, number, findings).await? else {
+                verified = false;
+                continue;
+            };
             tally.opened += 1;
             let key = ObjectKey::FileTable(backup.id.clone(), number);
             match digests.fill(self.repository, &mut table).await {
                 Err(NoDigests { pack, error }) if is_damage(&error) => {
-                    findings.loses(&backup.id, &error.to_string());
-                    let blamed =
-                        pack.map_or_else(|| key.to_string(), |pack| ObjectKey::Pack(pack).to_string());
-                    findings.damaged(blamed, &error, format!("backup {} cannot be restored", backup.id));
+                    let blamed = pack.map_or_else(|| key.clone(), ObjectKey::Pack);
+                    findings.loses(&backup.id, &blamed, &error.to_string());
+                    findings.damaged(
+                        blamed.to_string(),
+                        &error,
+                        format!("backup {} cannot be restored", backup.id),
+                    );
                 }
                 Err(other) => return Err(other.error),
                 Ok(()) => {}
             }
             let user = self.user(backup, number);
             for (pack, pieces) in pieces_by_pack(&table) {
+                known.used.entry(pack.name.clone()).or_default().insert(place);
                 let Some(listed) = self.listing.get(&ObjectKey::Pack(pack.name.clone())) else {
-                    known.used.insert(pack.name.clone());
+                    verified = false;
                     continue;
                 };
-                known.used.insert(pack.name.clone());
                 let unit = Unit::named(&user, listed);
                 memory.meet(unit, listed);
                 if !tally.opens(unit, memory) {
+                    verified &= memory.is_verified(unit);
                     continue;
                 }
                 if self.pack(backup, (pack, listed.size), pieces, known, findings).await? {
                     memory.note(self.repository, unit).await?;
                 } else {
+                    verified = false;
                     memory.note_damage(unit);
                 }
             }
+        }
+        if verified {
+            memory.note_backup(&backup.id);
         }
         Ok(())
     }
@@ -242,8 +268,9 @@ impl Content<'_> {
         match self.repository.get_file_table(id, number).await {
             Ok(table) => Ok(Some(table)),
             Err(error) if is_damage(&error) => {
-                findings.loses(id, &error.to_string());
-                findings.damaged(ObjectKey::FileTable(id.clone(), number).to_string(), &error, loses);
+                let key = ObjectKey::FileTable(id.clone(), number);
+                findings.loses(id, &key, &error.to_string());
+                findings.damaged(key.to_string(), &error, loses);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -259,8 +286,7 @@ impl Content<'_> {
         known: &mut Known,
         findings: &mut Findings,
     ) -> Result<bool> {
-        if let Some(why) = known.damaged.get(&pack.name) {
-            findings.loses(&backup.id, why);
+        if known.damaged.contains_key(&pack.name) {
             return Ok(false);
         }
         pieces.retain(|piece| known.pieces.insert(hash(&pack.name, piece)));
@@ -272,7 +298,6 @@ impl Content<'_> {
             Err(error) if is_damage(&error) => {
                 let key = ObjectKey::Pack(pack.name.clone()).to_string();
                 let why = format!("{key}: {error}");
-                findings.loses(&backup.id, &why);
                 let loses =
                     format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
                 findings.damaged(key, &error, loses);
@@ -312,7 +337,7 @@ impl Content<'_> {
     ) -> Result<()> {
         for listed in &self.listing.objects {
             let ObjectKey::Pack(name) = &listed.key else { continue };
-            if known.opened.contains(name) || known.used.contains(name) {
+            if known.opened.contains(name) || known.used.contains_key(name) {
                 continue;
             }
             let unit = Unit::of(listed);

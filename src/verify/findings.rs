@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::format::BackupId;
+use crate::format::{BackupId, ObjectKey};
 
 /// Something about one object, or about several that belong together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Findings {
     pub remarks: Vec<Finding>,
     /// Backups that cannot be restored, with why: for their data, not for their WAL.
     pub(super) lost: BTreeMap<BackupId, String>,
+    /// Objects that are to blame for that, with those that are lost by each.
+    pub(super) blamed: BTreeMap<String, BTreeSet<BackupId>>,
     named: BTreeSet<String>,
 }
 
@@ -63,8 +65,9 @@ impl Findings {
         });
     }
 
-    /// A backup cannot be restored.
-    pub(super) fn loses(&mut self, id: &BackupId, why: &str) {
+    /// A backup cannot be restored, for the sake of an object.
+    pub(super) fn loses(&mut self, id: &BackupId, object: &ObjectKey, why: &str) {
+        self.blamed.entry(object.to_string()).or_default().insert(id.clone());
         self.lost.entry(id.clone()).or_insert_with(|| why.to_owned());
     }
 

@@ -37,10 +37,10 @@ pub(super) async fn judge(repository: &Repository, pass: &Pass<'_>) -> Result<Fi
     let mut findings = Findings::default();
     let mut stored = Stored::of(pass.listing);
     for damaged in &pass.catalog.damaged {
-        let object = ObjectKey::Manifest(damaged.id.clone()).to_string();
+        let object = ObjectKey::Manifest(damaged.id.clone());
         let why = format!("backup {} cannot be restored", damaged.id);
-        findings.damaged(object, &damaged.error, &why);
-        findings.loses(&damaged.id, &damaged.error.to_string());
+        findings.damaged(object.to_string(), &damaged.error, &why);
+        findings.loses(&damaged.id, &object, &damaged.error.to_string());
     }
     for backup in &pass.catalog.backups {
         stored.tables(backup, &mut findings);
@@ -98,7 +98,7 @@ impl<'a> Stored<'a> {
                 _ => format!("backup {id} cannot be restored"),
             };
             if !matches!(key, ObjectKey::PackList(_)) {
-                findings.loses(id, &format!("{key} {problem}"));
+                findings.loses(id, &key, &format!("{key} {problem}"));
             }
             findings.problem(key.to_string(), problem, loses, RESTORE_OBJECT);
         }
@@ -112,11 +112,11 @@ impl<'a> Stored<'a> {
                 *named = true;
             }
             let Some(problem) = wrong_size(size, u64::from(pack.bytes)) else { continue };
-            let key = ObjectKey::Pack(pack.name.clone()).to_string();
-            findings.loses(&backup.id, &format!("{key} {problem}"));
+            let key = ObjectKey::Pack(pack.name.clone());
+            findings.loses(&backup.id, &key, &format!("{key} {problem}"));
             let loses =
                 format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
-            findings.problem(key, problem, loses, RESTORE_OBJECT);
+            findings.problem(key.to_string(), problem, loses, RESTORE_OBJECT);
         }
     }
 
@@ -235,10 +235,10 @@ fn leftovers(pass: &Pass<'_>, findings: &mut Findings) {
                 findings.remark(listed.key.to_string(), "is left from a store test", "delete it");
             }
             ObjectKey::Hold(id) if !pass.catalog.backups.iter().any(|backup| backup.id == *id) => {
-                let object = ObjectKey::Manifest(id.clone()).to_string();
+                let object = ObjectKey::Manifest(id.clone());
                 let problem = "is missing or damaged, and a hold is on this backup";
-                findings.problem(object, problem, format!("backup {id}"), RESTORE_OBJECT);
-                findings.loses(id, "its manifest is missing");
+                findings.problem(object.to_string(), problem, format!("backup {id}"), RESTORE_OBJECT);
+                findings.loses(id, &object, "its manifest is missing");
             }
             ObjectKey::Tail(piece) if pass.catalog.has(&piece.segment) => {
                 findings.remark(listed.key.to_string(), "its segment is archived", NEXT_EXPIRE);

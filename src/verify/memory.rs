@@ -1,13 +1,13 @@
 //! What was opened when, so that a run goes on where an earlier one stopped. An object is known by key, size and time of
 //! its put: one that was put again is opened again. What was damaged is never remembered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::error::Result;
-use crate::format::{ObjectKey, VerifyRecord};
+use crate::format::{BackupId, ObjectKey, VerifyRecord};
 use crate::repository::{Listed, Listing, Repository};
 
 /// Between two saves: what a killed run loses.
@@ -53,6 +53,8 @@ pub(super) struct Age {
 pub(super) struct Memory {
     seen: HashMap<Unit, u32>,
     met: HashMap<Unit, Met>,
+    /// Backups of which all that they use was opened within the window.
+    backups: BTreeSet<BackupId>,
     /// Damaged ones.
     damaged: HashSet<Unit>,
     /// What was opened since then is not opened again.
@@ -99,6 +101,7 @@ impl Memory {
         Ok(Self {
             seen,
             met: HashMap::new(),
+            backups: BTreeSet::new(),
             damaged: HashSet::new(),
             fresh: ago(age).saturating_add(1),
             horizon: ago(window),
@@ -118,6 +121,21 @@ impl Memory {
     /// Whether it was opened so lately that it need not be again.
     pub(super) fn knows(&self, unit: Unit) -> bool {
         self.seen.get(&unit).is_some_and(|at| *at >= self.fresh)
+    }
+
+    /// Whether it was opened within the window, now or earlier, and is sound.
+    pub(super) fn is_verified(&self, unit: Unit) -> bool {
+        self.seen.get(&unit).is_some_and(|at| *at >= self.horizon)
+    }
+
+    /// Note that all that a backup uses was opened within the window.
+    pub(super) fn note_backup(&mut self, id: &BackupId) {
+        self.backups.insert(id.clone());
+    }
+
+    /// Whether all that a backup uses was opened within the window.
+    pub(super) fn is_backup_verified(&self, id: &BackupId) -> bool {
+        self.backups.contains(id)
     }
 
     /// Whether it is to be opened now.

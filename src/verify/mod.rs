@@ -3,14 +3,18 @@
 //! By a listing (`listing`): one pass over the keys, the manifests and their pack lists. By content (`content`, `wal`): every
 //! object is opened, pages are compared with their digests, and WAL is read record by record. What is found damaged is
 //! made known to the recovery window, which then says what is lost (`restorable`). Nothing here
-//! deletes; what is written is what was found (`result`) and opened when (`memory`).
+//! deletes; what is written is what was found (`result`, `harm`) and opened when (`memory`).
 
 #[cfg(test)]
 mod borders;
 mod content;
+mod covered;
 mod findings;
+mod harm;
 mod listing;
 mod memory;
+#[cfg(test)]
+mod remembered;
 mod restorable;
 mod result;
 mod run;

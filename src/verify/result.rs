@@ -7,6 +7,7 @@ use super::findings::Finding;
 use super::run::Verified;
 use crate::error::{Error, Result};
 use crate::format::VerifyRecord;
+use crate::postgres::PgTime;
 use crate::repository::Repository;
 
 /// Findings that are kept.
@@ -27,6 +28,9 @@ pub struct LastVerify {
     /// from its put. `None`: there is nothing, or it was by a listing.
     #[serde(default)]
     pub oldest: Option<Timestamp>,
+    /// By content: from when to when any instant can be restored with nothing but what was opened within the window.
+    #[serde(default)]
+    pub covered: Vec<(PgTime, PgTime)>,
     /// How many problems it found.
     pub problems: u64,
     /// The first of them.
@@ -56,6 +60,7 @@ impl LastVerify {
             objects: verified.objects,
             left: verified.left,
             oldest: verified.oldest,
+            covered: verified.covered.iter().map(|instants| (instants.start, instants.end)).collect(),
             problems: problems.len() as u64,
             findings: problems.iter().take(KEPT).cloned().collect(),
         };

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::content::{Content, Tally, Throttle};
+use super::covered;
 use super::findings::{Finding, Findings};
+use super::harm;
 use super::listing::{Pass, judge};
 use super::memory::{Age, Memory};
 use super::restorable::Restorable;
@@ -13,7 +15,7 @@ use crate::error::Result;
 use crate::format::{BackupId, ObjectKey};
 use crate::postgres::PgTime;
 use crate::repository::{HeldLease, Lease, Listing, Repository};
-use crate::window::{Records, RecoveryWindow, WalTimes, look};
+use crate::window::{Instants, Records, RecoveryWindow, WalTimes, look};
 
 /// After which part of the window what was opened is due again: with a run a day everything within a window of a week was
 /// opened within it.
@@ -50,6 +52,8 @@ pub struct Verified {
     pub oldest: Option<Timestamp>,
     /// What was not opened within the window, now or earlier.
     pub overdue: u64,
+    /// By content: the instants that a restore reaches with nothing but what was opened within the window.
+    pub covered: Vec<Instants>,
     /// What was found.
     pub findings: Findings,
     /// What can be restored.
@@ -59,15 +63,15 @@ pub struct Verified {
 /// Verify a repository. Nothing that is being put or deleted meanwhile counts as a problem: what a first pass does not
 /// find is looked for again.
 pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified> {
-    let (mut records, mut times) = (Records::default(), WalTimes::default());
+    let (mut records, mut times) = (Records::without_harm(), WalTimes::default());
     let (listing, mut findings) = pass(repository, &mut records, &mut times).await?;
     if !findings.problems.is_empty() {
-        (records, times) = (Records::default(), WalTimes::default());
+        (records, times) = (Records::without_harm(), WalTimes::default());
         let (_, again) = pass(repository, &mut records, &mut times).await?;
         findings = findings.confirmed_by(again);
     }
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
-    let (mut tally, mut age) = (Tally::default(), Age::default());
+    let (mut tally, mut age, mut covered) = (Tally::default(), Age::default(), Vec::new());
     let mut window: RecoveryWindow = window;
     if wanted.content {
         let content = Content {
@@ -83,6 +87,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         let mut memory = Memory::load(repository, &listing, (wanted.window, lasts)).await?;
         tally = content.verify(&mut findings, &mut times, &mut memory).await?;
         age = memory.age();
+        covered = covered::covered(&content, &memory, &mut records, &times).await?;
         memory.finish(repository).await?;
         let later = repository.list().await?;
         let there = |key: &ObjectKey| later.objects.iter().any(|listed| listed.key == *key);
@@ -94,11 +99,15 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         // The window without the segments that were found damaged.
         (_, window) = look(repository, &listing, &mut records, &mut times).await?;
     }
+    let looked_at_all = wanted.content && tally.left == 0;
+    if let Err(error) = harm::note(repository, &listing, &findings, looked_at_all).await {
+        tracing::warn!(%error, "the damage cannot be noted in the repository: others go on counting on it");
+    }
     let restorable = Restorable::of(&catalog, &window, &findings.lost, (wanted.window, PgTime::now()));
     let Tally { opened, remembered, left } = tally;
     let objects = listing.objects.len() as u64;
     let Age { oldest, overdue } = age;
-    Ok(Verified { objects, opened, remembered, left, oldest, overdue, findings, restorable })
+    Ok(Verified { objects, opened, remembered, left, oldest, overdue, covered, findings, restorable })
 }
 
 async fn pass(

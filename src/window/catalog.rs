@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::records::Records;
 use crate::error::{Error, Result};
-use crate::format::{Manifest, ObjectKey, ObjectUse};
+use crate::format::{Manifest, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict};
+use crate::records::Records;
+use crate::repository::{
+    DamagedBackup, ExpiryRecord, Harm, Hold, Listing, Tail, TailPiece, WalFile, conflict,
+};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +48,14 @@ pub struct Usage {
 /// The repository's content.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// Finished backups, oldest first.
+    /// Finished backups, oldest first, but for those that verifications found to be harmed.
     pub backups: Vec<Arc<Manifest>>,
     /// Backups that cannot be read.
     pub damaged: Vec<DamagedBackup>,
+    /// Backups of which a verification found that they cannot be restored, oldest first, with why.
+    pub harmed: Vec<(Arc<Manifest>, Error)>,
+    /// Segments that a verification found damaged.
+    pub(super) unsound: BTreeMap<(SegmentName, WalDigest), Error>,
     /// Backups that are kept past the window.
     pub holds: Vec<Hold>,
     /// What retention did last.
@@ -94,6 +100,7 @@ impl Catalog {
                 Err(error) => catalog.damaged.push(DamagedBackup { id: id.clone(), error: error.clone() }),
             }
         }
+        catalog.harm(records.harm.value.iter().filter(|harm| harm.stands(listing)));
         catalog.backups.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
         for ((timeline, _), history) in &records.histories {
             catalog.add_history(*timeline, history.clone());
@@ -109,6 +116,8 @@ impl Catalog {
         Self {
             backups: Vec::new(),
             damaged: Vec::new(),
+            harmed: Vec::new(),
+            unsound: BTreeMap::new(),
             holds: Vec::new(),
             expiry: ExpiryRecord::default(),
             segment_size,
@@ -119,6 +128,26 @@ impl Catalog {
             histories: BTreeMap::new(),
             tails: BTreeMap::new(),
         }
+    }
+
+    /// Count on nothing that these say is damaged.
+    fn harm<'a>(&mut self, found: impl Iterator<Item = &'a Harm>) {
+        for harm in found {
+            if let Ok(ObjectKey::Wal(WalName::Segment(segment), digest)) = harm.object.parse() {
+                self.unsound.insert((segment, digest), harm.error());
+            }
+            let (lost, sound): (Vec<_>, Vec<_>) = std::mem::take(&mut self.backups)
+                .into_iter()
+                .partition(|backup| harm.backups.contains(&backup.id));
+            self.backups = sound;
+            self.harmed.extend(lost.into_iter().map(|backup| (backup, harm.error())));
+        }
+        self.harmed.sort_by(|(a, _), (b, _)| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
+    }
+
+    /// All finished backups that can be read, harmed or not: for whoever decides what stays.
+    pub fn manifests(&self) -> impl Iterator<Item = &Arc<Manifest>> {
+        self.backups.iter().chain(self.harmed.iter().map(|(backup, _)| backup))
     }
 
     /// Note a WAL file.

@@ -120,10 +120,16 @@ impl<'a> Chooser<'a> {
             if let Some(damaged) = self.catalog.damaged.iter().find(|damaged| damaged.id == *id) {
                 return Err(damaged.error.clone());
             }
+            if let Some((_, error)) = self.catalog.harmed.iter().find(|(backup, _)| backup.id == *id) {
+                return Err(error.clone());
+            }
             if !self.catalog.backups.iter().any(|backup| backup.id == *id) {
                 return Err(Error::impossible(format!("there is no backup {id}"))
                     .hint("`walproof backup-list` shows those that there are"));
             }
+        }
+        if let ([], Some((_, error))) = (&*self.catalog.backups, self.catalog.harmed.last()) {
+            return Err(error.clone());
         }
         match (&*self.catalog.backups, &*self.catalog.damaged) {
             ([], [damaged, ..]) => Err(damaged.error.clone()),
@@ -278,6 +284,9 @@ impl<'a> Chooser<'a> {
         let mut found = Vec::new();
         for damaged in &self.catalog.damaged {
             found.push(format!("backup {} is left out: {}", damaged.id, damaged.error));
+        }
+        for (harmed, error) in &self.catalog.harmed {
+            found.push(format!("backup {} is left out: {error}", harmed.id));
         }
         for stranded in &branch.stranded {
             found

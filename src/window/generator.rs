@@ -7,7 +7,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Catalog;
-use super::records::Records;
 use super::recovery::RecoveryWindow;
 use super::samples;
 use super::samples::{manifest, window};
@@ -17,7 +16,8 @@ use crate::format::{
     BackupId, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration, TailPieceName, WalDigest,
 };
 use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::repository::{Listed, Listing};
+use crate::records::Records;
+use crate::repository::{Harm, Listed, Listing};
 
 pub(crate) const SIZE: u32 = 1 << 20;
 
@@ -78,6 +78,8 @@ pub(crate) struct StoredTail {
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) now: i64,
+    /// How far the store's clock is ahead of the hosts'.
+    pub(crate) skew: i64,
     /// Own commits of each timeline, behind where it began.
     pub(crate) commits: BTreeMap<u32, Vec<Commit>>,
     pub(crate) histories: BTreeMap<u32, (History, i64)>,
@@ -87,6 +89,8 @@ pub(crate) struct World {
     pub(crate) tails: BTreeMap<(u32, u64), StoredTail>,
     pub(crate) backups: Vec<Arc<Manifest>>,
     pub(crate) unreadable: Vec<BackupId>,
+    /// A verification found that they lack a pack.
+    pub(crate) harmed: BTreeSet<BackupId>,
     pub(crate) packs: BTreeMap<BackupId, u32>,
     pub(crate) timeline: u32,
     pub(crate) lsn: u64,
@@ -111,12 +115,18 @@ pub(crate) fn seconds(time: i64) -> PgTime {
     PgTime::from_unix_micros(time * 1_000_000)
 }
 
+fn lacks_a_pack(id: &BackupId) -> Harm {
+    let object = ObjectKey::Pack(PackName { backup: id.clone(), number: 99 }).to_string();
+    Harm { object, state: None, why: "is missing".to_owned(), backups: vec![id.clone()] }
+}
+
 impl World {
     /// A new cluster with one backup in most worlds, and what happens to it in `steps` steps.
     pub(crate) fn grow(seed: u64, steps: u64) -> Self {
         let mut world = Self {
             random: Random(seed),
             now: 1_800_000_000,
+            skew: 0,
             commits: BTreeMap::from([(1, Vec::new())]),
             histories: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -124,6 +134,7 @@ impl World {
             tails: BTreeMap::new(),
             backups: Vec::new(),
             unreadable: Vec::new(),
+            harmed: BTreeSet::new(),
             packs: BTreeMap::new(),
             timeline: 1,
             lsn: 3 * u64::from(SIZE) + 40,
@@ -344,7 +355,7 @@ impl World {
 
     /// What the repository's listing shows.
     pub(crate) fn listing(&self) -> Listing {
-        let time = |second: i64| Timestamp::from_second(second).unwrap();
+        let time = |second: i64| Timestamp::from_second(second + self.skew).unwrap();
         let mut objects = Vec::new();
         let mut put = |key, modified| objects.push(Listed { key, size: 100, modified: time(modified) });
         for ((of, number), stored) in &self.segments {
@@ -381,6 +392,7 @@ impl World {
 
     pub(crate) fn records(&self) -> Records {
         let mut records = Records::default();
+        records.harm.value = self.harmed.iter().map(lacks_a_pack).collect();
         for backup in &self.backups {
             records.manifests.insert(backup.id.clone(), Ok(Arc::clone(backup)));
         }

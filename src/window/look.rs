@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::records::Records;
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
 use crate::error::Result;
+use crate::records::Records;
 use crate::repository::{Listing, Repository};
 
 /// The recovery window that `listing` shows. `records` and `times` are kept from one look to the next.

@@ -12,7 +12,6 @@ pub(crate) mod generator;
 mod locate;
 mod look;
 mod pieces;
-mod records;
 mod recovery;
 #[cfg(test)]
 mod replay;
@@ -25,12 +24,12 @@ mod times;
 #[cfg(test)]
 pub(crate) use samples::manifest as sample_manifest;
 
+pub use crate::records::Records;
 pub use branch::{Branch, Cut, Reach, Span, WalPath};
 pub use catalog::{Catalog, Gap, Run, Usage};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;
 pub use look::look;
 pub use pieces::files;
-pub use records::Records;
 pub use recovery::{Instants, RecoveryWindow};
 pub use times::WalTimes;

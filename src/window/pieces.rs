@@ -72,7 +72,11 @@ pub(super) fn usable(
             }
         }
     }
-    match times.summaries.get(&(piece.segment, piece.digest.unwrap_or(digest))) {
+    let key = (piece.segment, piece.digest.unwrap_or(digest));
+    if let Some(harm) = catalog.unsound.get(&key) {
+        return Err(harm.clone());
+    }
+    match times.summaries.get(&key) {
         Some(Err(error)) => Err(error.clone()),
         _ => Ok(piece),
     }

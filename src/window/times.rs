@@ -7,10 +7,10 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Catalog;
-use super::records::is_damage;
 use crate::error::{Error, Result};
 use crate::format::{Summary, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
+use crate::records::is_damage;
 use crate::repository::{Repository, UnfinishedScan, WalFile};
 use crate::wal::{WalScanner, WalSummary};
 

