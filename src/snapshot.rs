@@ -300,6 +300,9 @@ pub struct VerifyLine {
     /// By content: of all that is stored and sound, when that was opened, or put, which was so longest ago.
     #[serde(default)]
     pub oldest: Option<PgTime>,
+    /// By content: from when to when any instant can be restored with nothing but what was opened within the window.
+    #[serde(default)]
+    pub covered: Vec<(PgTime, PgTime)>,
     /// The first problem.
     pub first: Option<String>,
     /// What a restore loses by that.

@@ -38,6 +38,7 @@ fn line(level: &str, last: &LastVerify) -> VerifyLine {
         problems: last.problems,
         left: last.left,
         oldest: last.oldest.map(Into::into),
+        covered: last.covered.clone(),
         first: first.map(|found| format!("{}: {}", found.object, found.problem)),
         loses: first.map(|found| found.loses.clone()),
     }

@@ -64,6 +64,13 @@ fn place(snapshot: &Snapshot, at: PgTime) -> f64 {
     (1.0 - snapshot.taken_at.seconds_since(at) / window).clamp(0.0, 1.0)
 }
 
+/// Stretches of the bar that verification by content covers, each from where to where.
+fn verified(snapshot: &Snapshot) -> Vec<(f64, f64)> {
+    let lines = snapshot.verifications.verifications.iter().flat_map(|line| &line.covered);
+    let places = lines.map(|(from, to)| (place(snapshot, *from), place(snapshot, *to)));
+    places.filter(|(from, to)| from < to).collect()
+}
+
 /// A backup on the bar: where, whether it is held, and what it is.
 fn marks(snapshot: &Snapshot) -> Vec<(f64, bool, String)> {
     let holds = &snapshot.retention.holds;
@@ -126,7 +133,7 @@ pub(super) fn rows(snapshot: &Snapshot, width: usize) -> Vec<(&'static str, Stri
     let now = snapshot.taken_at;
     let mut rows = vec![
         ("window", letters(snapshot, width)),
-        ("", "= restorable, x gap, . outside, B backup, H held; left: its start, right: now".to_owned()),
+        ("", "# restorable, all of it opened by verify, = restorable, x gap, . outside, B backup, H held; left: its start, right: now".to_owned()),
     ];
     let costs: Vec<String> =
         costs(snapshot).iter().map(|(kind, bytes)| format!("{kind} {}", size(*bytes))).collect();
@@ -145,10 +152,12 @@ pub(super) fn rows(snapshot: &Snapshot, width: usize) -> Vec<(&'static str, Stri
 )]
 fn letters(snapshot: &Snapshot, width: usize) -> String {
     let column = |place: f64| ((place * width as f64) as usize).min(width - 1);
-    let parts = parts(snapshot);
+    let (parts, verified) = (parts(snapshot), verified(snapshot));
     let of = |at: usize| {
         let middle = (at as f64 + 0.5) / width as f64;
-        parts.iter().find(|(_, end)| middle <= *end).map_or('.', |(part, _)| part.letter())
+        let part = parts.iter().find(|(_, end)| middle <= *end).map_or(Part::Outside, |(part, _)| *part);
+        let is_verified = verified.iter().any(|(from, to)| *from <= middle && middle <= *to);
+        if part == Part::Restorable && is_verified { '#' } else { part.letter() }
     };
     let mut letters: Vec<char> = (0..width).map(of).collect();
     for (place, held, _) in marks(snapshot) {
@@ -178,13 +187,19 @@ pub(super) fn section(snapshot: &Snapshot) -> Markup {
         section {
             h2 { "Recovery window" }
             (bar(snapshot, &told))
+            div class="verified" aria-hidden="true" {
+                @for (from, to) in verified(snapshot) {
+                    div style=(format!("left:{:.3}%;width:{:.3}%", from * 100.0, (to - from) * 100.0)) {}
+                }
+            }
             div class="ends" {
                 span { (span(snapshot.promises.retention_window)) " ago" }
-                @if let Some(older) = older(snapshot) { span { (older) } }
                 span { "now" }
+                @if let Some(older) = older(snapshot) { span class="older" { (older) } }
             }
             ul class="legend" aria-hidden="true" {
                 li { span class="key reach" {} "can be restored" }
+                li { span class="key opened" {} "opened by verify" }
                 li { span class="key gap" {} "gap" }
                 li { span class="key outside" {} "not covered" }
                 li { span class="key mark" {} "backup" }
@@ -243,7 +258,16 @@ mod tests {
         assert_eq!(busy.chars().count(), 60);
         assert!(busy.starts_with('=') && !busy.contains('x'), "{busy}");
         assert_eq!(busy.matches('B').count(), 7, "{busy}");
+        let mut covered = samples::busy();
+        covered.verifications.verifications = vec![samples::opened(6, 2)];
+        let opened = letters(&covered, 70);
+        assert!(
+            opened.starts_with('=') && opened.ends_with('=') && opened.matches('#').count() > 30,
+            "{opened}"
+        );
+        assert!(section(&covered).into_string().contains("<div style=\"left:14.286%;width:57.143%\"></div>"));
         let mut snapshot = samples::store_down();
+        snapshot.verifications.verifications.clear();
         let gap = letters(&snapshot, 70);
         assert!(gap.contains('x') && gap.find('x') > gap.find('='), "{gap}");
         snapshot.retention.holds[0].backup = snapshot.backups.finished[3].id.clone();

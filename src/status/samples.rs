@@ -8,7 +8,7 @@ use crate::problem::{Code, Problem, Severity};
 use crate::repository::ExpiryRecord;
 use crate::snapshot::{
     BackupLine, Backups, Drills, Estimates, HoldLine, NextLine, Promises, PushLine, RepositoryBytes,
-    Retention, Role, Server, Snapshot, Store, TailLine, Teller, Wal, Window,
+    Retention, Role, Server, Snapshot, Store, TailLine, Teller, VerifyLine, Wal, Window,
 };
 use crate::store::OldVersions;
 
@@ -148,6 +148,21 @@ pub(super) fn counted() -> Counts {
     counts
 }
 
+/// A verification that covers from so many days ago to so many.
+pub(super) fn opened(from: i64, to: i64) -> VerifyLine {
+    VerifyLine {
+        level: "content".to_owned(),
+        finished_at: ago(to * 86_400),
+        last_success_at: Some(ago(to * 86_400)),
+        problems: 0,
+        left: 0,
+        oldest: Some(ago(from * 86_400)),
+        covered: vec![(ago(from * 86_400), ago(to * 86_400))],
+        first: None,
+        loses: None,
+    }
+}
+
 /// A primary that writes, and whose promises hold.
 pub(super) fn busy() -> Snapshot {
     let mut snapshot = unknown();
@@ -221,6 +236,7 @@ pub(super) fn store_down() -> Snapshot {
     (snapshot.wal.ready, snapshot.wal.oldest_ready) = (94, Some(ago(1376)));
     snapshot.wal.last_push = Some(ago(1390));
     snapshot.store.store_up = Some(false);
+    snapshot.verifications.verifications = vec![opened(7, 1)];
     snapshot.window.window_gaps = vec![(ago(3 * 86_400), ago(2 * 86_400 + 20_000))];
     snapshot.window.window = Some((ago(7 * 86_400 + 6 * 3600 - 1384), ago(1384)));
     if let Some(tail) = &mut snapshot.wal.tail {

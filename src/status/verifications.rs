@@ -84,6 +84,7 @@ mod tests {
             problems,
             left: 0,
             oldest: (level == "content").then_some(at),
+            covered: Vec::new(),
             first: (problems > 0).then(|| "packs/x/00000000 is missing".to_owned()),
             loses: None,
         };
@@ -119,6 +120,7 @@ mod tests {
             problems: 0,
             left: 3,
             oldest: Some(oldest),
+            covered: Vec::new(),
             first: None,
             loses: None,
         };
