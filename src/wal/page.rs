@@ -13,7 +13,7 @@ const KNOWN: u16 = 15;
 /// The header that every WAL page begins with, little-endian (xlog_internal.h, XLogPageHeaderData).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageHeader {
-    /// Tells the major version, see [`Major::from_wal_magic`](super::Major::from_wal_magic).
+    /// Tells the major version, see [`Major::from_wal_magic`](crate::postgres::Major::from_wal_magic).
     pub magic: u16,
     /// Flag bits.
     pub info: u16,
