@@ -36,6 +36,6 @@ pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page,
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};
 pub use verbatim::Verbatim;
-pub use verify_record::VerifyRecord;
+pub use verify_record::{Harm, VerifyRecord};
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub(crate) use wal_object::{LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, open_summary};

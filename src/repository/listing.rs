@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::namespace::Repository;
 use crate::error::{Result, ResultExt};
-use crate::format::{IDENTITY, ObjectKey, ObjectUse, WalDigest};
+use crate::format::{Harm, IDENTITY, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{TimelineId, WalName};
 use crate::store::Object;
 
@@ -68,6 +68,16 @@ impl Listing {
         let text = key.to_string();
         let at = self.objects.partition_point(|listed| listed.key.to_string() < text);
         self.objects.get(at).filter(|listed| listed.key == *key)
+    }
+
+    /// An object's bytes, and when it was put; `None`: it is not there.
+    pub fn state(&self, key: &ObjectKey) -> Option<(u64, Timestamp)> {
+        self.get(key).map(|listed| (listed.size, listed.modified))
+    }
+
+    /// Whether what was found damaged is still as it was then.
+    pub fn has_still(&self, harm: &Harm) -> bool {
+        harm.object.parse().is_ok_and(|key: ObjectKey| self.state(&key) == harm.state)
     }
 
     /// The key of the newest segment of `timeline`, or of the newest before it.

@@ -31,5 +31,4 @@ pub use report_store::{REPORTS_KEPT, StoredReport};
 pub use rotation::{OlderKey, Rotation};
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};
 pub use tail_store::{Tail, TailPiece};
-pub use verify_store::Harm;
 pub(crate) use wal_store::conflict;

@@ -1,45 +1,9 @@
 //! What verifications leave in the repository: their results, and what was opened when. What it means is theirs.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
-use super::listing::Listing;
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{BackupId, ObjectKey, VerifyRecord};
+use crate::format::{Harm, ObjectKey, VerifyRecord};
 use crate::seal::ObjectKind;
-
-/// Damage that a verification found, FORMAT.md "Verification": nothing counts on the object as long as it is as it was then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Harm {
-    /// The object's key.
-    pub object: String,
-    /// Its bytes, and when it was put; `None`: it was missing.
-    pub state: Option<(u64, Timestamp)>,
-    /// What is wrong with it.
-    pub why: String,
-    /// The backups that cannot be restored without it.
-    pub backups: Vec<BackupId>,
-}
-
-impl Harm {
-    /// How the object is listed.
-    pub fn state_of(object: &ObjectKey, listing: &Listing) -> Option<(u64, Timestamp)> {
-        listing.get(object).map(|listed| (listed.size, listed.modified))
-    }
-
-    /// Whether the object is still as it was then.
-    pub fn stands(&self, listing: &Listing) -> bool {
-        self.object.parse().is_ok_and(|object: ObjectKey| Self::state_of(&object, listing) == self.state)
-    }
-
-    /// Why what needs it cannot be used.
-    pub fn error(&self) -> Error {
-        Error::corrupt(format!("a verification found: {}: {}", self.object, self.why)).hint(
-            "bring the object back if there is a copy, then run `walproof verify --content`; else take a new backup now",
-        )
-    }
-}
 
 impl Repository {
     /// The damage that verifications found; none where there is no record, or none that can be read.

@@ -3,9 +3,9 @@
 
 use super::findings::Findings;
 use crate::error::Result;
-use crate::format::ObjectKey;
+use crate::format::{Harm, ObjectKey};
 use crate::postgres::WalName;
-use crate::repository::{Harm, Listing, Repository};
+use crate::repository::{Listing, Repository};
 
 /// Leave it in the repository. `looked_at_all`: all content was opened, or known to be sound; else what earlier runs found
 /// stands, as long as the objects are as they were.
@@ -31,7 +31,7 @@ fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: 
         ) {
             let backups = findings.blamed.get(&finding.object).into_iter().flatten().cloned().collect();
             found.push(Harm {
-                state: Harm::state_of(&key, listing),
+                state: listing.state(&key),
                 object: finding.object.clone(),
                 why: finding.problem.clone(),
                 backups,
@@ -41,7 +41,7 @@ fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: 
     if !looked_at_all {
         let is_new = |harm: &&Harm| found.iter().all(|known| known.object != harm.object);
         // What was missing is seen by every run.
-        let stands = |harm: &&Harm| harm.state.is_some() && harm.stands(listing);
+        let stands = |harm: &&Harm| harm.state.is_some() && listing.has_still(harm);
         let kept: Vec<Harm> = before.iter().filter(stands).filter(is_new).cloned().collect();
         found.extend(kept);
     }

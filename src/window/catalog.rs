@@ -5,12 +5,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::{Manifest, ObjectKey, ObjectUse, WalDigest};
+use crate::format::{Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::records::Records;
-use crate::repository::{
-    DamagedBackup, ExpiryRecord, Harm, Hold, Listing, Tail, TailPiece, WalFile, conflict,
-};
+use crate::repository::{DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +98,7 @@ impl Catalog {
                 Err(error) => catalog.damaged.push(DamagedBackup { id: id.clone(), error: error.clone() }),
             }
         }
-        catalog.harm(records.harm.value.iter().filter(|harm| harm.stands(listing)));
+        catalog.harm(records.harm.value.iter().filter(|harm| listing.has_still(harm)));
         catalog.backups.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
         for ((timeline, _), history) in &records.histories {
             catalog.add_history(*timeline, history.clone());

@@ -13,11 +13,12 @@ use super::samples::{manifest, window};
 use super::times::WalTimes;
 use crate::error::{Error, Result};
 use crate::format::{
-    BackupId, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration, TailPieceName, WalDigest,
+    BackupId, Harm, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration, TailPieceName,
+    WalDigest,
 };
 use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::records::Records;
-use crate::repository::{Harm, Listed, Listing};
+use crate::repository::{Listed, Listing};
 
 pub(crate) const SIZE: u32 = 1 << 20;
 
