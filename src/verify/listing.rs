@@ -1,12 +1,14 @@
 //! The listing level: what manifests name is there with its size, and the WAL that backups need has no hole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::findings::{Findings, RESTORE_OBJECT};
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName};
+use crate::postgres::PgTime;
 use crate::repository::{HeldLease, Listing, Repository};
 use crate::window::{Branch, Catalog, Cut, RecoveryWindow};
 
@@ -24,6 +26,8 @@ pub(super) struct Pass<'a> {
     pub(super) window: &'a RecoveryWindow,
     pub(super) leases: &'a [HeldLease],
     pub(super) now: Timestamp,
+    /// How far back every instant was promised.
+    pub(super) promised: Duration,
 }
 
 /// Sizes of all listed objects but WAL, and which packs were named.
@@ -179,7 +183,7 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
             let loses = "the instants behind it, until the next backup".to_owned();
             findings.problem(segment.to_string(), error.to_string(), loses, NEW_BACKUP);
         }
-        holes(branch, findings);
+        holes(pass, branch, findings);
         for backup in &branch.stranded {
             let restorable = |other: &Branch| other.reaches.iter().any(|reach| reach.backup.id == backup.id);
             if pass.window.branches.iter().any(restorable) {
@@ -204,7 +208,9 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
 }
 
 /// Holes that cut WAL off which a backup leads to.
-fn holes(branch: &Branch, findings: &mut Findings) {
+fn holes(pass: &Pass<'_>, branch: &Branch, findings: &mut Findings) {
+    let window = i64::try_from(pass.promised.as_micros()).unwrap_or(i64::MAX);
+    let horizon = PgTime::from_unix_micros(pass.now.as_microsecond().saturating_sub(window));
     for (index, span) in branch.spans.iter().enumerate() {
         let Cut::Missing(segment) = span.cut else { continue };
         let needed = branch.reaches.iter().any(|reach| reach.span == index);
@@ -212,7 +218,13 @@ fn holes(branch: &Branch, findings: &mut Findings) {
         let until = next.map_or_else(String::new, |next| format!(" to {next}"));
         let object = segment.to_string();
         let text = format!("is missing, and later segments are there (no WAL from {}{until})", span.end);
-        if needed {
+        // Of a held backup's WAL only what makes it consistent stays, once it is older than the window.
+        let older =
+            branch.reaches.iter().any(|reach| reach.span > index && reach.backup.finished_at <= horizon);
+        if needed && older {
+            let text = format!("{text}; a later backup reaches all of the window");
+            findings.remark(object, text, "nothing: it is older than the window");
+        } else if needed {
             let since = span.end_time.map_or_else(String::new, |time| format!(" after {time}"));
             let loses = format!("the instants{since}, until the next backup behind it ends");
             findings.problem(object, text, loses, NEW_BACKUP);

@@ -64,10 +64,10 @@ pub struct Verified {
 /// find is looked for again.
 pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified> {
     let (mut records, mut times) = (Records::without_harm(), WalTimes::default());
-    let (listing, mut findings) = pass(repository, &mut records, &mut times).await?;
+    let (listing, mut findings) = pass(repository, wanted.window, &mut records, &mut times).await?;
     if !findings.problems.is_empty() {
         (records, times) = (Records::without_harm(), WalTimes::default());
-        let (_, again) = pass(repository, &mut records, &mut times).await?;
+        let (_, again) = pass(repository, wanted.window, &mut records, &mut times).await?;
         findings = findings.confirmed_by(again);
     }
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
@@ -112,6 +112,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
 
 async fn pass(
     repository: &Repository,
+    promised: Duration,
     records: &mut Records,
     times: &mut WalTimes,
 ) -> Result<(Listing, Findings)> {
@@ -120,7 +121,7 @@ async fn pass(
     let listing = repository.list().await?;
     let (catalog, window) = look(repository, &listing, records, times).await?;
     let now = Timestamp::now();
-    let pass = Pass { listing: &listing, catalog: &catalog, window: &window, leases: &leases, now };
+    let pass = Pass { listing: &listing, catalog: &catalog, window: &window, leases: &leases, now, promised };
     let findings = judge(repository, &pass).await?;
     Ok((listing, findings))
 }

@@ -109,8 +109,14 @@ async fn a_listing_of_200_000_segments_and_400_backups_is_judged() {
     let (mut records, mut times) = (Records::default(), WalTimes::default());
     let (catalog, window) = look(&repository, &listing, &mut records, &mut times).await.unwrap();
     let looked = began.elapsed();
-    let pass =
-        Pass { listing: &listing, catalog: &catalog, window: &window, leases: &[], now: Timestamp::now() };
+    let pass = Pass {
+        listing: &listing,
+        catalog: &catalog,
+        window: &window,
+        leases: &[],
+        now: Timestamp::now(),
+        promised: std::time::Duration::from_hours(168),
+    };
     let findings = judge(&repository, &pass).await.unwrap();
     println!(
         "{} objects: window {looked:?}, in all {:?}, peak {before} -> {} MiB",
