@@ -102,6 +102,55 @@ fn increments_restore_alone_whatever_is_deleted() {
 }
 
 #[test]
+fn increments_that_policy_leaves_restore_alone_and_packs_that_are_mostly_dead_are_rewritten() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.pgbench(["-i", "-q", "-s", "3"]);
+    let short = archived.configured("[retention]\nwindow = \"1s\"");
+    let changes = [
+        "create table t as select g as n from generate_series(1, 20000) g",
+        "update t set n = n + 1 where n % 1000 = 0",
+        "delete from t where n % 3 = 0",
+        "update pgbench_accounts set abalance = abalance + 1 where aid % 50 = 0",
+        "vacuum full t",
+        "create index on t (n)",
+    ];
+    let all: Vec<Taken> = changes.iter().map(|sql| take(&archived, sql).0).collect();
+    let kept = [1, 3, 5];
+    for place in &kept[..2] {
+        archived.walproof.run(["backup-hold", &all[*place].id]).success();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let left = |repo: &Repo| repo.keys("/packs/").len();
+    let before = left(archived.repo());
+    short.run(["expire"]).success().stdout_contains("backups that stay use them");
+    let ids: Vec<String> = archived.backups().iter().map(id).collect();
+    assert_eq!(ids, kept.map(|place| all[place].id.clone()));
+    println!("{before} packs, then {}", left(archived.repo()));
+    // The first backup is gone, and what the others use of it stays.
+    assert!(!archived.repo().keys(&format!("/packs/{}", all[0].id)).is_empty());
+    for place in kept {
+        assert_restores(&archived, &all[place], &format!("kept{place}"));
+    }
+    short.run(["verify", "--content", "--again"]).success();
+
+    // Almost nothing stays as it was: the next backup leaves the old packs mostly dead, and the one after it rewrites the
+    // rest of them.
+    let sql =
+        "drop table t; update pgbench_accounts set abalance = abalance + 7; vacuum full pgbench_accounts";
+    take(&archived, sql);
+    let (last, backup) = take(&archived, "select 1");
+    assert!(number(&backup, "rewritten_bytes") > 0, "{backup}");
+    for place in &kept[..2] {
+        archived.walproof.run(["backup-unhold", &all[*place].id]).success();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    short.run(["expire"]).success();
+    assert_eq!(archived.backups().iter().map(id).collect::<Vec<_>>(), std::slice::from_ref(&last.id));
+    assert_restores(&archived, &last, "last");
+    short.run(["verify", "--content", "--again"]).success();
+}
+
+#[test]
 fn a_restored_directory_is_that_of_the_stopped_server_page_by_page() {
     let mut archived = Archived::start(Repo::local());
     archived.cluster.pgbench(["-i", "-q", "-s", "3"]);
