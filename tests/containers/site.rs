@@ -11,6 +11,8 @@ use super::support::s3::{Faults, S3Server};
 use super::support::{process, program, wait_until};
 
 pub const DATA: &str = "/var/lib/postgresql/15/main";
+/// What the ledger of a primary holds.
+pub const ROWS: &str = "select count(*), md5(string_agg(id || ' ' || at, ',' order by id)) from ledger";
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 const CONFIGURATION: &str = "/etc/postgresql/15/main";
 
