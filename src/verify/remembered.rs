@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use super::borders::name_cluster;
 use super::{Verified, Wanted, verify};
-use crate::format::{Manifest, ObjectKey, PackList, PackName, PackUse};
+use crate::error::Result;
+use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, SegmentName, TimelineId};
 use crate::repository::{
     Repository, fixture::SIZE, fixture::SYSTEM, fixture::archive, fixture::archive_bytes, fixture::memory,
     fixture::size,
 };
 use crate::wal::writer::Writer;
-use crate::window::{Catalog, Chooser, Records, RecoveryWindow, WalTimes, look, sample_manifest};
+use crate::window::{Catalog, Chooser, Chosen, Records, RecoveryWindow, WalTimes, look, sample_manifest};
 
 async fn run(repository: &Repository, content: bool, max_bytes: u64) -> Verified {
     let window = Duration::from_hours(24);
@@ -79,6 +80,15 @@ async fn claim(repository: &Repository) -> (Vec<u64>, u64) {
     (backups, branch.farthest().map_or(0, |span| number(span.end)))
 }
 
+/// What a restore of the newest state would take.
+async fn newest(repository: &Repository, backup: Option<BackupId>) -> Result<Chosen> {
+    let (catalog, window, mut times) = seen(repository).await;
+    let mut chooser =
+        Chooser { repository, catalog: &catalog, window: &window, times: &mut times, progress: &|_, _| {} };
+    let wanted = crate::window::Wanted { target: RecoveryTarget::Latest, timeline: None, backup };
+    chooser.choose(&wanted).await
+}
+
 #[tokio::test]
 async fn r28_a_segment_that_was_found_damaged_ends_the_claim_until_it_is_mended() {
     let (_, repository) = memory().await;
@@ -100,16 +110,7 @@ async fn r28_a_segment_that_was_found_damaged_ends_the_claim_until_it_is_mended(
     // A run that does not open it changes nothing about that.
     run(&repository, false, 0).await;
     assert_eq!(claim(&repository).await, (vec![3], 5));
-    let (catalog, window, mut times) = seen(&repository).await;
-    let mut chooser = Chooser {
-        repository: &repository,
-        catalog: &catalog,
-        window: &window,
-        times: &mut times,
-        progress: &|_, _| {},
-    };
-    let newest = crate::window::Wanted { target: RecoveryTarget::Latest, timeline: None, backup: None };
-    let refused = chooser.choose(&newest).await.unwrap_err();
+    let refused = newest(&repository, None).await.unwrap_err();
     assert!(refused.to_string().contains("a verification found"), "{refused}");
 
     repository.store().put(&victim, vec![sound]).await.unwrap();
@@ -130,20 +131,11 @@ async fn r28_a_backup_that_lacks_a_pack_counts_for_nothing_until_it_is_back() {
     repository.store().delete(&path(&pack(&newer))).await.unwrap();
     run(&repository, false, 0).await;
     assert_eq!(claim(&repository).await, (vec![3], 8));
-    let (catalog, window, mut times) = seen(&repository).await;
-    let mut chooser = Chooser {
-        repository: &repository,
-        catalog: &catalog,
-        window: &window,
-        times: &mut times,
-        progress: &|_, _| {},
-    };
-    let mut newest = crate::window::Wanted { target: RecoveryTarget::Latest, timeline: None, backup: None };
-    let chosen = chooser.choose(&newest).await.unwrap();
+    let chosen = newest(&repository, None).await.unwrap();
     assert_eq!(chosen.backup.id, older.id);
     assert!(chosen.warnings.iter().any(|told| told.contains(newer.id.as_str())), "{:?}", chosen.warnings);
-    newest.backup = Some(newer.id.clone());
-    assert!(chooser.choose(&newest).await.unwrap_err().to_string().contains("is missing"));
+    let refused = newest(&repository, Some(newer.id.clone())).await.unwrap_err();
+    assert!(refused.to_string().contains("is missing"));
     // The next backup stores anew what lay there.
     let found = repository.find_base(|_| true).await.unwrap();
     let name = |of: &Manifest| PackName { backup: of.id.clone(), number: 0 };
