@@ -76,7 +76,7 @@ pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<
 type Answer = (Vec<u8>, Fetched);
 
 fn archived(request: &FetchRequest<'_>, plain: Vec<u8>) -> Result<Answer> {
-    check_header(request, &plain)?;
+    check_content(&request.name, request.system_identifier, &plain)?;
     Ok((plain, Fetched::Archived))
 }
 
@@ -181,10 +181,6 @@ async fn one_of(repository: &Repository, name: &WalName, versions: &[WalFile]) -
 
 fn absent(name: &WalName) -> Error {
     Error::new(Kind::NotFound, format!("{name} is not in the repository"))
-}
-
-fn check_header(request: &FetchRequest<'_>, plain: &[u8]) -> Result<()> {
-    check_content(&request.name, request.system_identifier, plain)
 }
 
 /// The header is checked like before archiving (R7): what was stored by another hand is not trusted either.

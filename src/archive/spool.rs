@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::protocol::Destination;
-use crate::disk::Space;
+use crate::disk::{LONGEST_SOCKET_PATH, Space};
 use crate::error::{Error, Kind, Result};
 
 /// A directory that belongs to one recovering data directory, one repository and one place of that.
@@ -28,8 +28,6 @@ const TAKEN: &str = "taken-";
 const WRITING: &str = "writing-";
 /// What is left free for others on the spool's file system, bytes.
 const LEFT_FREE: u64 = 256 << 20;
-/// The longest path of a socket, bytes (sockaddr_un).
-const LONGEST_SOCKET_PATH: usize = 107;
 
 impl Spool {
     /// The spool below `base` for the recovery in `data_dir` of the repository `identity` at `destination`; made when

@@ -104,8 +104,7 @@ async fn list(repository: &Repository, looks: &mut Looks, timeline: TimelineId) 
         return Ok(());
     }
     // What a verification found is about objects as they are now.
-    let harm =
-        |listing: &Listing| listing.get(&ObjectKey::Verify(VerifyRecord::Harm)).map(|listed| listed.modified);
+    let harm = |listing: &Listing| listing.state(&ObjectKey::Verify(VerifyRecord::Harm));
     let harm_before = harm(&looks.listing);
     repository.list_news(&mut looks.listing, timeline).await?;
     if harm(&looks.listing) != harm_before {

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::disk::LONGEST_SOCKET_PATH;
 use crate::error::{Error, Result};
 use crate::postgres::ControlFile;
 
-/// Longest path of a Unix socket.
-const LONGEST_SOCKET: usize = 107;
 /// WAL that it keeps in its data directory, about, at most: max_wal_size and wal_keep_size below.
 pub const MOST_WAL: u64 = (4 << 30) + (256 << 20);
 /// Part of the socket's name; nothing listens on a network.
@@ -38,7 +37,7 @@ impl PrivateSettings {
 
     /// Whether the socket's path fits.
     pub fn fits(socket_dir: &Path) -> bool {
-        socket_dir.join(format!(".s.PGSQL.{PORT}")).as_os_str().len() < LONGEST_SOCKET
+        socket_dir.join(format!(".s.PGSQL.{PORT}")).as_os_str().len() < LONGEST_SOCKET_PATH
     }
 
     /// Write the server's files, and empty those of the restored cluster that would be read as well.

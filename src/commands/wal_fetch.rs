@@ -13,6 +13,7 @@ use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Result, ResultExt};
 use crate::postgres::{ControlFile, Lsn, SegmentName, TimelineId, WalName};
+use crate::repository::identity_name;
 use crate::seal::KeyRing;
 use crate::store::Policy;
 
@@ -167,7 +168,7 @@ fn control_for_fetching(config: &Config, here: &Path) -> Result<ControlFile> {
 fn spool(config: &Config, system_identifier: u64) -> Option<Spool> {
     let base = std::env::var_os("CACHE_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
     let here = std::env::current_dir().ok()?;
-    let identity = format!("{}/{system_identifier}", config.cluster);
+    let identity = identity_name(&config.cluster, system_identifier);
     Spool::open(&base, &here, &identity, &config.destination())
 }
 

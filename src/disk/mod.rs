@@ -8,3 +8,6 @@ mod times;
 pub use same::FileId;
 pub use space::Space;
 pub use times::device_that_keeps_times;
+
+/// The longest path of a Unix socket, bytes (sockaddr_un).
+pub const LONGEST_SOCKET_PATH: usize = 107;

@@ -6,6 +6,7 @@
 mod backup_id;
 mod canary;
 mod file_table;
+mod harm;
 mod identity;
 mod key;
 pub(crate) mod layout;
@@ -23,6 +24,7 @@ mod wal_object;
 pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
 pub use file_table::{Extent, FileRecord, FileTable, PackRef};
+pub use harm::Harm;
 pub use identity::{ClusterName, Identity, WalDigest};
 pub(crate) use key::{HOLDS, IDENTITY};
 pub use key::{ObjectKey, ObjectUse};
@@ -36,6 +38,6 @@ pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page,
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};
 pub use verbatim::Verbatim;
-pub use verify_record::{Harm, VerifyRecord};
+pub use verify_record::VerifyRecord;
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub(crate) use wal_object::{LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, open_summary};

@@ -97,7 +97,7 @@ impl Repository {
         let list = self.get_pack_list(id).await?;
         // What a verification found damaged would harm the new backup as well.
         let harm = self.get_harm().await?;
-        let harmed: HashSet<PackName> = harm.iter().filter_map(|harm| pack_of(&harm.object)).collect();
+        let harmed: HashSet<PackName> = harm.iter().filter_map(|harm| pack_of(harm.key()?)).collect();
         let worth = worth_keeping(&list);
         let mut missing = 0;
         for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
@@ -144,9 +144,9 @@ impl Repository {
     }
 }
 
-fn pack_of(object: &str) -> Option<PackName> {
-    match object.parse() {
-        Ok(ObjectKey::Pack(name)) => Some(name),
+fn pack_of(key: ObjectKey) -> Option<PackName> {
+    match key {
+        ObjectKey::Pack(name) => Some(name),
         _ => None,
     }
 }

@@ -77,7 +77,7 @@ impl Listing {
 
     /// Whether what was found damaged is still as it was then.
     pub fn has_still(&self, harm: &Harm) -> bool {
-        harm.object.parse().is_ok_and(|key: ObjectKey| self.state(&key) == harm.state)
+        harm.key().is_some_and(|key| self.state(&key) == harm.state)
     }
 
     /// The key of the newest segment of `timeline`, or of the newest before it.

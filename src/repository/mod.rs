@@ -26,7 +26,7 @@ pub use expiry::{ExpiryFailure, ExpiryRecord, Refused};
 pub use hold::Hold;
 pub use lease::{HeldLease, Lease};
 pub use listing::{Listed, Listing, WalFile};
-pub use namespace::{Namespace, Repository, open_identity};
+pub use namespace::{Namespace, Repository, identity_name, open_identity};
 pub use report_store::{REPORTS_KEPT, StoredReport};
 pub use rotation::{OlderKey, Rotation};
 pub use tail_segment::{Unfinished, UnfinishedScan, fill_segment};

@@ -156,7 +156,8 @@ impl Namespace {
     }
 }
 
-fn identity_name(cluster: &ClusterName, system_identifier: u64) -> String {
+/// The name of a repository in every object's authentication.
+pub fn identity_name(cluster: &ClusterName, system_identifier: u64) -> String {
     format!("{cluster}/{system_identifier}")
 }
 

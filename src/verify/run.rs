@@ -90,7 +90,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         covered = covered::covered(&content, &memory, &mut records, &times).await?;
         memory.finish(repository).await?;
         let later = repository.list().await?;
-        let there = |key: &ObjectKey| later.objects.iter().any(|listed| listed.key == *key);
+        let there = |key: &ObjectKey| later.get(key).is_some();
         // What expired while the rest was read is not a loss.
         findings.problems.retain(|found| {
             missing.contains(found) || found.object.parse().map_or(true, |key: ObjectKey| there(&key))

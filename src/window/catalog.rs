@@ -131,7 +131,7 @@ impl Catalog {
     /// Count on nothing that these say is damaged.
     fn harm<'a>(&mut self, found: impl Iterator<Item = &'a Harm>) {
         for harm in found {
-            if let Ok(ObjectKey::Wal(WalName::Segment(segment), digest)) = harm.object.parse() {
+            if let Some(ObjectKey::Wal(WalName::Segment(segment), digest)) = harm.key() {
                 self.unsound.insert((segment, digest), harm.error());
             }
             let (lost, sound): (Vec<_>, Vec<_>) = std::mem::take(&mut self.backups)
