@@ -184,7 +184,10 @@ async fn fill(repository: &Repository, prefetch: &Prefetch<'_>, desk: &Desk) -> 
         }
         drop_passed(prefetch.spool, desk, at, size);
         let next = match upcoming.after(repository, at, follows, depth).await {
-            Ok(next) => next,
+            Ok(next) => {
+                drop_others(prefetch.spool, desk, &next);
+                next
+            }
             Err(error) if error.kind() == Kind::Corrupt => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "cannot see what comes next");
@@ -244,6 +247,21 @@ fn drop_passed(spool: &Spool, desk: &Desk, at: SegmentName, size: SegmentSize) {
             }
             // What is on its way is dealt with when it has come.
             kept || label.is_none()
+        });
+    });
+}
+
+/// Forget what lies ready and is not what the repository, listed anew, has next: since it was fetched, another content of
+/// the segment was archived, or the segment on a newer timeline.
+fn drop_others(spool: &Spool, desk: &Desk, next: &[WalFile]) {
+    let is_next = |label: &Label| {
+        next.iter().any(|file| file.name.segment() == Some(label.segment) && file.digest == label.digest)
+    };
+    quietly(desk, |state| {
+        state.shelf.retain(|_, label| {
+            let Some(label) = label.as_ref().filter(|label| !is_next(label)) else { return true };
+            spool.forget(&label.to_string());
+            false
         });
     });
 }

@@ -250,6 +250,19 @@ fn r25_a_repository_that_was_made_anew_has_nothing_in_the_spool() {
 }
 
 #[test]
+fn r2_what_lies_ready_goes_when_another_content_of_it_is_archived() {
+    let recovery = Recovery::of_segments(4);
+    recovery.comes_back(1);
+    recovery.wait_until_spooled(2);
+    recovery.wait_until_spooled(3);
+    let other = recovery.site.data.wal(2).random(99);
+    recovery.site.archive_elsewhere(&other);
+    wait_until("segment 2 is taken from the spool", SOON, || recovery.spooled(2).is_none());
+    assert!(recovery.prefetcher().is_some(), "it has not ended: it has seen the conflict");
+    recovery.site.fetch(recovery.name(2)).complains_with(203);
+}
+
+#[test]
 fn r25_a_spool_that_others_may_write_is_not_used() {
     let recovery = Recovery::of_segments(3);
     recovery.comes_back(1);
