@@ -311,6 +311,8 @@ fn a_summary_tells_of_its_segment() {
     bytes.extend(0x0300_0100_u64.to_le_bytes());
     bytes.push(13);
     bytes.extend(b"before deploy");
+    bytes.push(7);
+    bytes.extend(b"db1:/pg");
     assert_vector("segment-summary", &bytes);
     let lsn = Lsn::new(0x0300_0100);
     let expected = Summary {
@@ -325,6 +327,7 @@ fn a_summary_tells_of_its_segment() {
             time: time("2026-11-22T12:30:00Z"),
             lsn,
         }],
+        writer: "db1:/pg".into(),
     };
     assert_eq!(Summary::parse(&vector("segment-summary")).unwrap(), expected);
     assert_eq!(expected.to_bytes(), bytes);

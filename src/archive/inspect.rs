@@ -1,5 +1,8 @@
 //! What a file must look like before it is archived (R3), and what its summary says.
 
+use std::path::Path;
+
+use crate::disk::host_name;
 use crate::error::{Error, Result};
 use crate::format::{Inspect, Summary};
 use crate::postgres::{ControlFile, History, Major, SegmentName, TimelineId, WalName};
@@ -10,13 +13,14 @@ const LONGEST_TEXT: usize = 1 << 20;
 
 /// The right inspection for a WAL file of `control`'s cluster.
 pub(super) enum Inspection {
-    Segment(Major, Box<SegmentChecker>, Box<WalScanner>),
+    Segment(Major, String, Box<SegmentChecker>, Box<WalScanner>),
     History(TimelineId, Vec<u8>),
     BackupHistory(Vec<u8>),
 }
 
 impl Inspection {
-    pub(super) fn of(name: WalName, control: &ControlFile) -> Result<Self> {
+    /// For the file `name` at `path`.
+    pub(super) fn of(name: WalName, control: &ControlFile, path: &Path) -> Result<Self> {
         let size = control.segment_size;
         if name.segment().is_some_and(|segment| !segment.is_valid_for(size)) {
             return Err(Error::usage(format!(
@@ -27,7 +31,7 @@ impl Inspection {
         let segment = |segment: SegmentName, content| {
             let checker = SegmentChecker::new(segment, size, control.system_identifier, content);
             let scanner = WalScanner::new(segment.start(size), size);
-            Self::Segment(control.major, Box::new(checker), Box::new(scanner))
+            Self::Segment(control.major, writer(path), Box::new(checker), Box::new(scanner))
         };
         Ok(match name {
             WalName::Segment(name) => segment(name, SegmentContent::Full),
@@ -38,10 +42,18 @@ impl Inspection {
     }
 }
 
+/// The server that the segment at `path` is of: its host and data directory.
+fn writer(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().unwrap_or(&path);
+    let data_dir = directory.parent().filter(|_| directory.ends_with("pg_wal")).unwrap_or(directory);
+    format!("{}:{}", host_name(), data_dir.display())
+}
+
 impl Inspect for Inspection {
     fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            Self::Segment(_, checker, scanner) => {
+            Self::Segment(_, _, checker, scanner) => {
                 checker.feed(bytes)?;
                 scanner.feed(bytes);
             }
@@ -57,7 +69,7 @@ impl Inspect for Inspection {
 
     fn finish(self, plain_len: u64) -> Result<Summary> {
         match self {
-            Self::Segment(major, checker, scanner) => {
+            Self::Segment(major, writer, checker, scanner) => {
                 let written_by = checker.finish()?.major;
                 if written_by != major {
                     return Err(Error::server(format!(
@@ -65,7 +77,7 @@ impl Inspect for Inspection {
                     ))
                     .hint("do two clusters share one configuration?"));
                 }
-                Ok(Summary::of_segment(plain_len, scanner.finish()))
+                Ok(Summary { writer, ..Summary::of_segment(plain_len, scanner.finish()) })
             }
             Self::History(timeline, text) => {
                 let history = History::parse(timeline, &text)?;

@@ -125,7 +125,7 @@ async fn seal(
     if !metadata.is_file() {
         return Err(Error::usage(format!("{} is not a file", path.display())));
     }
-    let inspection = Inspection::of(name, control)?;
+    let inspection = Inspection::of(name, control, path)?;
     let (keys, identity, level) =
         (namespace.keys().clone(), namespace.identity_name(control.system_identifier), namespace.level());
     let work = move || {

@@ -72,7 +72,7 @@ pub(super) fn note(global: &Global, id: &str, text: String) -> Result<u8> {
         let memory = Memory::of(&config.drill.directory, &repository);
         let evidence = stored.judge(&[key.public()], memory.recall().as_ref());
         let drill = find(&evidence, Some(id))?.1.id.clone();
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = crate::disk::host_name();
         let user = user_name(rustix::process::geteuid().as_raw());
         let note = Note { drill, text, at: PgTime::now(), by: format!("user {user} on {host}") };
         let newest = stored.envelopes.iter().map(|(sequence, ..)| *sequence).max().unwrap_or(0);

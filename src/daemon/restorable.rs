@@ -64,7 +64,7 @@ fn branch_line(branch: &Branch) -> BranchLine {
         newest_backup: branch.newest_backup().map(|backup| backup.id.to_string()),
         last_commit: branch.last_commit(),
         last_written: branch.last_written.map(PgTime::from),
-        writer: None,
+        writer: branch.writer.clone(),
     }
 }
 

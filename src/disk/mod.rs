@@ -9,5 +9,10 @@ pub use same::FileId;
 pub use space::Space;
 pub use times::device_that_keeps_times;
 
+/// This host's name, as it calls itself.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The longest path of a Unix socket, bytes (sockaddr_un).
 pub const LONGEST_SOCKET_PATH: usize = 107;

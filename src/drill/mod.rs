@@ -311,7 +311,7 @@ fn report(
     let day = started_at.timestamp().strftime("%Y%m%dT%H%M%SZ");
     let identity = repository.identity();
     let plan = prepared.map(|prepared| &prepared.plan);
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = crate::disk::host_name();
     let user = user_name(rustix::process::geteuid().as_raw());
     Ok(Report {
         id: format!("{day}-{:08x}", u32::from_le_bytes(random)),

@@ -177,7 +177,7 @@ impl Holder {
     pub(crate) fn this_process() -> Self {
         let pid = std::process::id();
         Self {
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: crate::disk::host_name(),
             boot: boot_id(),
             pid,
             started: process_start(pid).unwrap_or(0),

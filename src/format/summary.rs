@@ -10,6 +10,8 @@ const NONE: i64 = i64::MIN;
 const FIXED_LEN: usize = 52;
 /// More restore points than this in one segment are not recorded; targets by those names are then unknown.
 const MOST_RESTORE_POINTS: usize = 64;
+/// Its length is told in one byte.
+const LONGEST_TEXT: usize = 255;
 
 /// The summary of a WAL file. All zero for files that are no segments.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +30,8 @@ pub struct Summary {
     pub complete: bool,
     /// Restore points.
     pub restore_points: Vec<RestorePoint>,
+    /// The server whose segment this was when it was archived, as `host:data directory`; empty where it is not known.
+    pub writer: String,
 }
 
 impl Summary {
@@ -49,6 +53,7 @@ impl Summary {
             xids: scan.min_xid.zip(scan.max_xid),
             complete,
             restore_points,
+            writer: String::new(),
         }
     }
 
@@ -69,9 +74,10 @@ impl Summary {
         for point in &self.restore_points {
             bytes.extend_from_slice(&point.time.unix_micros().to_le_bytes());
             bytes.extend_from_slice(&point.lsn.get().to_le_bytes());
-            let name = &point.name.as_bytes()[..point.name.len().min(255)];
-            bytes.push(u8::try_from(name.len()).unwrap_or_default());
-            bytes.extend_from_slice(name);
+            add_text(&point.name, &mut bytes);
+        }
+        if !self.writer.is_empty() {
+            add_text(&self.writer, &mut bytes);
         }
         bytes
     }
@@ -93,16 +99,29 @@ impl Summary {
         for _ in 0..points {
             let time = PgTime::from_unix_micros(i64::from_le_bytes(take(input)?));
             let lsn = Lsn::new(u64::from_le_bytes(take(input)?));
-            let [len] = take::<1>(input)?;
-            let (name, rest) = input.split_at_checked(usize::from(len))?;
-            *input = rest;
-            restore_points.push(RestorePoint { name: String::from_utf8_lossy(name).into_owned(), time, lsn });
+            restore_points.push(RestorePoint { name: take_text(input)?, time, lsn });
         }
+        let writer = if input.is_empty() { String::new() } else { take_text(input)? };
         let times =
             (first != NONE).then(|| (PgTime::from_unix_micros(first), PgTime::from_unix_micros(last)));
         let xids = (max_xid != 0).then_some((min_xid, max_xid));
-        Some(Self { plain_len, end, times, commits, xids, complete: flags & COMPLETE != 0, restore_points })
+        let complete = flags & COMPLETE != 0;
+        Some(Self { plain_len, end, times, commits, xids, complete, restore_points, writer })
     }
+}
+
+/// Its length in one byte, then the text; what is longer is cut.
+fn add_text(text: &str, bytes: &mut Vec<u8>) {
+    let text = &text.as_bytes()[..text.len().min(LONGEST_TEXT)];
+    bytes.push(u8::try_from(text.len()).unwrap_or_default());
+    bytes.extend_from_slice(text);
+}
+
+fn take_text(input: &mut &[u8]) -> Option<String> {
+    let [len] = take::<1>(input)?;
+    let (text, rest) = input.split_at_checked(usize::from(len))?;
+    *input = rest;
+    Some(String::from_utf8_lossy(text).into_owned())
 }
 
 /// Take `N` bytes off the front.

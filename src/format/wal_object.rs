@@ -194,8 +194,8 @@ pub(crate) fn open_summary(keys: &KeyRing, identity: &str, name: &WalName, bytes
 
 /// Bytes from the start of an object that surely hold its summary frame, unless restore points make it longer.
 pub(crate) const SUMMARY_RANGE: u64 = (HEADER_LEN + FRAME_OVERHEAD + 512) as u64;
-/// Bytes that hold it in any case: 64 restore points with names of 64 bytes.
-pub(crate) const LONGEST_SUMMARY_RANGE: u64 = SUMMARY_RANGE + 64 * (8 + 8 + 1 + 255);
+/// Bytes that hold it in any case: 64 restore points, and the writer.
+pub(crate) const LONGEST_SUMMARY_RANGE: u64 = SUMMARY_RANGE + 64 * (8 + 8 + 1 + 255) + 256;
 
 #[cfg(test)]
 mod tests {

@@ -72,6 +72,8 @@ pub struct Branch {
     pub continued_by: Option<TimelineId>,
     /// When something of its own was last stored, by the store's clock.
     pub last_written: Option<jiff::Timestamp>,
+    /// The server that filled it last, as `host:data directory`, where that was read.
+    pub writer: Option<String>,
     /// When its history was stored, by the store's clock: it is put before anything else of a timeline.
     pub history_stored: Option<jiff::Timestamp>,
     /// The WAL along it.
@@ -156,6 +158,7 @@ impl Branch {
             history,
             continued_by: None,
             last_written: stored,
+            writer: None,
             history_stored: stored,
             spans,
             pieces: pieces.into(),
@@ -164,6 +167,7 @@ impl Branch {
             stranded,
         };
         branch.last_written = branch.last_written.max(branch.own_last_written(catalog));
+        branch.writer = branch.last_known_writer(times);
         branch
     }
 
@@ -175,6 +179,14 @@ impl Branch {
         let tails = catalog.tails(timeline, begin..=u64::MAX);
         let pieces = tails.flat_map(|(_, tail)| tail.pieces.iter().map(|piece| piece.modified));
         segments.chain(pieces).max()
+    }
+
+    /// Who archived the last segment of its own timeline of which the summary was read.
+    fn last_known_writer(&self, times: &WalTimes) -> Option<String> {
+        let own = self.pieces.iter().rev().take_while(|piece| piece.segment.timeline == self.timeline());
+        let keys = own.filter_map(|piece| Some((piece.segment, piece.digest?)));
+        let mut known = keys.filter_map(|key| times.summaries.get(&key)?.as_ref().ok());
+        known.next().map(|summary| summary.writer.clone()).filter(|writer| !writer.is_empty())
     }
 
     /// The path from `start` on, to the end of its span; `None` if nothing is there.

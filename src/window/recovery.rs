@@ -174,10 +174,12 @@ fn describe(branch: &Branch) -> String {
     let commit =
         branch.last_commit().map_or_else(|| "none that can be reached".to_owned(), |at| at.to_string());
     let backup = branch.newest_backup().map_or_else(|| "none".to_owned(), |backup| backup.id.to_string());
+    let writer = branch.writer.as_ref().map(|writer| format!(", archived by {writer}"));
     format!(
-        "timeline {}{} (last commit {commit}, newest backup {backup})",
+        "timeline {}{} (last commit {commit}, newest backup {backup}{})",
         branch.timeline(),
-        fork.unwrap_or_default()
+        fork.unwrap_or_default(),
+        writer.unwrap_or_default()
     )
 }
 

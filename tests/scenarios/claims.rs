@@ -115,8 +115,15 @@ fn r31_a_rehearsal_that_archives_a_higher_timeline_is_seen() {
     archived.cluster.psql("insert into t values (3)");
     let status = daemon
         .wait_within(TWO_LOOKS, "it sees the foreign timeline", |status| has(status, "foreign_timeline"));
-    assert_eq!(status["branches"].as_array().unwrap().len(), 2, "{status:#}");
+    let branches = status["branches"].as_array().unwrap();
+    let of = |directory: &std::path::Path| {
+        let ending = format!(":{}", directory.display());
+        branches.iter().filter(|branch| branch["writer"].as_str().unwrap().ends_with(&ending)).count()
+    };
+    assert_eq!((branches.len(), of(archived.cluster.data_dir()), of(&to)), (2, 1, 1), "{status:#}");
     assert_eq!(daemon.get("/healthz").0, 503);
+    let refused = archived.try_restore(&archived.target("default"), [""; 0]);
+    refused.fails_with(8).stderr_contains(&format!(":{}", to.display()));
 }
 
 #[test]
