@@ -1,5 +1,6 @@
 //! Finding and opening the repository of a cluster: `<prefix>/<cluster>/<system identifier>/`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -95,20 +96,24 @@ impl Namespace {
         }
     }
 
-    /// Whether somebody else has just made the repository. Objects without an identity are an error: a new one has
-    /// a new secret, and with it nothing that is stored already could be opened again.
+    /// Whether somebody else has just made the repository: one page tells, an identity sorts first. Objects without one are
+    /// an error: a new one has a new secret, and with it nothing that is stored already could be opened again.
     async fn made_meanwhile(&self, system_identifier: u64) -> Result<bool> {
         let root = self.root(system_identifier);
-        let objects = self.store.list(&root).await.context("see that there is no repository yet")?;
+        let mut objects = Vec::new();
+        let see = |page| {
+            objects = page;
+            ControlFlow::Break(())
+        };
+        self.store.list_pages(&root, None, see).await.context("see that there is no repository yet")?;
         let identity = format!("{root}/{}", layout::IDENTITY);
         let made = objects.iter().any(|object| object.key == identity);
         if made || objects.is_empty() {
             return Ok(made);
         }
         Err(Error::corrupt(format!(
-            "{}/{root} holds {} objects but no identity, without which they cannot be opened",
-            self.store,
-            objects.len()
+            "{}/{root} holds objects but no identity, without which they cannot be opened",
+            self.store
         ))
         .hint("was the identity deleted, or is this a copy that is not whole? bring it back from a copy or an older version of the object"))
     }
@@ -126,20 +131,20 @@ impl Namespace {
 
     /// Open the repository with this system identifier. Kind `NotFound` when the store answers that there is none.
     pub async fn open(&self, system_identifier: u64) -> Result<Repository> {
-        let root = self.root(system_identifier);
-        let bytes = self.store.get(&format!("{root}/{}", layout::IDENTITY)).await.map_err(|error| {
-            if error.kind() != Kind::NotFound {
-                return error.context("open the repository");
+        let key = format!("{}/{}", self.root(system_identifier), layout::IDENTITY);
+        let bytes = match self.store.get(&key).await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                return match self.made_meanwhile(system_identifier).await {
+                    Err(error) if error.kind() == Kind::Corrupt => Err(error),
+                    _ => Err(Error::new(
+                        Kind::NotFound,
+                        format!("there is no repository of cluster {} with system identifier {system_identifier} in {}", self.cluster, self.store),
+                    )
+                    .hint("was `walproof init` run for this cluster, and is the repository's disk mounted?")),
+                };
             }
-            Error::new(
-                Kind::NotFound,
-                format!(
-                    "there is no repository of cluster {} with system identifier {system_identifier} in {}",
-                    self.cluster, self.store
-                ),
-            )
-            .hint("was `walproof init` run for this cluster, and is the repository's disk mounted?")
-        })?;
+            result => result.context("open the repository")?,
+        };
         self.open_sealed_identity(system_identifier, &bytes)
     }
 

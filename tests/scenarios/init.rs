@@ -30,8 +30,8 @@ fn init_does_not_replace_an_identity_that_was_lost() {
     let (key, identity) = (site.repo().key("identity"), site.repo().read(&site.repo().key("identity")));
     site.repo().delete(&key);
     site.walproof.run(["init"]).complains_with(5).stderr_contains("no identity").hints("deleted");
-    site.walproof.push(&name).complains_with(4);
-    site.fetch_fails(&name, 204);
+    site.walproof.push(&name).complains_with(5).stderr_contains("no identity");
+    site.fetch_fails(&name, 205);
     site.repo().write(&key, &identity);
     site.walproof.run(["init"]).success();
     site.comes_back(&name);
