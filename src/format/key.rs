@@ -89,6 +89,16 @@ impl ObjectKey {
         }
     }
 
+    /// The beginning of the key of the report with this number.
+    pub fn report_named(number: u32) -> String {
+        format!("{REPORTS}/{number:08x}")
+    }
+
+    /// The directory of the tails of a segment.
+    pub fn tail_of(segment: &SegmentName) -> String {
+        tail_directory(segment)
+    }
+
     fn read(key: &str) -> Option<Self> {
         let (directory, rest) = match key.split_once('/') {
             None => return (key == IDENTITY).then_some(Self::Identity),
@@ -169,7 +179,7 @@ impl fmt::Display for ObjectKey {
             Self::Lease(name) => write!(f, "{LEASES}/{name}"),
             Self::Hold(backup) => write!(f, "{HOLDS}/{backup}"),
             Self::Expiry => f.write_str(EXPIRY),
-            Self::Report(number, digest) => write!(f, "{REPORTS}/{number:08x}-{digest:016x}"),
+            Self::Report(number, digest) => write!(f, "{}-{digest:016x}", Self::report_named(*number)),
             Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
             Self::Verify(VerifyRecord::Listing) => write!(f, "{VERIFY}/listing"),
             Self::Verify(VerifyRecord::Content) => write!(f, "{VERIFY}/content"),

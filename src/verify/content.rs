@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::findings::Findings;
+use super::findings::{Findings, RESTORE_OBJECT};
 use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -182,18 +182,25 @@ impl Content<'_> {
         match self.repository.check_small(&listed.key).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             Err(error) if is_damage(&error) => {
-                let loses = match listed.key {
-                    ObjectKey::Hold(_) => {
-                        "nothing while the hold stays; its reason and extent cannot be read"
+                let (loses, advice) = match listed.key {
+                    ObjectKey::Hold(_) => (
+                        "nothing while the hold stays; its reason and extent cannot be read",
+                        "place it again with `walproof backup-hold`",
+                    ),
+                    ObjectKey::Lease(_) => (
+                        "nothing; retention waits until it is old",
+                        "the next command that takes one removes it",
+                    ),
+                    ObjectKey::Tail(_) => ("the newest commits, if the host is lost now", RESTORE_OBJECT),
+                    ObjectKey::Identity => ("everything: nothing opens without it", RESTORE_OBJECT),
+                    ObjectKey::Expiry => ("nothing", "the next `walproof expire` writes it again"),
+                    ObjectKey::Verify(_) => {
+                        ("nothing", "the next run writes it again, and opens again what it does not know of")
                     }
-                    ObjectKey::Lease(_) => "nothing; retention waits until it is old",
-                    ObjectKey::Tail(_) => "the newest commits, if the host is lost now",
-                    ObjectKey::Identity => "everything: nothing opens without it",
-                    ObjectKey::Expiry => "nothing: the next expiry writes it again",
-                    ObjectKey::Verify(_) => "nothing: the next run opens everything again",
-                    _ => "the evidence of a drill",
+                    _ => ("the evidence of a drill", "bring it back if the bucket keeps versions or a copy"),
                 };
-                findings.damaged(listed.key.to_string(), &error, loses);
+                let advice = error.hint_text().unwrap_or(advice);
+                findings.problem(listed.key.to_string(), error.to_string(), loses, advice);
                 Ok(())
             }
             result => result,

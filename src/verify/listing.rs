@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::chains;
 use super::findings::{Findings, RESTORE_OBJECT};
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName};
-use crate::postgres::PgTime;
-use crate::repository::{HeldLease, Listing, Repository};
+use crate::postgres::{PgTime, WalName};
+use crate::repository::{HeldLease, Listing, Repository, Tail};
 use crate::window::{Branch, Catalog, Cut, RecoveryWindow};
 
 /// Leases and probes that are older are left from a process that died.
@@ -61,6 +62,8 @@ pub(super) async fn judge(repository: &Repository, pass: &Pass<'_>) -> Result<Fi
         }
     }
     of_wal(pass, &mut findings);
+    chains::reports(pass.listing, &mut findings);
+    chains::tails(pass.catalog, pass.listing, &mut findings);
     stored.orphans(pass, &mut findings);
     leftovers(pass, &mut findings);
     Ok(findings)
@@ -138,7 +141,13 @@ impl<'a> Stored<'a> {
         }
         for (key, size) in &self.tables {
             let (ObjectKey::FileTable(id, _) | ObjectKey::PackList(id)) = key else { continue };
-            if !known.contains(id) {
+            let beyond = |backup: &&std::sync::Arc<Manifest>| match key {
+                ObjectKey::FileTable(id, number) => {
+                    backup.id == *id && u32::try_from(backup.parts.len()).is_ok_and(|parts| *number >= parts)
+                }
+                _ => false,
+            };
+            if !known.contains(id) || pass.catalog.backups.iter().any(|backup| beyond(&backup)) {
                 let (objects, bytes) = of_backup.entry(("tables", id)).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + size);
             }
@@ -147,10 +156,13 @@ impl<'a> Stored<'a> {
             if pass.leases.iter().any(|lease| lease.protects.backups.contains(id)) {
                 continue;
             }
-            let text = format!(
-                "{objects} objects, {bytes} bytes, that no manifest names: left from a backup that was interrupted, or whose manifest was deleted"
-            );
-            findings.remark(format!("{what}/{id}"), text, NEXT_EXPIRE);
+            let (why, advice) = if known.contains(id) {
+                ("was something copied there?", "`walproof expire` removes it with its backup")
+            } else {
+                ("left from a backup that was interrupted, or whose manifest was deleted", NEXT_EXPIRE)
+            };
+            let text = format!("{objects} objects, {bytes} bytes, that no manifest names: {why}");
+            findings.remark(format!("{what}/{id}"), text, advice);
         }
     }
 }
@@ -170,18 +182,25 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
         findings.problem(
             name.to_string(),
             "different contents are stored under this name",
-            "unless only one of them is genuine, no instant behind it until the next backup",
+            match name {
+                WalName::BackupHistory { .. } => "nothing: recovery does not ask for it",
+                _ => "unless only one of them is genuine, no instant behind it until the next backup",
+            },
             "do two primaries archive to this repository? `walproof verify --content` tells which copies are genuine",
         );
     }
     for (timeline, error) in &pass.window.unreadable {
+        let object = only_key(pass.catalog, WalName::History(*timeline));
         let loses = format!("everything on timeline {timeline}");
-        findings.damaged(format!("timeline {timeline}"), error, loses);
+        findings.damaged(object.unwrap_or_else(|| format!("timeline {timeline}")), error, loses);
     }
     for branch in &pass.window.branches {
         for (segment, error) in &branch.unusable {
+            let object = only_key(pass.catalog, WalName::Segment(*segment));
+            let tail = || pass.catalog.tail(segment).map(only_piece);
             let loses = "the instants behind it, until the next backup".to_owned();
-            findings.problem(segment.to_string(), error.to_string(), loses, NEW_BACKUP);
+            let object = object.or_else(|| tail().flatten()).unwrap_or_else(|| segment.to_string());
+            findings.problem(object, error.to_string(), loses, NEW_BACKUP);
         }
         holes(pass, branch, findings);
         for backup in &branch.stranded {
@@ -205,6 +224,19 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
             "mend the table (`walproof backup-show` names the pages), then take a new backup",
         );
     }
+}
+
+/// The key of a WAL file of which there is one version: the name alone would be a second one of the same object.
+fn only_key(catalog: &Catalog, name: WalName) -> Option<String> {
+    let mut versions = catalog.versions(&name);
+    let only = versions.next().filter(|_| versions.next().is_none())?;
+    Some(ObjectKey::Wal(name, only.digest).to_string())
+}
+
+/// The key of a tail that is one piece.
+fn only_piece(tail: &Tail) -> Option<String> {
+    let [piece] = &tail.pieces[..] else { return None };
+    Some(ObjectKey::Tail(piece.name).to_string())
 }
 
 /// Holes that cut WAL off which a backup leads to.

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod borders;
+mod chains;
 mod content;
 mod covered;
 mod findings;

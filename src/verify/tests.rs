@@ -8,10 +8,12 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::listing::{Pass, judge};
+use super::{Wanted, verify};
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
 use crate::repository::{
-    Listed, Repository, fixture::archive, fixture::archive_history, fixture::memory, fixture::size,
+    Listed, Repository, fixture::PAGE, fixture::archive, fixture::archive_history, fixture::memory,
+    fixture::put_piece, fixture::size, fixture::wal,
 };
 use crate::window::{Records, WalTimes, look};
 
@@ -126,4 +128,32 @@ async fn a_listing_of_200_000_segments_and_400_backups_is_judged() {
     );
     assert_eq!(findings.problems, [], "{:#?}", window.branches.len());
     assert_eq!((window.branches.len(), catalog.backups.len()), (3, 400));
+}
+
+/// A piece in the middle of a tail is gone: what lies behind it is not served, and nothing else would say so.
+#[tokio::test]
+async fn a_tail_with_a_hole_is_named_and_one_that_begins_anew_is_not() {
+    let (_, repository) = memory().await;
+    let name = segment(3);
+    archive(&repository, &segment(2), 4).await;
+    let bytes = wal(&name, 9);
+    put_piece(&repository, &name, 0, 0, &bytes[..2 * PAGE]).await;
+    let middle = put_piece(&repository, &name, 0, 2 * PAGE, &bytes[2 * PAGE..4 * PAGE]).await;
+    put_piece(&repository, &name, 0, 4 * PAGE, &bytes[4 * PAGE..]).await;
+    put_piece(&repository, &name, 1, 4 * PAGE, &bytes[4 * PAGE..]).await;
+    let wanted = |content| Wanted {
+        window: std::time::Duration::from_hours(24),
+        content,
+        max_rate: 0,
+        max_bytes: 0,
+        again: false,
+    };
+    assert_eq!(verify(&repository, wanted(true)).await.unwrap().findings.problems, []);
+    repository.delete_tail_piece(&middle).await.unwrap();
+    for content in [false, true] {
+        let found = verify(&repository, wanted(content)).await.unwrap().findings.problems;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0].object, format!("watch/tail/{name}"));
+        assert_eq!(found[0].problem, "bytes 16384 to 32768 are missing, and later ones are there");
+    }
 }
