@@ -14,6 +14,8 @@ mod backup;
 mod claims;
 mod daemon;
 mod daemon_faults;
+mod damage;
+mod damage_ground;
 mod delta;
 mod disaster;
 mod drill;

@@ -161,6 +161,11 @@ impl Cluster {
         self
     }
 
+    /// Start, and wait until it accepts connections or has ended.
+    pub fn try_start(&mut self) -> Result<(), String> {
+        self.server.start()
+    }
+
     /// Start a server that is expected to end by itself (recovery fails, or its target says shutdown).
     #[track_caller]
     pub fn start_until_exit(&mut self, limit: Duration) -> ExitStatus {
