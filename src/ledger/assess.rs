@@ -51,6 +51,9 @@ impl Survey {
         if let Some(branch) = branch {
             coverage.limit_to(branch);
         }
+        if let Ok(stored) = coverage.catalog().history(timeline) {
+            coverage.limit_to_stored(&stored);
+        }
         coverage.set_others(seen.others);
         coverage.set_holes(end.map(|end| holes(&coverage, files, end, size)).unwrap_or_default());
         let last_time = branch.and_then(Branch::last_commit);

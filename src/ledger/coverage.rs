@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::format::Manifest;
-use crate::postgres::{History, Lsn, SegmentName, WalName};
+use crate::postgres::{History, Lsn, SegmentName, Stretch, WalName};
 use crate::repository::WalFile;
 use crate::window::{Branch, Catalog, Cut, Reach};
 
@@ -86,6 +86,22 @@ impl Coverage {
         self.advance();
     }
 
+    /// What is `stored` under the name of our history may be another life's; a restore follows that one. The claim ends where
+    /// the two part, unless the restore begins behind that.
+    pub(super) fn limit_to_stored(&mut self, stored: &History) {
+        let (ours, theirs) = (self.history.lineage(), stored.lineage());
+        let needed = |stretch: &&Stretch| stretch.end.is_none_or(|end| end > self.base);
+        let from_base = |stretch: &Stretch| (stretch.timeline, stretch.begin.max(self.base), stretch.end);
+        let ours: Vec<_> = ours.iter().filter(needed).map(from_base).collect();
+        let theirs: Vec<_> = theirs.iter().filter(needed).map(from_base).collect();
+        if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
+            let ends = [a.2, b.2].into_iter().flatten();
+            let parting = if (a.0, a.1) == (b.0, b.1) { ends.min() } else { Some(a.1.min(b.1)) };
+            self.limit = self.limit.min(parting.unwrap_or(self.base)).max(self.base);
+            self.archived = self.archived.min(self.limit);
+        }
+    }
+
     /// R29: under these names other bytes are stored than the server has written, in this life.
     pub(super) fn set_others(&mut self, others: BTreeSet<SegmentName>) {
         self.others = others;
@@ -164,7 +180,7 @@ impl Coverage {
 
     fn timeline_at(&self, position: Lsn) -> crate::postgres::TimelineId {
         let size = self.catalog.segment_size;
-        let begun = |stretch: &crate::postgres::Stretch| stretch.begin.segment_start(size) <= position;
+        let begun = |stretch: &Stretch| stretch.begin.segment_start(size) <= position;
         let lineage = self.history.lineage();
         lineage.iter().rev().find(|stretch| begun(stretch)).map_or(self.history.timeline, |s| s.timeline)
     }
@@ -262,5 +278,24 @@ mod tests {
         assert_eq!(coverage.stored(), Lsn::new(0x49_0000));
         coverage.add(file(2, 4));
         assert_eq!(coverage.stored(), Lsn::new(5 * MIB));
+    }
+    #[test]
+    fn r28_where_the_stored_history_is_another_lifes_the_claim_ends_where_the_two_part() {
+        let id = |number| TimelineId::new(number).unwrap();
+        let stored = |text: &str| History::parse(id(2), text.as_bytes()).unwrap();
+        let files = [(1, 3), (1, 4), (2, 5), (2, 6)];
+        let limited = |text: &str| {
+            let mut coverage = coverage(&files, 2, "1\t0/500000\tours");
+            coverage.limit_to_stored(&stored(text));
+            coverage.stored()
+        };
+        assert_eq!(limited("1\t0/500000\tof the same place"), Lsn::new(7 * MIB));
+        assert_eq!(limited("1\t0/400000\ttheirs"), Lsn::new(4 * MIB));
+        assert_eq!(limited("1\t0/600000\ttheirs"), Lsn::new(5 * MIB));
+        // What is restored begins behind both.
+        let mut behind = coverage(&[(2, 5), (2, 6)], 2, "1\t0/500000\tours");
+        (behind.base, behind.archived) = (Lsn::new(6 * MIB), Lsn::new(7 * MIB));
+        behind.limit_to_stored(&stored("1\t0/400000\ttheirs"));
+        assert_eq!(behind.stored(), Lsn::new(7 * MIB));
     }
 }

@@ -127,6 +127,52 @@ fn r31_a_rehearsal_that_archives_a_higher_timeline_is_seen() {
 }
 
 #[test]
+fn r28_a_failover_whose_history_is_another_lifes_claims_nothing() {
+    let mut archived = archived();
+    archived.backup();
+    // Without a restore_command nothing tells it which timelines there are.
+    let mut standby = Cluster::standby_of(&archived.cluster);
+    standby.set("archive_command", &archived.walproof.archive_command());
+    standby.start();
+    let to = archived.target("rehearsal");
+    archived.try_restore(&to, [""; 0]).success();
+    let mut rehearsal = Cluster::attach(&to);
+    rehearsal.start();
+    wait_open(&rehearsal);
+    rehearsal.wait_archived("00000002.history", PATIENCE);
+    rehearsal.stop(StopMode::Fast);
+
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.cluster.stop(StopMode::Fast);
+    standby.promote();
+    let walproof = Walproof::builder(archived.repo().clone())
+        .cluster(&standby)
+        .key_of(&archived.walproof)
+        .toml(TAIL)
+        .build();
+    let daemon = Daemon::start_whole(&walproof);
+    daemon.wait("it sees whose name that is", |status| has(status, "conflict"));
+    standby.psql("insert into t values (2)");
+    let last = standby.switch_wal();
+    let stored = || !archived.repo().keys(&format!("/{last}-")).is_empty();
+    crate::support::wait_until("the daemon stores what follows all the same", PATIENCE, stored);
+    // What is stored under the name of its history leads elsewhere.
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(1));
+        let status = daemon.status();
+        assert!(has(&status, "conflict") && status["rpo_seconds"] != 0.0, "{status:#}");
+        assert_eq!(daemon.get("/healthz").0, 503);
+    }
+    // A backup of this timeline needs nothing that came before.
+    walproof.run(["backup-push"]).success();
+    standby.psql("insert into t values (3)");
+    daemon.wait("a backup closes it", |status| status["rpo_seconds"] == 0.0);
+    standby.destroy_data_dir();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2 3");
+}
+
+#[test]
 fn r10_a_standby_whose_conninfo_leads_to_the_primary_stores_no_tail() {
     let primary = archived();
     let mut standby = Cluster::standby_of(&primary.cluster);
