@@ -338,6 +338,18 @@ fn r14_there_is_no_backup_while_its_wal_is_missing() {
 }
 
 #[test]
+fn r14_there_is_no_backup_whose_own_wal_has_two_contents() {
+    let archived = Archived::start(Repo::local());
+    let backup = archived.slow_backup("15MB");
+    let name = archived.cluster.switch_wal();
+    archived.cluster.wait_archived(&name, PATIENCE);
+    archived.store_twice(&name);
+    backup.wait(PATIENCE).fails_with(3).stderr_contains(&name);
+    assert_eq!(archived.backups(), NONE);
+    assert_eq!(archived.repo().keys("/backups/"), [""; 0]);
+}
+
+#[test]
 fn a_second_backup_waits_for_nobody_and_a_killed_one_blocks_nobody() {
     let archived = Archived::start(Repo::local());
     let first = archived.slow_backup("3MB");
@@ -439,6 +451,20 @@ fn r33_a_read_only_file_longer_than_a_range_comes_back() {
     archived.archive_all();
     let restored = archived.restore("restored", [""; 0]);
     assert!(fs::read(restored.data_dir().join("long")).unwrap() == long);
+}
+
+#[test]
+fn r33_settings_that_are_not_utf8_come_back() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.psql("create database western template template0 encoding 'LATIN1' locale 'C'");
+    archived.cluster.psql_in("western", r"alter system set log_line_prefix = E'caf\xe9 %m '");
+    let settings = |data_dir: &Path| fs::read(data_dir.join("postgresql.auto.conf")).unwrap();
+    let holds = |text: &[u8]| text.windows(5).any(|window| window == b"caf\xe9 ");
+    assert!(holds(&settings(archived.cluster.data_dir())));
+    archived.backup();
+    archived.archive_all();
+    let restored = archived.restore_newest("restored");
+    assert!(holds(&settings(restored.data_dir())));
 }
 
 #[test]

@@ -122,8 +122,15 @@ fn r31_a_rehearsal_that_archives_a_higher_timeline_is_seen() {
     };
     assert_eq!((branches.len(), of(archived.cluster.data_dir()), of(&to)), (2, 1, 1), "{status:#}");
     assert_eq!(daemon.get("/healthz").0, 503);
-    let refused = archived.try_restore(&archived.target("default"), [""; 0]);
-    refused.fails_with(8).stderr_contains(&format!(":{}", to.display()));
+    // Nor does a restore follow either of them unless told which.
+    archived.archive_all();
+    let refused = archived.try_restore(&archived.target("refused"), [""; 0]);
+    refused.fails_with(8).stderr_contains("--target-timeline 1").stderr_contains("--target-timeline 2");
+    refused.stderr_contains(&format!(":{}", to.display()));
+    let mut restored = archived.restore("first", ["--target-timeline", "1"]);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 3");
 }
 
 #[test]
@@ -199,21 +206,7 @@ fn r29_two_contents_under_one_name_end_the_claim() {
     let name = archived.cluster.switch_wal();
     archived.cluster.wait_archived(&name, PATIENCE);
     archived.archive_all();
-    // The same name with other bytes, as a second writer that lost the race makes it: neither saw the other.
-    let key = archived.repo().key(&format!("/{name}-"));
-    let aside = archived.repo().read(&key);
-    archived.repo().delete(&key);
-    let path = archived.cluster.pg_wal().join(&name);
-    let plain = std::fs::read(&path).unwrap();
-    let mut other = plain.clone();
-    // In the first record.
-    other[44] ^= 1;
-    std::fs::write(&path, other).unwrap();
-    archived.walproof.push(&name).success();
-    std::fs::write(&path, plain).unwrap();
-    archived.repo().write(&key, &aside);
-    assert_eq!(archived.repo().keys(&format!("/{name}-")).len(), 2);
-
+    archived.store_twice(&name);
     let daemon = Daemon::start(&archived.walproof);
     let status = daemon.wait("it sees the two", |status| has(status, "conflict"));
     assert_ne!(status["rpo_seconds"], 0.0, "what follows cannot be restored: {status:#}");
@@ -248,8 +241,9 @@ fn r29_a_standby_that_follows_its_primary_to_another_timeline_raises_no_alarm() 
 /// What the server writes into the unfinished segment, told apart from everything else there.
 const MARK: &str = "the record that gets damaged";
 
-#[test]
-fn r8_of_a_crashed_server_only_what_it_recovers_itself_is_stored() {
+/// A cluster whose server crashed: 1 and 2 are committed in the unfinished segment, and the mark lies between them.
+#[track_caller]
+fn crashed() -> (Archived, Mark) {
     let mut archived = archived();
     archived.backup();
     archived.cluster.psql("create table t as select 1 as n");
@@ -257,16 +251,29 @@ fn r8_of_a_crashed_server_only_what_it_recovers_itself_is_stored() {
     archived.cluster.psql(&format!("select pg_logical_emit_message(false, 'x', '{MARK}')"));
     archived.cluster.psql("insert into t values (2)");
     archived.cluster.kill9();
-    // A sector that never reached the disk: the server's own recovery ends before it, and so must ours.
     let path = archived.cluster.pg_wal().join(name);
-    let mut bytes = std::fs::read(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(MARK.len()).position(|window| window == MARK.as_bytes()).unwrap();
-    bytes[at] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    (archived, Mark { path, bytes, at })
+}
 
-    let daemon = Daemon::start(&archived.walproof);
-    let stored = |status: &Value| status["role"] == "down" && status["rpo_seconds"] == 0.0;
-    daemon.wait("what the crash left is stored", stored);
+struct Mark {
+    path: std::path::PathBuf,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Mark {
+    /// A sector that never reached the disk: the server's own recovery ends before it.
+    fn damage(mut self) {
+        self.bytes[self.at] ^= 1;
+        std::fs::write(&self.path, self.bytes).unwrap();
+    }
+}
+
+/// Starts the server again, which recovers 1 alone; 3 is committed then, and all that is claimed comes back.
+#[track_caller]
+fn recovers_and_goes_on(mut archived: Archived, daemon: &Daemon) {
     archived.cluster.start();
     let claimed = |status: &Value| status["role"] == "primary" && status["rpo_seconds"] == 0.0;
     let status = daemon.wait("the server is back", claimed);
@@ -278,4 +285,40 @@ fn r8_of_a_crashed_server_only_what_it_recovers_itself_is_stored() {
     archived.cluster.destroy_data_dir();
     let restored = archived.restore_newest("restored");
     assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 3");
+}
+
+#[track_caller]
+fn wait_left_behind_is_stored(daemon: &Daemon) {
+    let stored = |status: &Value| status["role"] == "down" && status["rpo_seconds"] == 0.0;
+    daemon.wait("what the crash left is stored", stored);
+}
+
+/// How many bytes of the unfinished segment are stored.
+#[track_caller]
+fn tail_len(archived: &Archived) -> usize {
+    let keys = archived.repo().keys("/tail/");
+    let ends = keys.iter().map(|key| usize::from_str_radix(key.rsplit_once('-').unwrap().1, 16).unwrap());
+    ends.max().unwrap()
+}
+
+#[test]
+fn r8_of_a_crashed_server_only_what_it_recovers_itself_is_stored() {
+    let (archived, mark) = crashed();
+    let at = mark.at;
+    mark.damage();
+    let daemon = Daemon::start(&archived.walproof);
+    wait_left_behind_is_stored(&daemon);
+    let len = tail_len(&archived);
+    assert!(len <= at, "{len} bytes are stored, and the record at {at} is damaged");
+    recovers_and_goes_on(archived, &daemon);
+}
+
+#[test]
+fn r29_a_tail_that_the_server_then_does_not_recover_gives_way() {
+    let (archived, mark) = crashed();
+    let daemon = Daemon::start(&archived.walproof);
+    wait_left_behind_is_stored(&daemon);
+    assert!(tail_len(&archived) > mark.at);
+    mark.damage();
+    recovers_and_goes_on(archived, &daemon);
 }

@@ -47,6 +47,35 @@ fn r1_a_repository_made_anew_under_the_daemon_gets_what_is_acknowledged() {
     assert_eq!(restored.psql("select count(*) from t"), "1000");
 }
 
+/// A cluster that archives into a directory.
+fn archived() -> Archived {
+    let mut cluster = Cluster::builder().segment_size_mb(1).create();
+    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(QUICK).build();
+    walproof.run(["init"]).success();
+    cluster.configure_archiving(&walproof).start();
+    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+}
+
+#[test]
+fn r1_what_postgresql_hands_over_once_the_repository_is_another_goes_there() {
+    let archived = archived();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.archive_all();
+    let other = Repo::local();
+    let config = fs::read_to_string(archived.walproof.config()).unwrap();
+    archived.walproof.scratch().file("walproof.toml", config.replace(&archived.repo().url(), &other.url()));
+    archived.walproof.run(["init"]).success();
+    let names = [archived.cluster.switch_wal(), archived.cluster.switch_wal()];
+    archived.cluster.wait_archived(&names[1], PATIENCE);
+    for name in &names {
+        assert_eq!(other.keys(&format!("/{name}-")).len(), 1, "{:?}", other.objects());
+    }
+    daemon.wait("it says that it is out of date", |status| {
+        status["problems"].to_string().contains("another repository than this daemon")
+    });
+    assert_eq!(daemon.get("/healthz").0, 503);
+}
+
 #[test]
 fn r1_a_daemon_of_another_configuration_is_not_believed() {
     let site = site(Repo::local());
@@ -103,6 +132,29 @@ fn a_cluster_made_anew_at_the_same_path_is_archived_without_a_restart_of_the_dae
         number += 1;
         push(number) == true
     });
+}
+
+#[test]
+fn a_cluster_that_initdb_made_anew_is_covered_without_a_restart_of_the_daemon() {
+    let mut archived = archived();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.archive_all();
+    let before = archived.cluster.system_identifier();
+    archived.cluster.destroy_data_dir();
+    let mut anew = Cluster::builder().segment_size_mb(1).create();
+    anew.configure_archiving(&archived.walproof);
+    fs::rename(anew.data_dir(), archived.cluster.data_dir()).unwrap();
+    assert_ne!(archived.cluster.system_identifier(), before);
+    archived.walproof.run(["init"]).success();
+    archived.cluster.start();
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.archive_all();
+    archived.backup();
+    archived.cluster.psql("insert into t values (2)");
+    daemon.wait("the daemon covers the new one", |status| status["rpo_seconds"] == 0.0);
+    archived.cluster.destroy_data_dir();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2");
 }
 
 #[test]

@@ -288,6 +288,30 @@ fn r16_an_lsn_behind_the_beginning_of_the_last_record_is_refused() {
     archived.try_restore(&to, ["--target-lsn", &behind]).fails_with(8);
 }
 
+#[test]
+fn r16_a_refusal_names_no_span_with_a_hole_in_it() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.psql("create table t (n int)");
+    archived.backup();
+    insert(&archived.cluster, 1);
+    archived.archive_all();
+    insert(&archived.cluster, 2);
+    let lost = archived.cluster.switch_wal();
+    archived.cluster.wait_archived(&lost, PATIENCE);
+    insert(&archived.cluster, 3);
+    let between = archived
+        .cluster
+        .psql(r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#);
+    insert(&archived.cluster, 4);
+    archived.archive_all();
+    archived.repo().delete(&archived.repo().key(&format!("/{lost}-")));
+    archived.backup();
+    insert(&archived.cluster, 5);
+    archived.archive_all();
+    let refused = archived.try_restore(&archived.target("refused"), ["--target-time", &between]);
+    refused.fails_with(8).stderr_contains("outside the recovery window").stderr_contains(", or after ");
+}
+
 /// As PostgreSQL's own 028_pitr_timelines.pl: a recovery that follows timeline 2 and stops before 2 began writes a
 /// history whose switch points do not ascend. Archiving must go on, and a restore must follow it.
 #[test]

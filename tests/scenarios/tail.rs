@@ -410,6 +410,29 @@ fn a_tail_of_the_second_timeline_is_its_own() {
 }
 
 #[test]
+fn r16_what_the_old_timeline_wrote_behind_the_switch_is_not_served_to_the_new_one() {
+    let (mut archived, between) = with_a_tail();
+    Uploader::of(&archived.walproof).put_tail_of(&archived.cluster, 1);
+    archived.cluster.destroy_data_dir();
+    let to = archived.target("second");
+    archived.try_restore(&to, ["--target-time", &between, "--target-action", "promote"]).success();
+    let mut second = Cluster::attach(&to);
+    let repo = archived.repo().clone();
+    let walproof = Walproof::builder(repo).cluster(&second).key_of(&archived.walproof).build();
+    second.override_setting("archive_command", &walproof.archive_command()).start();
+    wait_open(&second);
+    // It is lost before it archives more than where it began, within the segment of the tail.
+    second.wait_archived("00000002.history", Duration::from_mins(1));
+    second.destroy_data_dir();
+    assert_eq!(archived.repo().keys("/000000020000"), [""; 0]);
+
+    let mut restored = archived.restore("third", ["--target-timeline", "2"]);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(rows(&restored), "1 2");
+}
+
+#[test]
 fn a_long_tail_goes_out_in_bounded_pieces_and_the_first_one_last() {
     const MOST: usize = 8 << 20;
     let server = S3Server::start();

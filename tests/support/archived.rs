@@ -76,6 +76,25 @@ impl Archived {
         archive_all(&self.cluster);
     }
 
+    /// Store the finished segment `name`, which is archived and still in pg_wal, once more with other bytes, as a second
+    /// writer does when neither saw the other.
+    #[track_caller]
+    pub fn store_twice(&self, name: &str) {
+        let key = self.repo().key(&format!("/{name}-"));
+        let aside = self.repo().read(&key);
+        self.repo().delete(&key);
+        let path = self.cluster.pg_wal().join(name);
+        let plain = std::fs::read(&path).expect("read a segment");
+        let mut other = plain.clone();
+        // In the first record.
+        other[44] ^= 1;
+        std::fs::write(&path, other).expect("write a segment");
+        self.walproof.push(name).success();
+        std::fs::write(&path, plain).expect("write a segment");
+        self.repo().write(&key, &aside);
+        assert_eq!(self.repo().keys(&format!("/{name}-")).len(), 2);
+    }
+
     // --- restores
 
     /// A path for a restored data directory; nothing is there.
