@@ -51,3 +51,46 @@ pub(super) fn tails(catalog: &Catalog, listing: &Listing, findings: &mut Finding
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Wanted, verify};
+    use crate::postgres::{SegmentName, TimelineId};
+    use crate::repository::{
+        fixture::PAGE, fixture::archive, fixture::memory, fixture::put_piece, fixture::size, fixture::wal,
+    };
+
+    fn segment(number: u64) -> SegmentName {
+        SegmentName::from_number(TimelineId::FIRST, number, size())
+    }
+
+    /// A piece in the middle of a tail is gone: what lies behind it is not served, and nothing else would say so.
+    #[tokio::test]
+    async fn a_tail_with_a_hole_is_named_and_one_that_begins_anew_is_not() {
+        let (_, repository) = memory().await;
+        let name = segment(3);
+        archive(&repository, &segment(2), 4).await;
+        let bytes = wal(&name, 9);
+        put_piece(&repository, &name, 0, 0, &bytes[..2 * PAGE]).await;
+        let middle = put_piece(&repository, &name, 0, 2 * PAGE, &bytes[2 * PAGE..4 * PAGE]).await;
+        put_piece(&repository, &name, 0, 4 * PAGE, &bytes[4 * PAGE..]).await;
+        put_piece(&repository, &name, 1, 4 * PAGE, &bytes[4 * PAGE..]).await;
+        let wanted = |content| Wanted {
+            window: Duration::from_hours(24),
+            content,
+            max_rate: 0,
+            max_bytes: 0,
+            again: false,
+        };
+        assert_eq!(verify(&repository, wanted(true)).await.unwrap().findings.problems, []);
+        repository.delete_tail_piece(&middle).await.unwrap();
+        for content in [false, true] {
+            let found = verify(&repository, wanted(content)).await.unwrap().findings.problems;
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert_eq!(found[0].object, format!("watch/tail/{name}"));
+            assert_eq!(found[0].problem, "bytes 16384 to 32768 are missing, and later ones are there");
+        }
+    }
+}

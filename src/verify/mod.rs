@@ -19,8 +19,6 @@ mod remembered;
 mod restorable;
 mod result;
 mod run;
-#[cfg(test)]
-mod tests;
 mod wal;
 
 pub use findings::{Finding, Findings};

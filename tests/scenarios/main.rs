@@ -39,6 +39,7 @@ mod restore;
 mod retention;
 mod rig;
 mod rotation;
+mod scale;
 mod shapes;
 mod standby_backup;
 mod store;

@@ -50,6 +50,7 @@ pub mod s3;
 pub mod s3_behind;
 pub mod s3_service;
 pub mod s3_target;
+pub mod scale;
 pub mod scratch;
 pub mod server;
 pub mod site;
