@@ -249,7 +249,10 @@ fn crashed() -> (Archived, Mark) {
     archived.cluster.psql("create table t as select 1 as n");
     let name = archived.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
     archived.cluster.psql(&format!("select pg_logical_emit_message(false, 'x', '{MARK}')"));
+    // More than the piece of a tail that is stored again when it grows.
+    archived.cluster.psql("select pg_logical_emit_message(false, 'x', repeat('much', 100000))");
     archived.cluster.psql("insert into t values (2)");
+    assert_eq!(archived.cluster.psql("select pg_walfile_name(pg_current_wal_lsn())"), name);
     archived.cluster.kill9();
     let path = archived.cluster.pg_wal().join(name);
     let bytes = std::fs::read(&path).unwrap();
