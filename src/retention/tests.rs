@@ -34,20 +34,25 @@ struct Planned {
 }
 
 fn planned(world: &World, holds: &[Hold]) -> Planned {
+    planned_at(world, holds, world.now)
+}
+
+/// By a host whose clock says `now`.
+fn planned_at(world: &World, holds: &[Hold], now: i64) -> Planned {
     let (mut catalog, window, _) = world.window();
     catalog.holds = holds.to_vec();
     let listing = world.listing();
-    let facts = facts(world, &catalog, &window);
+    let facts = facts(world, &catalog, &window, now);
     let decisions = decide(&facts);
     assert!(lists_needed(&facts, &decisions).is_empty(), "no backup shares packs here");
     let plan = plan(&facts, &listing, &decisions, &BTreeMap::new());
     Planned { plan, decisions, window }
 }
 
-fn facts<'a>(world: &World, catalog: &'a Catalog, window: &'a RecoveryWindow) -> Facts<'a> {
+fn facts<'a>(world: &World, catalog: &'a Catalog, window: &'a RecoveryWindow, now: i64) -> Facts<'a> {
     Facts {
         policy: Policy { window: std::time::Duration::from_secs(WINDOW.unsigned_abs()) },
-        now: seconds(world.now.min(world.now + world.skew)),
+        now: seconds(now.min(world.now + world.skew)),
         catalog,
         window,
         leases: Vec::new(),
@@ -216,35 +221,74 @@ fn r23_killed_after_any_delete_the_rest_is_consistent_and_the_next_run_completes
     let base = seed();
     // Those behind the random ones each once left something out.
     for seed in (0..60).map(|round| base.wrapping_add(round)).chain(KILLED) {
-        let world = World::grow(seed, 30).undamaged();
-        let Planned { plan, window, .. } = planned(&world, &[]);
-        let before = reachable(&world, &window, true);
-        let keys: Vec<ObjectKey> = plan.steps.iter().flatten().map(|doomed| doomed.key.clone()).collect();
-        let mut killed = world.clone();
-        for key in &keys {
-            delete(&mut killed, key);
-            let (_, window, _) = killed.window();
-            assert_still(&before, &reachable(&killed, &window, true), seed);
-            // No manifest names a pack that is gone.
-            for backup in &killed.backups {
-                assert_eq!(killed.packs.get(&backup.id), Some(&3), "seed {seed}: killed after {key}");
-            }
-            let mut completed = killed.clone();
-            let rest = planned(&completed, &[]).plan;
+        killed_anywhere(seed, &World::grow(seed, 30).undamaged(), 0);
+    }
+}
+
+#[test]
+fn r23_the_same_holds_where_clocks_differ_and_the_next_run_is_of_a_host_that_is_behind() {
+    let base = seed();
+    let mut deletes = 0;
+    for round in 0..60 {
+        let seed = base.wrapping_add(round);
+        let mut world = World::grow(seed, 30).undamaged();
+        world.skew = i64::try_from(world.random.below(240_000)).unwrap() - 120_000;
+        let behind = i64::try_from(world.random.below(120_000)).unwrap();
+        deletes += killed_anywhere(seed, &world, behind);
+    }
+    assert!(deletes > 0);
+}
+
+/// A run is killed after each of its deletes; the one behind it is of a host whose clock is `behind`, the last one is of the
+/// first host again. Gives how many deletes there were.
+fn killed_anywhere(seed: u64, world: &World, behind: i64) -> usize {
+    let Planned { plan, window, .. } = planned(world, &[]);
+    let before = reachable(world, &window, true);
+    let keys: Vec<ObjectKey> = plan.steps.iter().flatten().map(|doomed| doomed.key.clone()).collect();
+    let mut whole = world.clone();
+    keys.iter().for_each(|key| delete(&mut whole, key));
+    let mut killed = world.clone();
+    for key in &keys {
+        delete(&mut killed, key);
+        let mut completed = killed.clone();
+        assert_consistent(&completed, &before, seed, key);
+        let mut rest = Plan::default();
+        for now in [world.now - behind, world.now] {
+            rest = planned_at(&completed, &[], now).plan;
             for key in rest.steps.iter().flatten() {
                 delete(&mut completed, &key.key);
             }
-            let objects = |world: &World| world.listing().objects.len();
-            let mut whole = world.clone();
-            for key in &keys {
-                delete(&mut whole, key);
-            }
-            assert_eq!(
-                objects(&completed),
-                objects(&whole),
-                "seed {seed}: killed after {key}: {rest:#?}\nfirst {plan:#?}"
-            );
+            assert_consistent(&completed, &before, seed, key);
         }
+        assert_eq!(
+            settled(&completed),
+            settled(&whole),
+            "seed {seed}: killed after {key}: {rest:#?}\nfirst {plan:#?}"
+        );
+    }
+    keys.len()
+}
+
+/// How many objects there are. By a store whose clock is ahead, packs that lost their manifest look as if a backup were just
+/// writing them: they stay for longer.
+fn settled(world: &World) -> usize {
+    let waits = |key: &ObjectKey| match key {
+        ObjectKey::Pack(name) => {
+            let has_manifest = world.backups.iter().any(|backup| backup.id == name.backup);
+            world.skew > 0 && !has_manifest && !world.unreadable.contains(&name.backup)
+        }
+        _ => false,
+    };
+    world.listing().objects.iter().filter(|listed| !waits(&listed.key)).count()
+}
+
+/// What was reachable is, and no manifest names a pack that is gone.
+#[track_caller]
+fn assert_consistent(world: &World, before: &BTreeMap<u32, Vec<Instants>>, seed: u64, key: &ObjectKey) {
+    let (_, window, _) = world.window();
+    assert_still(before, &reachable(world, &window, true), seed);
+    for backup in &world.backups {
+        assert_eq!(world.packs.get(&backup.id), Some(&3), "seed {seed}: killed after {key}");
     }
 }
 
