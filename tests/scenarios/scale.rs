@@ -14,7 +14,8 @@ fn a_listing_of_200_000_segments_and_400_backups_is_judged_and_planned() {
     runtime.block_on(async {
         let store = Store::open(&Location::Memory, walproof::store::Policy::default()).unwrap();
         let repository = repository(store).await;
-        let objects = fill(&repository).await;
+        fill(&repository).await;
+        let objects = repository.list().await.unwrap().objects.len() as u64;
         let window = Duration::from_hours(168);
         let wanted = Wanted { window, content: false, max_rate: 0, max_bytes: 0, again: false };
         let verified = verify(&repository, wanted).await.unwrap();
