@@ -285,7 +285,9 @@ fn window(ledger: &Ledger) -> Window {
     let Some(known) = &ledger.window else { return Window::default() };
     let ours = ledger.coverage().and_then(|coverage| known.branch(coverage.history().timeline));
     let mut window = restorable::window(known, ours.or_else(|| known.last_writer()));
-    if let (Some((_, end)), Some(_)) = (&mut window.window, ours) {
+    // What was stored since leads on from where the WAL ends, and not from a hole or damage.
+    let leads_on = |branch: &Branch| branch.farthest().is_some_and(|span| !span.cut.is_fault());
+    if let (Some((_, end)), true) = (&mut window.window, ours.is_some_and(leads_on)) {
         *end = ledger.last_time.unwrap_or(*end).max(*end);
     }
     if let Some((stored, flushed)) = ledger.divergence() {

@@ -325,3 +325,41 @@ fn r29_a_tail_that_the_server_then_does_not_recover_gives_way() {
     mark.damage();
     recovers_and_goes_on(archived, &daemon);
 }
+
+/// What `verify` finds is known to a daemon that runs: nobody has to start it again for the claim to end, nor to return.
+#[test]
+fn r28_the_claim_ends_when_a_verification_finds_the_newest_wal_damaged() {
+    let archived = archived();
+    archived.cluster.psql("create table t (n int)");
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.cluster.psql("insert into t values (1)");
+    archived.archive_all();
+    let last =
+        archived.cluster.psql(r#"select to_char(now() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#);
+    archived.cluster.psql("insert into t values (2)");
+    archived.archive_all();
+    let reaches = |status: &Value| status["window"][1].as_str().is_some_and(|end| *end >= *last);
+    let safe = |status: &Value| status["rpo_seconds"] == 0.0 && reaches(status);
+    daemon.wait_within(TWO_LOOKS, "it claims the newest commit", safe);
+    assert_eq!(daemon.get("/healthz").0, 200);
+    let repo = archived.repo();
+    let newest = repo.keys("/wal/").into_iter().rfind(|key| !key.contains(".backup-")).unwrap();
+    let content = repo.read(&newest);
+    repo.flip_bit(&newest, content.len() / 2);
+    assert_eq!(archived.walproof.run(["verify", "--content"]).code(), 1);
+
+    let ended = |status: &Value| has(status, "wal_damaged") && has(status, "verify_failed");
+    let status = daemon.wait_within(TWO_LOOKS, "the claim ends", ended);
+    assert!(status["rpo_seconds"] != 0.0 && !reaches(&status), "{status:#}");
+    assert_eq!(daemon.get("/healthz").0, 503);
+    // A restore gives no more than what is claimed now.
+    archived.try_restore(&archived.target("refused"), [""; 0]).fails_with(5).stderr_contains("newest WAL");
+
+    repo.write(&newest, &content);
+    archived.walproof.run(["verify", "--content"]).success();
+    let mended =
+        |status: &Value| safe(status) && !has(status, "wal_damaged") && !has(status, "verify_failed");
+    daemon.wait_within(TWO_LOOKS, "the claim returns", mended);
+    archived.restore_newest("newest");
+}
