@@ -246,7 +246,9 @@ fn killed_anywhere(seed: u64, world: &World, behind: i64) -> usize {
     let before = reachable(world, &window, true);
     let keys: Vec<ObjectKey> = plan.steps.iter().flatten().map(|doomed| doomed.key.clone()).collect();
     let mut whole = world.clone();
-    keys.iter().for_each(|key| delete(&mut whole, key));
+    for key in &keys {
+        delete(&mut whole, key);
+    }
     let mut killed = world.clone();
     for key in &keys {
         delete(&mut killed, key);
