@@ -24,6 +24,10 @@ measure_increments() {
         quietly as "$PGBIN/pgbench" -h "$S/socket" -U postgres -n -c 4 -j 2 -t 1000 postgres
         sql "vacuum" # What autovacuum would do in the middle of a measurement.
         for tool in pgbackrest walproof; do increment increment "$tool"; done
+        # A file counts as unchanged, unread, only when the backup before began well after its last change.
+        sql "checkpoint"
+        sleep 11
+        for tool in pgbackrest walproof; do increment settle "$tool"; done
         for tool in pgbackrest walproof; do increment nothing "$tool"; done
     done
 }
