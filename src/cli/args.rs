@@ -1,5 +1,6 @@
 //! Every command and option.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,40 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Parse the program's name and what follows. PostgreSQL starts `wal-push` and `wal-fetch` for every segment: they are
+    /// parsed without building all the other commands. What is wrong is told by the parser that knows all of them.
+    pub(crate) fn of(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let alone = match arguments.get(1).and_then(|name| name.to_str()) {
+            Some("wal-push") => parse_alone(arguments, Command::WalPush),
+            Some("wal-fetch") => parse_alone(arguments, Command::WalFetch),
+            _ => None,
+        };
+        alone.map_or_else(|| Self::try_parse_from(arguments), Ok)
+    }
+}
+
+/// One command's arguments, as if it were a program of its own.
+#[derive(Debug, Parser)]
+struct Alone<A: Args> {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    arguments: A,
+}
+
+fn parse_alone<A: Args>(arguments: &[OsString], command: fn(A) -> Command) -> Option<Cli> {
+    let program_and_rest = arguments.iter().take(1).chain(arguments.iter().skip(2));
+    let Alone { global, arguments } = Alone::try_parse_from(program_and_rest).ok()?;
+    Some(Cli { global, command: command(arguments) })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WalPush {
+    /// Path of the file, as PostgreSQL's %p
+    pub(crate) path: PathBuf,
+}
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
@@ -52,10 +87,7 @@ pub(crate) enum Command {
     /// Check everything that archiving and restoring need, one line each
     Check,
     /// Archive a WAL file: archive_command = 'walproof wal-push %p'
-    WalPush {
-        /// Path of the file, as PostgreSQL's %p
-        path: PathBuf,
-    },
+    WalPush(WalPush),
     /// Fetch a WAL file: restore_command = 'walproof wal-fetch %f %p'
     WalFetch(WalFetch),
     /// Fetch and open segments ahead of recovery (started by wal-fetch)
@@ -375,4 +407,30 @@ pub(crate) struct VerifyArguments {
     /// Open again what earlier runs opened within the window
     #[arg(long, requires = "content")]
     pub(crate) again: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_parsed_alone_means_the_same() {
+        for line in [
+            "walproof wal-push pg_wal/000000010000000000000003",
+            "walproof wal-push --config /etc/w.toml -vv --json pg_wal/000000010000000000000003",
+            "walproof wal-fetch 000000010000000000000003 pg_wal/RECOVERYXLOG --quiet",
+            "walproof wal-fetch --config=w.toml --system-identifier 7 --timeline 2 --tail 00000002.history to",
+        ] {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let [alone, whole] = [Cli::of(&arguments), Cli::try_parse_from(&arguments)]
+                .map(|parsed| format!("{:?}", parsed.unwrap()));
+            assert_eq!(alone, whole);
+        }
+        for wrong in ["walproof wal-push", "walproof wal-push a b", "walproof wal-fetch --help"] {
+            let arguments: Vec<OsString> = wrong.split(' ').map(OsString::from).collect();
+            let [alone, whole] = [Cli::of(&arguments), Cli::try_parse_from(&arguments)]
+                .map(|parsed| parsed.unwrap_err().to_string());
+            assert_eq!(alone, whole);
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use super::backup;
@@ -38,7 +37,7 @@ pub fn main() -> ExitCode {
         usual_hook(info);
         std::process::exit(i32::from(code));
     }));
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::of(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             return ExitCode::from(unparsed(&error, exit, json));
@@ -128,7 +127,7 @@ fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Init => init::init(&global),
         Command::Check => check::check(&global),
-        Command::WalPush { path } => wal::push(&global, &path),
+        Command::WalPush(arguments) => wal::push(&global, &arguments.path),
         Command::WalFetch(arguments) => wal_fetch::fetch(&global, &arguments),
         Command::WalPrefetch { name, system_identifier, spool, timeline } => {
             wal_fetch::prefetch(&global, &name, system_identifier, spool, timeline)
