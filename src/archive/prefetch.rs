@@ -239,27 +239,24 @@ async fn until_unused(desk: &Desk) {
 fn drop_passed(spool: &Spool, desk: &Desk, at: SegmentName, size: SegmentSize) {
     let number = at.number(size);
     let soon = number + 1..=number + MOST_AHEAD as u64;
-    quietly(desk, |state| {
-        state.shelf.retain(|segment, label| {
-            let kept = soon.contains(&segment.number(size)) && segment.timeline >= at.timeline;
-            if let Some(label) = label.as_ref().filter(|_| !kept) {
-                spool.forget(&label.to_string());
-            }
-            // What is on its way is dealt with when it has come.
-            kept || label.is_none()
-        });
+    keep_ready(spool, desk, |Label { segment, .. }| {
+        soon.contains(&segment.number(size)) && segment.timeline >= at.timeline
     });
 }
 
 /// Forget what lies ready and is not what the repository, listed anew, has next: since it was fetched, another content of
 /// the segment was archived, or the segment on a newer timeline.
 fn drop_others(spool: &Spool, desk: &Desk, next: &[WalFile]) {
-    let is_next = |label: &Label| {
+    keep_ready(spool, desk, |label| {
         next.iter().any(|file| file.name.segment() == Some(label.segment) && file.digest == label.digest)
-    };
+    });
+}
+
+/// Of what lies ready keep this alone. What is on its way is dealt with when it has come.
+fn keep_ready(spool: &Spool, desk: &Desk, kept: impl Fn(&Label) -> bool) {
     quietly(desk, |state| {
         state.shelf.retain(|_, label| {
-            let Some(label) = label.as_ref().filter(|label| !is_next(label)) else { return true };
+            let Some(label) = label.as_ref().filter(|label| !kept(label)) else { return true };
             spool.forget(&label.to_string());
             false
         });

@@ -184,7 +184,8 @@ impl Branch {
     /// Who archived the last segment of its own timeline of which the summary was read.
     fn last_known_writer(&self, times: &WalTimes) -> Option<String> {
         let own = self.pieces.iter().rev().take_while(|piece| piece.segment.timeline == self.timeline());
-        let keys = own.filter_map(|piece| Some((piece.segment, piece.digest?)));
+        // Those behind are asked for first: where none of them was read, none is.
+        let keys = own.take(LOOK_BACK).filter_map(|piece| Some((piece.segment, piece.digest?)));
         let mut known = keys.filter_map(|key| times.summaries.get(&key)?.as_ref().ok());
         known.next().map(|summary| summary.writer.clone()).filter(|writer| !writer.is_empty())
     }
