@@ -1,9 +1,10 @@
 //! What is stored as a chain of objects and shows by their names that one of them is gone: reports of drills, and tails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::findings::{Findings, RESTORE_OBJECT};
-use crate::format::{ObjectKey, TailPieceName};
+use crate::format::ObjectKey;
+use crate::postgres::SegmentName;
 use crate::repository::Listing;
 use crate::window::Catalog;
 
@@ -30,25 +31,21 @@ pub(super) fn reports(listing: &Listing, findings: &mut Findings) {
 
 /// A tail is served up to the first byte that is missing. What lies behind it was there as a whole once.
 pub(super) fn tails(catalog: &Catalog, listing: &Listing, findings: &mut Findings) {
-    let pieces = || {
-        listing.objects.iter().filter_map(|listed| match &listed.key {
-            ObjectKey::Tail(piece) => Some(piece),
-            _ => None,
-        })
-    };
-    let mut told = BTreeSet::new();
-    for piece in pieces() {
+    // Where the first piece behind the hole begins.
+    let mut behind: BTreeMap<SegmentName, (u32, u32)> = BTreeMap::new();
+    for listed in &listing.objects {
+        let ObjectKey::Tail(piece) = &listed.key else { continue };
         let Some(tail) = catalog.tail(&piece.segment) else { continue };
-        let behind = |other: &&TailPieceName| {
-            other.segment == piece.segment && other.generation == tail.generation && other.start > tail.len
-        };
         // A generation that begins anew is put from behind, and is not the one that counts until it is whole.
-        let Some(next) = pieces().filter(behind).map(|other| other.start).min() else { continue };
-        if told.insert(piece.segment) {
-            let text = format!("bytes {} to {next} are missing, and later ones are there", tail.len);
-            let object = ObjectKey::tail_of(&piece.segment);
-            findings.problem(object, text, "the newest commits, if the host is lost now", RESTORE_OBJECT);
+        if piece.generation == tail.generation && piece.start > tail.len {
+            let (_, next) = behind.entry(piece.segment).or_insert((tail.len, piece.start));
+            *next = piece.start.min(*next);
         }
+    }
+    for (segment, (len, next)) in behind {
+        let text = format!("bytes {len} to {next} are missing, and later ones are there");
+        let object = ObjectKey::tail_of(&segment);
+        findings.problem(object, text, "the newest commits, if the host is lost now", RESTORE_OBJECT);
     }
 }
 
