@@ -19,7 +19,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use support::postgres::Cluster;
-use support::process::{self, peak_memory};
+use support::process::{self, peak_memory, resident_memory};
 use support::s3::{Fault, S3Server, Verb};
 use support::{Daemon, Repo, Walproof, holds_within};
 
@@ -171,9 +171,7 @@ fn cpu(pid: u32) -> f64 {
 }
 
 fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
+    resident_memory(pid) as f64 / MIB
 }
 
 /// What a daemon's log complains of.

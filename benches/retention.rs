@@ -17,6 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use support::process::{peak_memory, resident_memory};
 use support::repo::Objects;
 use support::s3::S3Server;
 use support::scale::{BACKUPS, SEGMENTS, fill, repository, segment_key};
@@ -59,7 +60,7 @@ async fn large() {
     fill(&repository).await;
     println!("--- {SEGMENTS} segments, {BACKUPS} backups, 3 timelines; the median of {ROUNDS} rounds");
     // The allocator keeps what was freed: all are measured from here.
-    let before = memory("VmRSS:");
+    let before = memory(resident_memory);
     let list = || async {
         repository.list().await.unwrap();
     };
@@ -99,16 +100,15 @@ async fn cost<F: Future<Output = ()>>(before: f64, work: impl Fn() -> F) -> Cost
         let began = Instant::now();
         work().await;
         seconds.push(began.elapsed().as_secs_f64());
-        mebibytes = mebibytes.max(memory("VmHWM:") - before);
+        mebibytes = mebibytes.max(memory(peak_memory) - before);
     }
     seconds.sort_by(f64::total_cmp);
     Cost { seconds: seconds[ROUNDS / 2], mebibytes }
 }
 
-fn memory(field: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+/// Of this process, in MiB.
+fn memory(of: impl Fn(u32) -> u64) -> f64 {
+    of(std::process::id()) as f64 / 1024.0 / 1024.0
 }
 
 fn deletion(runtime: &tokio::runtime::Runtime) {

@@ -7,18 +7,14 @@ use serde_json::Value;
 
 use crate::support::archived::{Archived, PATIENCE, wait_open};
 use crate::support::postgres::{Cluster, StopMode};
-use crate::support::{Daemon, Repo, Scratch, Walproof};
+use crate::support::{Daemon, Repo, Walproof};
 
 const TAIL: &str = "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"\n";
 /// Two looks at the repository, a minute apart.
 const TWO_LOOKS: Duration = Duration::from_secs(130);
 
 fn archived() -> Archived {
-    let mut cluster = Cluster::builder().segment_size_mb(1).create();
-    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(TAIL).build();
-    walproof.run(["init"]).success();
-    cluster.configure_archiving(&walproof).start();
-    Archived { cluster, walproof, scratch: Scratch::new() }
+    Archived::start_with(Cluster::builder().segment_size_mb(1), Repo::local(), TAIL)
 }
 
 fn has(status: &Value, code: &str) -> bool {

@@ -20,12 +20,7 @@ fn archived(repo: Repo) -> Archived {
 }
 
 fn archived_as(builder: crate::support::postgres::ClusterBuilder, repo: Repo, archive: &str) -> Archived {
-    let mut cluster = builder.create();
-    let toml = format!("[archive]\n{archive}");
-    let walproof = Walproof::builder(repo).cluster(&cluster).toml(&toml).build();
-    walproof.run(["init"]).success();
-    cluster.configure_archiving(&walproof).start();
-    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+    Archived::start_with(builder, repo, &format!("[archive]\n{archive}"))
 }
 
 /// A backup, and a commit that is not stored: no tail goes out.

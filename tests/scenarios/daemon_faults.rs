@@ -13,11 +13,7 @@ const SETTINGS: &str =
     "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"3s\"\ntimeout = \"5s\"\nconcurrency = 4";
 
 fn archived(repo: Repo) -> Archived {
-    let mut cluster = Cluster::builder().segment_size_mb(1).create();
-    let walproof = Walproof::builder(repo).cluster(&cluster).toml(SETTINGS).build();
-    walproof.run(["init"]).success();
-    cluster.configure_archiving(&walproof).start();
-    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+    Archived::start_with(Cluster::builder().segment_size_mb(1), repo, SETTINGS)
 }
 
 fn write(archived: &Archived, segments: u32) -> Vec<String> {

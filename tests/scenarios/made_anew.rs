@@ -49,11 +49,7 @@ fn r1_a_repository_made_anew_under_the_daemon_gets_what_is_acknowledged() {
 
 /// A cluster that archives into a directory.
 fn archived() -> Archived {
-    let mut cluster = Cluster::builder().segment_size_mb(1).create();
-    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(QUICK).build();
-    walproof.run(["init"]).success();
-    cluster.configure_archiving(&walproof).start();
-    Archived { cluster, walproof, scratch: crate::support::Scratch::new() }
+    Archived::start_with(Cluster::builder().segment_size_mb(1), Repo::local(), QUICK)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::support::archived::{PATIENCE, wait_open};
 use crate::support::drill::{Staging, assert_check};
 use crate::support::dump::amcheck;
 use crate::support::postgres::{Binaries, Cluster, ClusterBuilder, StopMode};
-use crate::support::{Archived, Daemon, Repo, Scratch, Walproof};
+use crate::support::{Archived, Daemon, Repo, Walproof};
 use std::path::Path;
 
 const TAIL: &str = "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"";
@@ -23,11 +23,8 @@ fn insert(cluster: &Cluster, from: u32) {
 /// A cluster with tables in a tablespace of its own and in one inside the data directory; its daemon ships the tail.
 #[track_caller]
 fn furnished(builder: ClusterBuilder) -> Archived {
-    let mut cluster = builder.setting("allow_in_place_tablespaces", "on").create();
-    let walproof = Walproof::builder(Repo::local()).cluster(&cluster).toml(TAIL).build();
-    walproof.run(["init"]).success();
-    cluster.configure_archiving(&walproof).start();
-    let archived = Archived { cluster, walproof, scratch: Scratch::new() };
+    let builder = builder.setting("allow_in_place_tablespaces", "on");
+    let archived = Archived::start_with(builder, Repo::local(), TAIL);
     let place = archived.scratch.dir("outside");
     archived.cluster.psql(&format!(
         "create tablespace outside location '{}';

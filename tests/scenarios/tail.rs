@@ -316,6 +316,19 @@ fn with_a_tail() -> (Archived, String) {
     (archived, between)
 }
 
+/// What is restored to `time` and promoted, and archives.
+#[track_caller]
+fn promoted(archived: &Archived, time: &str) -> Cluster {
+    let to = archived.target("second");
+    archived.try_restore(&to, ["--target-time", time, "--target-action", "promote"]).success();
+    let mut second = Cluster::attach(&to);
+    let repo = archived.repo().clone();
+    let walproof = Walproof::builder(repo).cluster(&second).key_of(&archived.walproof).build();
+    second.override_setting("archive_command", &walproof.archive_command()).start();
+    wait_open(&second);
+    second
+}
+
 #[test]
 fn a_lost_host_comes_back_with_its_tail_to_the_newest_state_or_a_time_in_it() {
     let (mut archived, between) = with_a_tail();
@@ -387,13 +400,7 @@ fn a_tail_of_the_second_timeline_is_its_own() {
     uploader.put_tail_of(&archived.cluster, 1);
     archived.cluster.destroy_data_dir();
 
-    let to = archived.target("second");
-    archived.try_restore(&to, ["--target-time", &between, "--target-action", "promote"]).success();
-    let mut second = Cluster::attach(&to);
-    let repo = archived.repo().clone();
-    let walproof = Walproof::builder(repo).cluster(&second).key_of(&archived.walproof).build();
-    second.override_setting("archive_command", &walproof.archive_command()).start();
-    wait_open(&second);
+    let mut second = promoted(&archived, &between);
     second.wait_archived("00000002.history", Duration::from_mins(1));
     second.psql("insert into t values (21)");
     let (name, _, flushed) = uploader.put_tail_of(&second, 2);
@@ -414,13 +421,7 @@ fn r16_what_the_old_timeline_wrote_behind_the_switch_is_not_served_to_the_new_on
     let (mut archived, between) = with_a_tail();
     Uploader::of(&archived.walproof).put_tail_of(&archived.cluster, 1);
     archived.cluster.destroy_data_dir();
-    let to = archived.target("second");
-    archived.try_restore(&to, ["--target-time", &between, "--target-action", "promote"]).success();
-    let mut second = Cluster::attach(&to);
-    let repo = archived.repo().clone();
-    let walproof = Walproof::builder(repo).cluster(&second).key_of(&archived.walproof).build();
-    second.override_setting("archive_command", &walproof.archive_command()).start();
-    wait_open(&second);
+    let mut second = promoted(&archived, &between);
     // It is lost before it archives more than where it began, within the segment of the tail.
     second.wait_archived("00000002.history", Duration::from_mins(1));
     second.destroy_data_dir();

@@ -28,8 +28,14 @@ impl Archived {
 
     #[track_caller]
     pub fn start_as(builder: ClusterBuilder, repo: Repo) -> Self {
+        Self::start_with(builder, repo, "")
+    }
+
+    /// With more configuration.
+    #[track_caller]
+    pub fn start_with(builder: ClusterBuilder, repo: Repo, toml: &str) -> Self {
         let mut cluster = builder.create();
-        let walproof = Walproof::for_cluster(&cluster, repo);
+        let walproof = Walproof::builder(repo).cluster(&cluster).toml(toml).build();
         walproof.run(["init"]).success();
         cluster.configure_archiving(&walproof).start();
         Self { cluster, walproof, scratch: Scratch::new() }

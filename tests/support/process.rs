@@ -234,10 +234,21 @@ impl std::fmt::Display for Output {
 /// The most memory that a running process has had, in bytes.
 #[track_caller]
 pub fn peak_memory(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// The memory that a running process has now, in bytes.
+#[track_caller]
+pub fn resident_memory(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+#[track_caller]
+fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.expect("VmHWM") << 10
+    kilobytes.expect(field) << 10
 }
 
 /// Read from the start without moving the offset that the child writes at.
