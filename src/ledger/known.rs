@@ -156,8 +156,9 @@ impl Ledger {
                 let begun = self.shipped.get(&segment).is_none_or(|(known, _)| *known != generation);
                 self.tail_stored(segment, (generation, len), last_time, now);
                 self.tail = Some(StoredTail { segment, end, at: now.time });
-                // It takes the place of another one, which may have led farther.
-                return (begun && generation.count > 0).then_some(Wanted::Survey);
+                // It takes the place of another one, which may have led farther; or it is what a restore has to see of a
+                // new timeline, so as to follow it.
+                return (begun && (generation.count > 0 || !self.is_followed())).then_some(Wanted::Survey);
             }
             Event::TailCurrent => self.tail_error = None,
             Event::TailFailed(error) => {

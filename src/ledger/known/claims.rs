@@ -38,6 +38,12 @@ impl Ledger {
         (!self.is_standby() && default != ours.timeline).then_some(default)
     }
 
+    /// Whether a restore that is told nothing would follow what this server writes, as of the last survey.
+    pub(super) fn is_followed(&self) -> bool {
+        let Some((coverage, window)) = self.coverage.as_ref().zip(self.window.as_ref()) else { return true };
+        window.default_branch().is_ok_and(|branch| branch.timeline() == coverage.history().timeline)
+    }
+
     /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
     pub fn rpo(&self, now: Instant) -> Option<f64> {
         let coverage = self.coverage.as_ref()?;
