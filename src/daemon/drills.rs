@@ -109,6 +109,13 @@ fn line(report: &Report) -> DrillLine {
 pub(super) struct DrillsHandle(Arc<Mutex<KnownDrills>>);
 
 impl DrillsHandle {
+    /// As if these reports had been read.
+    #[cfg(test)]
+    pub(super) fn know(&self, reports: &[Arc<Report>]) {
+        let numbered = (1_u32..).zip(reports).map(|(number, report)| ((number, 0), Some(Arc::clone(report))));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = KnownDrills(numbered.collect());
+    }
+
     pub(super) fn get(&self) -> KnownDrills {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

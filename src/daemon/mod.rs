@@ -6,6 +6,8 @@ mod early_backup;
 mod http;
 mod offline;
 mod ping;
+#[cfg(test)]
+mod quiet_day;
 mod restorable;
 mod run;
 mod snapshot;

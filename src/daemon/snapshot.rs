@@ -161,7 +161,8 @@ impl Desk {
         self.archiver.fresh_ledger().await.read(|ledger| self.of(ledger, Now::read()))
     }
 
-    fn of(&self, ledger: &Ledger, now: Now) -> Snapshot {
+    /// What a ledger says at `now`.
+    pub(super) fn of(&self, ledger: &Ledger, now: Now) -> Snapshot {
         let snapshot = Snapshot {
             taken_at: now.time,
             cluster: self.place.cluster.clone(),

@@ -49,6 +49,12 @@ fn line(level: &str, last: &LastVerify) -> VerifyLine {
 pub(super) struct VerificationsHandle(Arc<Mutex<Verifications>>);
 
 impl VerificationsHandle {
+    /// As if these results had been read.
+    #[cfg(test)]
+    pub(super) fn know(&self, verifications: Verifications) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = verifications;
+    }
+
     pub(super) fn get(&self) -> Verifications {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
