@@ -325,7 +325,11 @@ fn nothing_is_unwrapped_or_left_to_do_outside_tests() {
     let mut broken = Vec::new();
     let sources = sources();
     let of_tests: Vec<PathBuf> = sources.iter().flat_map(Source::test_modules).collect();
-    for source in sources.iter().filter(|source| !of_tests.contains(&source.path)) {
+    // A module for tests may have modules of its own.
+    let is_of_tests = |source: &&Source| {
+        of_tests.iter().any(|test| source.path == *test || source.path.starts_with(test.with_extension("")))
+    };
+    for source in sources.iter().filter(|source| !is_of_tests(source)) {
         let path = source.path.display();
         for (line, code) in source.code() {
             let found = [".unwrap()", ".expect(", "panic!(", "unreachable!(", "unimplemented!("];
