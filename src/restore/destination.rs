@@ -7,8 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// Extents that wait for the worker that writes their file; more than these are waited with.
-const MOST_PENDING: usize = 8;
+/// Bytes that wait for the worker that writes their file; with more than these its turn is waited for. Pages of a backup that
+/// was taken after many others come one by one: who waits for each sleeps for longer than the write takes.
+const MOST_PENDING: usize = 4 << 20;
 
 /// A file that is being written. The kernel lets one writer at a time into a file, and others spin for it: here one worker
 /// writes what all have opened.
@@ -17,8 +18,32 @@ pub(super) struct Destination {
     pub(super) path: PathBuf,
     pub(super) mode: u32,
     writing: Mutex<()>,
-    /// Opened by others meanwhile: position, bytes.
-    pending: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Opened by others meanwhile.
+    pending: Mutex<Pending>,
+}
+
+/// Extents one behind the other, and the position in the file and the length of each.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    places: Vec<(u64, usize)>,
+}
+
+impl Pending {
+    fn push(&mut self, position: u64, bytes: &[u8]) {
+        self.places.push((position, bytes.len()));
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn write(&self, file: &File) -> std::io::Result<()> {
+        let mut rest = self.bytes.as_slice();
+        for (position, len) in &self.places {
+            let (bytes, behind) = rest.split_at(*len);
+            file.write_all_at(bytes, *position)?;
+            rest = behind;
+        }
+        Ok(())
+    }
 }
 
 impl Destination {
@@ -31,7 +56,7 @@ impl Destination {
         let failed = |cause| Error::io("write", &self.path, &cause);
         let turn = match self.writing.try_lock() {
             Ok(turn) => Some(turn),
-            Err(_) if self.pending().len() < MOST_PENDING => None,
+            Err(_) if self.pending().bytes.len() < MOST_PENDING => None,
             Err(_) => Some(self.writing.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         match turn {
@@ -39,19 +64,18 @@ impl Destination {
                 file.write_all_at(bytes, position).map_err(failed)?;
                 drop(turn);
             }
-            None => self.pending().push((position, bytes.to_vec())),
+            None => self.pending().push(position, bytes),
         }
         // Whoever leaves looks whether something came meanwhile: nothing stays behind.
-        while !self.pending().is_empty() {
+        while !self.pending().places.is_empty() {
             let Ok(_turn) = self.writing.try_lock() else { return Ok(()) };
-            for (position, bytes) in std::mem::take(&mut *self.pending()) {
-                file.write_all_at(&bytes, position).map_err(failed)?;
-            }
+            let pending = std::mem::take(&mut *self.pending());
+            pending.write(file).map_err(failed)?;
         }
         Ok(())
     }
 
-    fn pending(&self) -> MutexGuard<'_, Vec<(u64, Vec<u8>)>> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +133,7 @@ mod tests {
         let destination = Destination::new(dir.path().join("f"), 0o600);
         create(&destination).unwrap();
         let read_only = File::open(&destination.path).unwrap();
-        destination.pending().push((0, vec![1]));
+        destination.pending().push(0, &[1]);
         destination.write(&read_only, 0, b"x").unwrap_err();
         let file = create(&destination).unwrap();
         destination.write(&file, 1, b"x").unwrap();

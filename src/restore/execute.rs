@@ -3,23 +3,25 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::delta::Kept;
 use super::destination::set_mode;
 use super::directory::Target;
-use super::fetch::{Batch, LONGEST_RANGE, Pack, batches, pack_missing};
+use super::fetch::{Pack, Piece, Request, pack_missing, requests, shares, stretches};
 use super::finish::{Handover, write_recovery};
 use super::flush::Flusher;
 use super::part::{Part, Parts};
 use super::places::State;
 use super::plan::Plan;
-use super::write::{Fetched, write_shares};
+use super::write::{Chunk, Fetched, write_shares};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
 
 /// Requests under way at a time.
 const CONCURRENT_FETCHES: usize = 8;
+/// Stretches that are fetched at a time, as far as the memory lets them.
+const CONCURRENT_STRETCHES: usize = 6;
 /// Stored bytes that are asked for, or wait to be written, in KiB: this bounds the memory.
 const MEMORY_KIB: u32 = 96 << 10;
 /// Shares that wait for a worker.
@@ -84,21 +86,20 @@ async fn write_all(
         .collect();
     // With the last writer gone the channel closes, and fetching ends.
     drop(shares_out);
-    let memory = Arc::new(Semaphore::new(MEMORY_KIB as usize));
+    let limits = Limits::default();
     let fetching = stream::iter(parts.numbers())
         .map(|number| parts.read(number))
         .buffered(1 + PARTS_AHEAD)
         .map_ok(|Part { packs, pieces }| {
-            let wanted = batches(pieces).into_iter();
-            stream::iter(wanted.map(move |batch| Ok((Arc::clone(&packs[batch.pack as usize]), batch))))
+            stream::iter(stretches(pieces).into_iter().map(move |stretch| Ok((Arc::clone(&packs), stretch))))
         })
         .try_flatten()
-        .map_ok(|(pack, batch)| {
+        .map_ok(|(packs, stretch)| {
             // A task of its own: it goes on while a share waits for its worker.
-            let task = tokio::spawn(fetch(repository.clone(), pack, batch, Arc::clone(&memory)));
+            let task = tokio::spawn(fetch(repository.clone(), packs, stretch, limits.clone()));
             async { task.await.map_err(|_| Error::new(Kind::Other, "a request's task died"))? }
         })
-        .try_buffer_unordered(CONCURRENT_FETCHES)
+        .try_buffer_unordered(CONCURRENT_STRETCHES)
         .try_for_each(|shares| hand_on(&shares_in, shares))
         .await;
     drop(shares_in);
@@ -120,24 +121,66 @@ async fn hand_on(workers: &mpsc::Sender<Fetched>, shares: Vec<Fetched>) -> Resul
     Ok(())
 }
 
+/// What all requests together may take.
+#[derive(Clone)]
+struct Limits {
+    requests: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
+            kib: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
+        }
+    }
+}
+
+/// Fetch a stretch; its shares. What it takes of the memory it takes at once: of several that wait for each other's rest none
+/// would be done.
 async fn fetch(
     repository: Repository,
-    pack: Arc<Pack>,
-    batch: Batch,
-    memory: Arc<Semaphore>,
+    packs: Arc<[Arc<Pack>]>,
+    stretch: Vec<Piece>,
+    limits: Limits,
 ) -> Result<Vec<Fetched>> {
-    let range = batch.range.clone();
-    let kib =
-        u32::try_from((range.end - range.start).min(LONGEST_RANGE).div_ceil(1024)).unwrap_or(MEMORY_KIB);
-    let memory = memory.acquire_many_owned(kib.min(MEMORY_KIB)).await;
-    let memory = Arc::new(memory.map_err(|_| Error::new(Kind::Other, "the restore was stopped"))?);
-    let bytes = repository.get_pack_range(&pack.pack.name, range.clone()).await.map_err(pack_missing)?;
+    let requests = requests(&stretch);
+    let bytes: u64 = requests.iter().map(|request| request.range.end - request.range.start).sum();
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(MEMORY_KIB).min(MEMORY_KIB);
+    let memory = take(&limits.kib, kib).await?;
+    let chunks = stream::iter(requests)
+        .map(|request| {
+            let (repository, packs) = (repository.clone(), Arc::clone(&packs));
+            let turn = Arc::clone(&limits.requests);
+            let task = tokio::spawn(async move {
+                let _turn = take(&turn, 1).await?;
+                fetch_chunk(&repository, &packs, request).await
+            });
+            async { task.await.map_err(|_| Error::new(Kind::Other, "a request's task died"))? }
+        })
+        .buffered(CONCURRENT_FETCHES)
+        .try_collect::<Vec<Chunk>>()
+        .await?;
+    let (memory, chunks) = (Arc::new(memory), Arc::<[Chunk]>::from(chunks));
     let share = |pieces| Fetched {
         pieces,
-        pack: Arc::clone(&pack),
-        begin: range.start,
-        bytes: bytes.clone(),
+        packs: Arc::clone(&packs),
+        chunks: Arc::clone(&chunks),
         _memory: Arc::clone(&memory),
     };
-    Ok(batch.shares().into_iter().map(share).collect())
+    Ok(shares(stretch).into_iter().map(share).collect())
+}
+
+async fn fetch_chunk(repository: &Repository, packs: &[Arc<Pack>], request: Request) -> Result<Chunk> {
+    let Request { pack, range } = request;
+    let name = packs.get(pack as usize).map(|pack| &pack.pack.name);
+    let name = name.ok_or_else(|| Error::corrupt("an extent lies in a pack that its part does not name"))?;
+    let bytes = repository.get_pack_range(name, range.clone()).await.map_err(pack_missing)?;
+    Ok(Chunk { pack, begin: range.start, bytes })
+}
+
+async fn take(of: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit> {
+    let taken = Arc::clone(of).acquire_many_owned(permits).await;
+    taken.map_err(|_| Error::new(Kind::Other, "the restore was stopped"))
 }

@@ -1,5 +1,8 @@
-//! Which bytes of which pack are fetched at a time: whatever lies close together, in the order of the pack.
+//! Which bytes of which pack are fetched at a time: what a stretch of the files needs, and of that whatever lies close
+//! together in a pack. So a worker has all pages of its share of a file at hand, in whatever packs they lie, and writes
+//! them one behind the other: after many backups on top of each other hardly two neighbours lie in one frame.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +15,9 @@ use crate::postgres::PAGE_SIZE;
 pub(super) const LONGEST_RANGE: u64 = 32 << 20;
 /// Bytes that nobody wants, and that cost less than another request.
 const GAP: u64 = 256 << 10;
-/// Plain bytes of a share of what one request brought; so that every worker gets some.
+/// Stored bytes of a stretch, and plain bytes of a share of it, so that every worker gets some. Up to twice as many where frames
+/// are shared across the end.
+const STRETCH: u64 = 16 << 20;
 const SHARE: u64 = 8 << 20;
 
 /// A pack that is read.
@@ -39,83 +44,100 @@ impl Piece {
         let begin = u64::from(self.extent.offset);
         begin..begin + u64::from(self.extent.stored_len)
     }
+
+    /// Those of its pages.
+    pub(super) fn pages(&self, pages: Range<usize>) -> Self {
+        let whole = self.extent.plain_len as usize;
+        let begin = (pages.start * PAGE_SIZE).min(whole);
+        let end = (pages.end * PAGE_SIZE).min(whole);
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let skip = self.extent.skip.saturating_add(bytes(begin));
+        Self {
+            file: Arc::clone(&self.file),
+            position: self.position + begin as u64,
+            extent: Extent { skip, plain_len: bytes(end - begin), ..self.extent },
+            digests: self.digests.get(pages).unwrap_or_default().into(),
+        }
+    }
 }
 
 /// What one request brings.
-#[derive(Debug)]
-pub(super) struct Batch {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
     /// Index into the part's packs.
     pub(super) pack: u32,
     pub(super) range: Range<u64>,
-    /// By the offset of their frames.
-    pub(super) pieces: Vec<Piece>,
 }
 
-impl Batch {
-    /// Cut into shares of whole frames.
-    pub(super) fn shares(self) -> Vec<Vec<Piece>> {
-        let mut shares: Vec<Vec<Piece>> = Vec::new();
-        let mut plain = 0;
-        for piece in self.pieces {
-            let same_frame = |last: &Vec<Piece>| last.last().map(Piece::frame) == Some(piece.frame());
-            if plain >= SHARE && !shares.last().is_some_and(same_frame) {
-                plain = 0;
-            }
-            plain += u64::from(piece.extent.plain_len);
-            match shares.last_mut() {
-                Some(share) if plain > u64::from(piece.extent.plain_len) => share.push(piece),
-                _ => shares.push(vec![piece]),
-            }
-        }
-        shares
-    }
+/// The pieces, which are in the order of the files, cut into stretches.
+pub(super) fn stretches(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
+    let mut seen = HashSet::new();
+    let stored = move |piece: &Piece| {
+        let is_new = seen.insert((piece.extent.pack, piece.extent.offset));
+        if is_new { u64::from(piece.extent.stored_len) } else { 0 }
+    };
+    cut(pieces, STRETCH, stored)
 }
 
-/// Cut the pieces of one part of the file table into requests. What is wanted of a pack is asked for at once where that is
-/// most of it; else what lies closer together than a request is worth.
-pub(super) fn batches(mut pieces: Vec<Piece>) -> Vec<Batch> {
-    pieces.sort_by_key(|piece| (piece.extent.pack, piece.extent.offset, piece.extent.skip));
-    let mut batches = Vec::new();
-    let mut rest = pieces.into_iter().peekable();
-    while let Some(first) = rest.next() {
-        let pack = first.extent.pack;
-        let mut of_pack = vec![first];
-        while let Some(piece) = rest.next_if(|piece| piece.extent.pack == pack) {
-            of_pack.push(piece);
-        }
-        cut(pack, of_pack, &mut batches);
-    }
-    batches
+/// A stretch cut into shares.
+pub(super) fn shares(stretch: Vec<Piece>) -> Vec<Vec<Piece>> {
+    cut(stretch, SHARE, |piece| u64::from(piece.extent.plain_len))
 }
 
-fn cut(pack: u32, pieces: Vec<Piece>, batches: &mut Vec<Batch>) {
-    let gap = if is_mostly_wanted(&pieces) { LONGEST_RANGE } else { GAP };
-    let mut open: Option<Batch> = None;
-    for piece in pieces {
-        let frame = piece.frame();
-        let joins = |batch: &Batch| {
-            frame.end <= batch.range.end
-                || frame.start <= batch.range.end + gap && frame.end - batch.range.start <= LONGEST_RANGE
-        };
-        match &mut open {
-            Some(batch) if joins(batch) => {
-                batch.range.end = batch.range.end.max(frame.end);
-                batch.pieces.push(piece);
-            }
-            _ => batches.extend(open.replace(Batch { pack, range: frame, pieces: vec![piece] })),
+/// Cut where the weight is reached and no frame is wanted on both sides; in any case when it is reached twice.
+fn cut(pieces: Vec<Piece>, most: u64, mut weight: impl FnMut(&Piece) -> u64) -> Vec<Vec<Piece>> {
+    let place = |piece: &Piece| (piece.extent.pack, piece.extent.offset);
+    let last: HashMap<_, _> = pieces.iter().enumerate().map(|(at, piece)| (place(piece), at)).collect();
+    let (mut found, mut open) = (Vec::new(), Vec::new());
+    let (mut sum, mut wanted_until) = (0, 0);
+    for (at, piece) in pieces.into_iter().enumerate() {
+        wanted_until = wanted_until.max(last.get(&place(&piece)).copied().unwrap_or(at));
+        sum += weight(&piece);
+        open.push(piece);
+        if sum >= most && (wanted_until <= at || sum >= 2 * most) {
+            found.push(std::mem::take(&mut open));
+            sum = 0;
         }
     }
-    batches.extend(open);
+    found.extend(Some(open).filter(|open| !open.is_empty()));
+    found
+}
+
+/// The requests that bring a stretch. What is wanted of a pack is asked for at once where that is most of it; else what lies
+/// closer together than a request is worth.
+pub(super) fn requests(stretch: &[Piece]) -> Vec<Request> {
+    let mut frames: Vec<(u32, Range<u64>)> =
+        stretch.iter().map(|piece| (piece.extent.pack, piece.frame())).collect();
+    frames.sort_unstable_by_key(|(pack, frame)| (*pack, frame.start));
+    frames.dedup();
+    frames.chunk_by(|one, next| one.0 == next.0).flat_map(requests_of_pack).collect()
+}
+
+fn requests_of_pack(frames: &[(u32, Range<u64>)]) -> Vec<Request> {
+    let gap = if is_mostly_wanted(frames) { LONGEST_RANGE } else { GAP };
+    let mut requests: Vec<Request> = Vec::new();
+    for (pack, frame) in frames {
+        match requests.last_mut().map(|request| &mut request.range) {
+            Some(range)
+                if frame.end <= range.end
+                    || frame.start <= range.end + gap && frame.end - range.start <= LONGEST_RANGE =>
+            {
+                range.end = range.end.max(frame.end);
+            }
+            _ => requests.push(Request { pack: *pack, range: frame.clone() }),
+        }
+    }
+    requests
 }
 
 /// Whether the frames make up at least half of the pack between the first and the last of them.
-fn is_mostly_wanted(pieces: &[Piece]) -> bool {
+fn is_mostly_wanted(frames: &[(u32, Range<u64>)]) -> bool {
     let (mut wanted, mut end) = (0, 0);
-    for frame in pieces.iter().map(Piece::frame) {
+    for (_, frame) in frames {
         wanted += frame.end.max(end) - frame.start.max(end);
         end = end.max(frame.end);
     }
-    pieces.first().is_some_and(|first| wanted * 2 >= end - first.frame().start)
+    frames.first().is_some_and(|(_, first)| wanted * 2 >= end - first.start)
 }
 
 /// The pieces of one file.
@@ -156,42 +178,45 @@ mod tests {
         }
     }
 
-    fn shape(pieces: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>, usize)> {
-        let pieces = pieces.iter().map(|(pack, offset, len)| piece(*pack, *offset, *len, 0)).collect();
-        batches(pieces).iter().map(|batch| (batch.pack, batch.range.clone(), batch.pieces.len())).collect()
+    fn shape(pieces: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>)> {
+        let pieces: Vec<_> =
+            pieces.iter().map(|(pack, offset, len)| piece(*pack, *offset, *len, 0)).collect();
+        requests(&pieces).into_iter().map(|request| (request.pack, request.range)).collect()
     }
 
     #[test]
     fn what_is_mostly_wanted_comes_in_one_request_whatever_the_order() {
         let found = shape(&[(1, 64, 10), (0, 2 * MIB, MIB), (0, 64, MIB), (0, 64, MIB), (1, 74, 10)]);
-        assert_eq!(found, [(0, 64..3 << 20, 3), (1, 64..84, 2)]);
+        assert_eq!(found, [(0, 64..3 << 20), (1, 64..84)]);
     }
 
     #[test]
     fn of_what_is_hardly_wanted_only_neighbours_come_together() {
         let far = 20 * MIB;
         let found = shape(&[(0, 64, 10), (0, far, 10), (0, 100_000, 10), (0, far + 10, 10)]);
-        assert_eq!(found, [(0, 64..100_010, 2), (0, u64::from(far)..u64::from(far) + 20, 2)]);
+        assert_eq!(found, [(0, 64..100_010), (0, u64::from(far)..u64::from(far) + 20)]);
     }
 
     #[test]
     fn no_request_is_longer_than_the_longest_pack() {
         let pieces: Vec<_> = (0..40).map(|number| (0, number * MIB, MIB)).collect();
-        assert_eq!(shape(&pieces), [(0, 0..32 << 20, 32), (0, 32 << 20..40 << 20, 8)]);
+        assert_eq!(shape(&pieces), [(0, 0..32 << 20), (0, 32 << 20..40 << 20)]);
         assert_eq!(shape(&[(0, 0, 40 * MIB), (0, 40 * MIB, 1)]).len(), 2, "but for a frame that is");
     }
 
     #[test]
-    fn shares_hold_whole_frames() {
-        // Twelve extents of 1 MiB, the ninth to the eleventh of one frame.
+    fn shares_and_stretches_hold_whole_frames() {
+        // Extents of 1 MiB, the ninth to the eleventh of one frame.
         let offset = |number: u32| if (9..=10).contains(&number) { 8 } else { number };
-        let pieces: Vec<_> = (0..12).map(|number| piece(0, offset(number), 1, number)).collect();
-        let mut batches = batches(pieces);
-        let shares = batches.remove(0).shares();
-        assert!(batches.is_empty());
-        assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [8, 4]);
-        let one_frame: Vec<_> = (0..12).map(|number| piece(0, 64, 10, number)).collect();
-        assert_eq!(super::batches(one_frame).remove(0).shares().len(), 1);
+        let pieces: Vec<_> = (0..20).map(|number| piece(0, offset(number), 3 * MIB, number)).collect();
+        let lengths = |cut: Vec<Vec<Piece>>| cut.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(shares(pieces.clone())), [8, 8, 4]);
+        // Three of the twenty are in one frame: 18 frames of 3 MiB.
+        assert_eq!(lengths(stretches(pieces)), [6, 8, 6]);
+        // A frame that is wanted everywhere does not make it endless.
+        let one_frame: Vec<_> = (0..40).map(|number| piece(0, 64, 10, number)).collect();
+        assert_eq!(lengths(shares(one_frame.clone())), [16, 16, 8]);
+        assert_eq!(lengths(stretches(one_frame)), [40]);
     }
 
     #[test]

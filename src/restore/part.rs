@@ -125,8 +125,8 @@ impl<'a> Parts<'a> {
             let reader = reader(self.repository, pack)?;
             let stored =
                 self.repository.get_pack_range(&pack.name, piece.frame()).await.map_err(pack_missing)?;
-            let opened = frames.open(&reader, &piece.extent, &stored);
-            let plain = opened.and_then(|()| frames.extent(&piece.extent, &piece.digests));
+            let opened = frames.open(&reader, &piece.extent, &stored).context("restore pg_control")?;
+            let plain = frames.extent(&opened, &piece.extent, &piece.digests);
             bytes.extend_from_slice(plain.context("restore pg_control")?);
         }
         check_control(self.plan, &bytes).context("restore pg_control")?;
