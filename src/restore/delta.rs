@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -15,6 +16,7 @@ use super::places::{TAKEN_OVER, UNFINISHED};
 use super::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::format::first_other_page;
+use crate::postgres::PAGE_SIZE;
 use crate::repository::Repository;
 
 /// What the backup has, by paths relative to the data directory.
@@ -108,18 +110,31 @@ pub(super) struct Wanted {
     pub(super) pieces: Vec<Piece>,
 }
 
-/// Compare what is on the disk with the page digests of the backup: the pieces that are not there. Files get their length
-/// and their permissions. `count` hears of every byte that is there. Blocks.
+/// Bytes of a file that one worker compares at a time: a cluster may be one large file.
+const COMPARED: u64 = 32 << 20;
+
+/// Pieces of a file that are compared together.
+struct Share<'a> {
+    of: &'a Wanted,
+    pieces: &'a [Piece],
+    /// The first of its file, which sees to its length and its permissions.
+    first: bool,
+}
+
+/// Compare what is on the disk with the page digests of the backup: the pages that are not there, in the order of the files.
+/// Files get their length and their permissions. `count` hears of every byte that is there. Blocks.
 pub(super) fn missing(wanted: &[Wanted], seed: u64, count: &(dyn Fn(u64) + Sync)) -> Result<Vec<Piece>> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let shares: Vec<Share<'_>> = wanted.iter().flat_map(Wanted::shares).collect();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let compare = || {
         let mut buffer = Vec::new();
-        while let Some(wanted) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let missing = missing_of(wanted, seed, &mut buffer, count)?;
-            found.lock().unwrap_or_else(PoisonError::into_inner).extend(missing);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(share) = shares.get(number) else { return Ok(()) };
+            let missing = share.missing(seed, &mut buffer, count)?;
+            found.lock().unwrap_or_else(PoisonError::into_inner).push((number, missing));
         }
-        Ok(())
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(compare)).collect();
@@ -130,38 +145,68 @@ pub(super) fn missing(wanted: &[Wanted], seed: u64, count: &(dyn Fn(u64) + Sync)
         }
         result
     })?;
-    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.sort_unstable_by_key(|(number, _)| *number);
+    Ok(found.into_iter().flat_map(|(_, missing)| missing).collect())
 }
 
-fn missing_of(
-    wanted: &Wanted,
-    seed: u64,
-    buffer: &mut Vec<u8>,
-    count: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Piece>> {
-    let path = &wanted.file.path;
-    if path.exists() {
-        set_mode_if_less(path, 0o600)?;
+impl Wanted {
+    fn shares(&self) -> Vec<Share<'_>> {
+        let together = |one: &Piece, next: &Piece| one.position / COMPARED == next.position / COMPARED;
+        let mut shares: Vec<Share<'_>> =
+            self.pieces.chunk_by(together).map(|pieces| Share { of: self, pieces, first: false }).collect();
+        match shares.first_mut() {
+            Some(share) => share.first = true,
+            None => shares.push(Share { of: self, pieces: &[], first: true }),
+        }
+        shares
     }
-    let before = File::open(path).ok();
-    let file = create(&wanted.file)?;
-    file.set_len(wanted.size).map_err(|cause| Error::io("cut", path, &cause))?;
-    let is_there = |piece: &Piece, buffer: &mut Vec<u8>| {
-        let Some(file) = &before else { return false };
-        buffer.resize(piece.extent.plain_len as usize, 0);
-        // What cannot be read is written again.
-        file.read_exact_at(buffer, piece.position).is_ok()
-            && first_other_page(seed, buffer, &piece.digests).is_none()
-    };
-    let mut missing = Vec::new();
-    for piece in &wanted.pieces {
-        if is_there(piece, buffer) {
-            count(u64::from(piece.extent.plain_len));
-        } else {
-            missing.push(piece.clone());
+}
+
+impl Share<'_> {
+    fn missing(&self, seed: u64, buffer: &mut Vec<u8>, count: &(dyn Fn(u64) + Sync)) -> Result<Vec<Piece>> {
+        let path = &self.of.file.path;
+        if path.exists() {
+            set_mode_if_less(path, 0o600)?;
+        }
+        let before = File::open(path).ok();
+        if self.first {
+            let file = create(&self.of.file)?;
+            file.set_len(self.of.size).map_err(|cause| Error::io("cut", path, &cause))?;
+        }
+        let mut missing = Vec::new();
+        for piece in self.pieces {
+            buffer.resize(piece.extent.plain_len as usize, 0);
+            // What cannot be read is written again.
+            let read = before.as_ref().map(|file| file.read_exact_at(buffer, piece.position));
+            if !matches!(read, Some(Ok(()))) {
+                missing.push(piece.clone());
+                continue;
+            }
+            let others = other_pages(seed, buffer, &piece.digests).into_iter();
+            let others: Vec<Piece> = others.map(|pages| piece.pages(pages)).collect();
+            let bytes: u32 = others.iter().map(|piece| piece.extent.plain_len).sum();
+            count(u64::from(piece.extent.plain_len - bytes));
+            missing.extend(others);
+        }
+        Ok(missing)
+    }
+}
+
+/// The runs of pages that differ: a page that changed leaves its neighbours as they are.
+fn other_pages(seed: u64, bytes: &[u8], digests: &[u64]) -> Vec<Range<usize>> {
+    let mut others: Vec<Range<usize>> = Vec::new();
+    for (page, bytes) in bytes.chunks(PAGE_SIZE).enumerate() {
+        let digest = digests.get(page..=page).unwrap_or_default();
+        if first_other_page(seed, bytes, digest).is_none() {
+            continue;
+        }
+        match others.last_mut() {
+            Some(run) if run.end == page => run.end += 1,
+            _ => others.push(page..page + 1),
         }
     }
-    Ok(missing)
+    others
 }
 
 /// Bytes that were found in place.
@@ -196,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pieces_that_differ_are_missing_and_files_get_their_length() {
+    fn only_pages_that_differ_are_missing_and_files_get_their_length() {
         let dir = tempfile::tempdir().unwrap();
         let page = |byte| vec![byte; PAGE_SIZE];
         let content = [page(1), page(2), page(3), vec![4; 10]].concat();
@@ -230,7 +275,8 @@ mod tests {
         assert_eq!(compare(Some(&[&content[..], b"more"].concat())), (vec![], all));
         let mut other = content.clone();
         other[PAGE_SIZE + 5] ^= 1;
-        assert_eq!(compare(Some(&other)), (vec![0], all - 2 * PAGE_SIZE as u64));
+        // Its neighbour in the piece stays.
+        assert_eq!(compare(Some(&other)), (vec![1], all - PAGE_SIZE as u64));
         assert_eq!(compare(Some(&content[..content.len() - 1])), (vec![3], all - 10));
     }
 
