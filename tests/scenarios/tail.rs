@@ -316,9 +316,9 @@ fn with_a_tail() -> (Archived, String) {
     (archived, between)
 }
 
-/// What is restored to `time` and promoted, and archives.
+/// What is restored to `time` and promoted, and archives through the program whose configuration is beside it.
 #[track_caller]
-fn promoted(archived: &Archived, time: &str) -> Cluster {
+fn promoted(archived: &Archived, time: &str) -> (Cluster, Walproof) {
     let to = archived.target("second");
     archived.try_restore(&to, ["--target-time", time, "--target-action", "promote"]).success();
     let mut second = Cluster::attach(&to);
@@ -326,7 +326,7 @@ fn promoted(archived: &Archived, time: &str) -> Cluster {
     let walproof = Walproof::builder(repo).cluster(&second).key_of(&archived.walproof).build();
     second.override_setting("archive_command", &walproof.archive_command()).start();
     wait_open(&second);
-    second
+    (second, walproof)
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn a_tail_of_the_second_timeline_is_its_own() {
     uploader.put_tail_of(&archived.cluster, 1);
     archived.cluster.destroy_data_dir();
 
-    let mut second = promoted(&archived, &between);
+    let (mut second, _its) = promoted(&archived, &between);
     second.wait_archived("00000002.history", Duration::from_mins(1));
     second.psql("insert into t values (21)");
     let (name, _, flushed) = uploader.put_tail_of(&second, 2);
@@ -421,7 +421,7 @@ fn r16_what_the_old_timeline_wrote_behind_the_switch_is_not_served_to_the_new_on
     let (mut archived, between) = with_a_tail();
     Uploader::of(&archived.walproof).put_tail_of(&archived.cluster, 1);
     archived.cluster.destroy_data_dir();
-    let mut second = promoted(&archived, &between);
+    let (mut second, _its) = promoted(&archived, &between);
     // It is lost before it archives more than where it began, within the segment of the tail.
     second.wait_archived("00000002.history", Duration::from_mins(1));
     second.destroy_data_dir();
