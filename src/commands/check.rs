@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::disk::Space;
 use crate::error::Result;
 use crate::postgres::ControlFile;
+use crate::status::Snapshot;
 
 /// Less than this share of free space is worth a word.
 const LEAST_FREE_PERCENT: u64 = 10;
@@ -75,13 +76,27 @@ fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, Control
 fn check_daemon(config: &Config, found: &mut Findings) {
     let socket = &config.archive.socket;
     match ask_for_line(socket, &Request::Status, Duration::from_secs(5)) {
-        Ok(_) => found.ok("daemon", format!("answers at {}", socket.display())),
+        Ok(line) => match serves_another(config, &line) {
+            None => found.ok("daemon", format!("answers at {}", socket.display())),
+            Some(other) => found.must(
+                "daemon",
+                false,
+                format!("archives to {other}, and this configuration means {}", config.repository.url),
+                "was the configuration changed? systemctl restart walproof",
+            ),
+        },
         Err(why) => found.warn(
             "daemon",
             format!("{why} ({})", socket.display()),
             "without it a lost host loses the unfinished segment: systemctl enable --now walproof",
         ),
     }
+}
+
+/// The repository that the daemon was started with, if that is another one.
+fn serves_another(config: &Config, line: &str) -> Option<String> {
+    let told: Snapshot = serde_json::from_str(line).ok()?;
+    (told.store.repository != config.repository.url).then_some(told.store.repository)
 }
 
 fn check_space(config: &Config, found: &mut Findings) {

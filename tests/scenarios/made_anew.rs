@@ -94,6 +94,10 @@ fn r1_a_daemon_of_another_configuration_is_not_believed() {
         status["problems"].to_string().contains("another repository than this daemon")
     });
     assert!(daemon.log().contains("restart the daemon"), "{}", daemon.log());
+    let check = site.walproof.run(["check"]);
+    check
+        .fails_with(1)
+        .stdout_contains(&format!("archives to {old_url}, and this configuration means {new_url}"));
 
     // The change is taken back, and all is well again.
     site.edit_config(|text| text.replace(&new_url, &old_url));
