@@ -26,10 +26,11 @@ pub struct Records {
     ignores_harm: bool,
 }
 
-/// What objects said that may be put again under the same key: with when each was.
+/// What objects said that may be put again under the same key: with how long each is, and when it was put. Stores say that to
+/// the second.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known<T> {
-    listed: Vec<(ObjectKey, Timestamp)>,
+    listed: Vec<(ObjectKey, u64, Timestamp)>,
     pub(crate) value: T,
 }
 
@@ -37,7 +38,8 @@ impl<T> Known<T> {
     /// Note which of the objects are listed now; whether they have to be read.
     fn is_news(&mut self, listing: &Listing, wanted: impl Fn(&ObjectKey) -> bool) -> bool {
         let wanted = listing.objects.iter().filter(|listed| wanted(&listed.key));
-        let listed: Vec<_> = wanted.map(|listed| (listed.key.clone(), listed.modified)).collect();
+        let listed: Vec<_> =
+            wanted.map(|listed| (listed.key.clone(), listed.size, listed.modified)).collect();
         let news = listed != self.listed;
         self.listed = listed;
         news
@@ -125,4 +127,24 @@ async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalF
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.
 pub(crate) const fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::Listed;
+
+    #[test]
+    fn what_is_put_twice_within_a_second_is_read_twice() {
+        let modified = Timestamp::UNIX_EPOCH;
+        let listing = |size| Listing {
+            objects: vec![Listed { key: ObjectKey::Expiry, size, modified }],
+            ..Listing::default()
+        };
+        let mut known = Known::<ExpiryRecord>::default();
+        let is_expiry = |key: &ObjectKey| *key == ObjectKey::Expiry;
+        assert!(known.is_news(&listing(209), is_expiry));
+        assert!(!known.is_news(&listing(209), is_expiry));
+        assert!(known.is_news(&listing(350), is_expiry));
+    }
 }
