@@ -174,8 +174,7 @@ async fn fetch(
 
 async fn fetch_chunk(repository: &Repository, packs: &[Arc<Pack>], request: Request) -> Result<Chunk> {
     let Request { pack, range } = request;
-    let name = packs.get(pack as usize).map(|pack| &pack.pack.name);
-    let name = name.ok_or_else(|| Error::corrupt("an extent lies in a pack that its part does not name"))?;
+    let name = &packs[pack as usize].pack.name;
     let bytes = repository.get_pack_range(name, range.clone()).await.map_err(pack_missing)?;
     Ok(Chunk { pack, begin: range.start, bytes })
 }

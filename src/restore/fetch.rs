@@ -12,7 +12,7 @@ use crate::format::{Extent, FileRecord, PackReader, PackRef};
 use crate::postgres::PAGE_SIZE;
 
 /// Stored bytes that one request asks for at most: a whole pack of a remote repository.
-pub(super) const LONGEST_RANGE: u64 = 32 << 20;
+const LONGEST_RANGE: u64 = 32 << 20;
 /// Bytes that nobody wants, and that cost less than another request.
 const GAP: u64 = 256 << 10;
 /// Stored bytes of a stretch, and plain bytes of a share of it, so that every worker gets some. Up to twice as many where frames

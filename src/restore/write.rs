@@ -126,9 +126,7 @@ fn write_share(
 
 impl Fetched {
     fn open(&self, piece: &Piece, frames: &mut Frames) -> Result<Vec<u8>> {
-        let pack = self.packs.get(piece.extent.pack as usize);
-        let pack =
-            pack.ok_or_else(|| Error::corrupt("an extent lies in a pack that its part does not name"))?;
+        let pack = &self.packs[piece.extent.pack as usize];
         frames.open(&pack.reader, &piece.extent, self.stored(piece)?)
     }
 
@@ -180,7 +178,6 @@ impl Writer {
         }
         let together = std::mem::take(&mut self.together);
         self.put(self.position, &together)?;
-        self.position += together.len() as u64;
         self.together = together;
         self.together.clear();
         Ok(())
