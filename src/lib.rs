@@ -3,15 +3,16 @@
 //! The folders are ranks; imports go down only, and `tests/architecture.rs` says so:
 //!
 //! ```text
-//! 14  main  lib
-//! 13  commands                                    one file a command
-//! 12  cli                                         arguments, output, how a command begins
-//! 11  config                                      words from the operator become values
-//! 10  daemon                                      time and process: the socket, HTTP, systemd
-//!  9  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
-//!  8  ledger                                      what is known of a server and its repository, a pure value
-//!  7  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
-//!  6  window  snapshot                            what can be restored: catalog, branches, recovery window; all that is known
+//! 15  main  lib
+//! 14  commands                                    one file a command
+//! 13  cli                                         arguments, output, how a command begins
+//! 12  config                                      words from the operator become values
+//! 11  daemon                                      time and process: the socket, HTTP, systemd
+//! 10  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
+//!  9  ledger                                      what is known of a server and its repository, a pure value
+//!  8  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
+//!  7  window  snapshot                            what can be restored: branches, recovery window; all that is known
+//!  6  catalog                                     what one listing says, and what the small objects that it names say
 //!  5  records                                     the small objects that a listing names, read once
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
@@ -38,6 +39,7 @@
 //! | listing | one pass over the keys of a repository, parsed | a catalog (that is a pure function of a listing and its manifests) |
 //! | catalog | what one listing of the repository says now | cache, state |
 //! | branch | the lineage of one timeline that no other timeline continues | a backup chain (there is none) |
+//! | links | of a segment: the record that its first one follows, and the last one that begins in it; neighbours on a path must agree | a digest (that is of the content) |
 //! | span | WAL without a hole along a branch | run (that is on one timeline, by names alone) |
 //! | destination | the repository that a configuration means: store, prefix, cluster | a bucket |
 //! | hold | that a backup is kept past the window, and why | a lease (that is a process's, and ends) |
@@ -79,6 +81,7 @@
 pub mod archive;
 pub mod archiver;
 pub mod backup;
+pub mod catalog;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms by rank, DESIGN 2. A room imports from lower ranks only.
-const RANKS: [&[&str]; 15] = [
+const RANKS: [&[&str]; 16] = [
     &["postgres", "error"],
     &["disk", "present", "wal", "problem"],
     &["seal", "store", "cluster"],
     &["format", "signing"],
     &["repository"],
     &["records"],
+    &["catalog"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],
     &["ledger"],

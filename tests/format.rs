@@ -5,7 +5,7 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::format::{
     FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse, Summary,
-    TailPieceName, Verbatim, digest_sum, open_wal, page_digest_seed,
+    TailPieceName, Verbatim, WalDigest, digest_sum, open_wal, page_digest_seed,
 };
 use walproof::postgres::{Lsn, PgTime, WalName};
 use walproof::repository::{ExpiryRecord, Hold, Namespace};
@@ -14,7 +14,7 @@ use walproof::seal::{
     open_object, scrub_object, seal_object,
 };
 use walproof::store::{Location, Policy, Store};
-use walproof::wal::RestorePoint;
+use walproof::wal::{Links, RestorePoint};
 
 const FORMAT: &str = include_str!("../src/format/FORMAT.md");
 const KEY_FILE: &str = "walproof-key-1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -52,6 +52,11 @@ fn lines(bytes: &[u8]) -> String {
 /// The bytes that this reader and writer makes are those in FORMAT.md.
 fn assert_vector(name: &str, bytes: &[u8]) {
     assert!(vector(name) == bytes, "vector {name} should be\n{}", lines(bytes));
+}
+
+/// A short vector, as it is written.
+fn vector_line(name: &str) -> String {
+    lines(&vector(name)).trim().to_owned()
 }
 
 fn counting(from: u8) -> [u8; 32] {
@@ -269,7 +274,7 @@ fn the_header_has_its_fields_in_place() {
 #[test]
 fn a_wal_object_opens_with_and_without_encryption() {
     let summary = Summary::of_length(HISTORY_TEXT.len() as u64);
-    let mut bytes = vec![0; 52];
+    let mut bytes = vec![0; 62];
     bytes[0] = u8::try_from(HISTORY_TEXT.len()).unwrap();
     for time in [16, 24] {
         bytes[time..time + 8].copy_from_slice(&i64::MIN.to_le_bytes());
@@ -292,7 +297,33 @@ fn wal_digests_are_keyed_by_the_identity() {
     let keyed = blake3::keyed_hash(&counting(0x40), blake3::hash(HISTORY_TEXT).as_bytes());
     assert_vector("wal-digest", &keyed.as_bytes()[..16]);
     let digest = identity().wal_digest(blake3::hash(HISTORY_TEXT).as_bytes()).unwrap();
-    assert_eq!(digest.to_string(), lines(&vector("wal-digest")).trim());
+    let without = digest.linked(Links::UNKNOWN).to_string();
+    assert_eq!(without, vector_line("wal-digest"));
+    // Of a segment: the links behind it, as its summary has them.
+    let of_segment = format!("{without}{}", vector_line("segment-links"));
+    assert_eq!(digest.linked(links()).to_string(), of_segment);
+    assert_eq!(of_segment.parse::<WalDigest>().unwrap(), digest.linked(links()));
+    for wrong in [&of_segment[..50], &format!("{without}{:020}", 0), &format!("{of_segment}00"), "65d8"] {
+        wrong.parse::<WalDigest>().unwrap_err();
+    }
+}
+
+/// Of a segment of timeline 2 from 7/3000000 on, which begins on timeline 1.
+fn links() -> Links {
+    let lsn = |low: u64| Some(Lsn::new(7 << 32 | low));
+    Links::new(lsn(0x02FF_FFD8), Some(lsn(0x03FF_FED0)), (1, 2))
+}
+
+#[test]
+fn links_are_parts_of_positions_and_timelines() {
+    let half = |record: u64, timeline: u8| format!("{:08x}{timeline:02x}", record / 8 % (1 << 32));
+    let text = half(0x7_02FF_FFD8, 1) + &half(0x7_03FF_FED0, 2);
+    assert_eq!(vector_line("segment-links"), text);
+    let hex = |bytes: [u8; 10]| lines(&bytes).trim().to_owned();
+    assert_eq!(hex(links().to_bytes()), text);
+    // Nothing before the first record, no record that begins; and what is not known.
+    assert_eq!(hex(Links::new(Some(Lsn::INVALID), Some(None), (1, 1)).to_bytes()), "00000001010000000101");
+    assert_eq!(hex(Links::new(None, None, (0x0102, 0x0103)).to_bytes()), "00000000020000000003");
 }
 
 #[test]
@@ -307,6 +338,7 @@ fn a_summary_tells_of_its_segment() {
     for word in [3_u32, 700, 702, 1, 1] {
         bytes.extend(word.to_le_bytes());
     }
+    bytes.extend(links().to_bytes());
     bytes.extend(1_795_350_600_000_000_i64.to_le_bytes());
     bytes.extend(0x0300_0100_u64.to_le_bytes());
     bytes.push(13);
@@ -327,6 +359,7 @@ fn a_summary_tells_of_its_segment() {
             time: time("2026-11-22T12:30:00Z"),
             lsn,
         }],
+        links: links(),
         writer: "db1:/pg".into(),
     };
     assert_eq!(Summary::parse(&vector("segment-summary")).unwrap(), expected);

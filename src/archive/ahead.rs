@@ -215,7 +215,7 @@ impl Taken {
         }
         checker.finish().context("a spooled segment")?;
         let longer = file.read(&mut chunk[..1]).map_err(|cause| Error::io("read", &self.path, &cause))? > 0;
-        if !longer && self.identity.wal_digest(hasher.finalize().as_bytes())? == self.label.digest {
+        if !longer && self.identity.wal_digest(hasher.finalize().as_bytes())? == self.label.digest.content() {
             return Ok(());
         }
         Err(Error::corrupt(format!("the spooled segment {segment} is damaged")))

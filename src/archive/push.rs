@@ -75,7 +75,7 @@ async fn put(
     sealed: SealedWal,
     stored: &[WalFile],
 ) -> Result<Pushed> {
-    let digest = repository.identity().wal_digest(&sealed.plain_hash)?;
+    let digest = sealed.digest(repository.identity())?;
     let mut pushed = Pushed {
         name,
         already_there: true,
@@ -85,7 +85,7 @@ async fn put(
         last_time: sealed.summary.times.map(|(_, last)| last),
     };
     refuse_conflict(&name, digest, stored)?;
-    if let Some(file) = stored.iter().find(|file| file.digest == digest) {
+    if let Some(file) = stored.iter().find(|file| file.digest.content() == digest.content()) {
         // There is not durable: the put that left it may have failed at its last sync (R1).
         repository.make_wal_durable(file).await?;
         return Ok(pushed);
@@ -140,7 +140,7 @@ async fn seal(
 
 /// Fail when other bytes are stored under `name` (R2). `.partial` files may differ by what lies behind their end.
 fn refuse_conflict(name: &WalName, digest: WalDigest, stored: &[WalFile]) -> Result<()> {
-    let other = stored.iter().any(|file| file.digest != digest);
+    let other = stored.iter().any(|file| file.digest.content() != digest.content());
     if !other || matches!(name, WalName::Partial(_)) {
         return Ok(());
     }

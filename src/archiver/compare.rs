@@ -7,7 +7,7 @@ use std::io::Read;
 use super::pusher::{Fate, Pusher};
 use super::queue::FileMark;
 use crate::error::{Error, Kind, Result};
-use crate::format::{Identity, WalDigest};
+use crate::format::{ContentDigest, Identity, WalDigest};
 use crate::postgres::{History, Lsn, SegmentName, WalName};
 use crate::window::Catalog;
 
@@ -56,7 +56,7 @@ impl Compared {
                     left -= size.bytes();
                     let digest = digest_of(pusher, name).await?;
                     let unchanged = pusher.mark(name) == Some(mark);
-                    digest.filter(|_| unchanged).map(|digest| digest == stored.digest)
+                    digest.filter(|_| unchanged).map(|digest| digest == stored.digest.content())
                 }
             };
             if let Some(same) = same {
@@ -75,7 +75,7 @@ impl Compared {
 }
 
 /// The digest of a file of pg_wal; `None` if it cannot be read.
-async fn digest_of(pusher: &Pusher, name: &WalName) -> Result<Option<WalDigest>> {
+async fn digest_of(pusher: &Pusher, name: &WalName) -> Result<Option<ContentDigest>> {
     let path = pusher.pg_wal.file(name);
     let identity: Identity = pusher.repository.identity().clone();
     let work = move || {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::postgres::{Major, SegmentName, SegmentSize};
 use crate::seal::{VERSION, fill_random};
+use crate::wal::Links;
 
 /// A cluster's name: 1 to 63 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit; safe in a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,20 +60,48 @@ impl From<ClusterName> for String {
     }
 }
 
-/// The digest in a WAL key: equal if and only if the plaintext is, and meaningless without the repository's secret.
+/// The digest of a WAL file's content: equal if and only if that is, and meaningless without the repository's secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WalDigest([u8; 16]);
+pub struct ContentDigest([u8; 16]);
+
+impl ContentDigest {
+    /// As a key has it, of a file with these links.
+    #[must_use]
+    pub const fn linked(self, links: Links) -> WalDigest {
+        WalDigest { content: self, links }
+    }
+}
+
+/// The digest in a WAL key: of the content, and of a segment how its records are linked to those of its neighbours, so that
+/// a listing alone tells whether recovery reads on from one to the next. Content decides about both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WalDigest {
+    content: ContentDigest,
+    links: Links,
+}
 
 impl WalDigest {
-    /// The digest with these bytes.
+    /// The digest with these bytes, of a file of which no links are known.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+        ContentDigest(bytes).linked(Links::UNKNOWN)
+    }
+
+    /// Of the content.
+    pub const fn content(self) -> ContentDigest {
+        self.content
+    }
+
+    /// How the segment is linked to its neighbours.
+    pub const fn links(self) -> Links {
+        self.links
     }
 }
 
 impl fmt::Display for WalDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let links = self.links.to_bytes();
+        let links = if self.links == Links::UNKNOWN { &[] } else { &links[..] };
+        self.content.0.iter().chain(links).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -81,15 +110,27 @@ impl FromStr for WalDigest {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || Error::corrupt(format!("\"{text}\" is not a digest"));
-        if text.len() != 32 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(wrong());
         }
-        let mut bytes = [0; 16];
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| wrong())?;
+        let (content, links) = text.split_at_checked(32).ok_or_else(wrong)?;
+        let content = ContentDigest(bytes(content).ok_or_else(wrong)?);
+        if links.is_empty() {
+            return Ok(content.linked(Links::UNKNOWN));
         }
-        Ok(Self(bytes))
+        let links = Links::from_bytes(bytes(links).ok_or_else(wrong)?);
+        // One key for one content: what is not known is not written.
+        if links == Links::UNKNOWN { Err(wrong()) } else { Ok(content.linked(links)) }
     }
+}
+
+/// The `N` bytes of as many pairs of hexadecimal digits.
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    (text.len() == 2 * N).then_some(bytes)
 }
 
 /// The identity of a repository. The secret keys every digest; it survives key rotation.
@@ -159,13 +200,13 @@ impl Identity {
         Ok(Zeroizing::new(*hash.as_bytes()))
     }
 
-    /// The digest for the key of WAL whose plaintext has this BLAKE3 hash. Two steps, so that a segment can be
+    /// The digest of a WAL file whose plaintext has this BLAKE3 hash. Two steps, so that a segment can be
     /// hashed before the identity has arrived.
-    pub fn wal_digest(&self, plain_hash: &[u8; 32]) -> Result<WalDigest> {
+    pub fn wal_digest(&self, plain_hash: &[u8; 32]) -> Result<ContentDigest> {
         let keyed = blake3::keyed_hash(&*self.secret()?, plain_hash);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&keyed.as_bytes()[..16]);
-        Ok(WalDigest(bytes))
+        Ok(ContentDigest(bytes))
     }
 
     /// What proves that the content with this digest, opened and checked, was laid ready under `name`: 32 hexadecimal

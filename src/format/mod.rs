@@ -25,7 +25,7 @@ pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
 pub use file_table::{Extent, FileRecord, FileTable, PackRef};
 pub use harm::Harm;
-pub use identity::{ClusterName, Identity, WalDigest};
+pub use identity::{ClusterName, ContentDigest, Identity, WalDigest};
 pub(crate) use key::{HOLDS, IDENTITY};
 pub use key::{ObjectKey, ObjectUse};
 pub use lease_record::{Protection, Purpose, Verdict, WalFrom};

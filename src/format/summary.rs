@@ -3,11 +3,11 @@
 
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime};
-use crate::wal::{RestorePoint, WalSummary};
+use crate::wal::{Links, RestorePoint, WalSummary};
 
 const COMPLETE: u32 = 1;
 const NONE: i64 = i64::MIN;
-const FIXED_LEN: usize = 52;
+const FIXED_LEN: usize = 52 + Links::LEN;
 /// More restore points than this in one segment are not recorded; targets by those names are then unknown.
 const MOST_RESTORE_POINTS: usize = 64;
 /// Its length is told in one byte.
@@ -28,6 +28,8 @@ pub struct Summary {
     pub xids: Option<(u32, u32)>,
     /// Whether every record could be read; if not, the other fields tell of those before.
     pub complete: bool,
+    /// How its records are linked to those of its neighbours.
+    pub links: Links,
     /// Restore points.
     pub restore_points: Vec<RestorePoint>,
     /// The server whose segment this was when it was archived, as `host:data directory`; empty where it is not known.
@@ -52,6 +54,7 @@ impl Summary {
             commits: scan.commits,
             xids: scan.min_xid.zip(scan.max_xid),
             complete,
+            links: scan.links,
             restore_points,
             writer: String::new(),
         }
@@ -71,6 +74,7 @@ impl Summary {
         for word in [self.commits, xids.0, xids.1, if self.complete { COMPLETE } else { 0 }, points] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
+        bytes.extend_from_slice(&self.links.to_bytes());
         for point in &self.restore_points {
             bytes.extend_from_slice(&point.time.unix_micros().to_le_bytes());
             bytes.extend_from_slice(&point.lsn.get().to_le_bytes());
@@ -95,6 +99,7 @@ impl Summary {
         let last = i64::from_le_bytes(take(input)?);
         let mut word = || Some(u32::from_le_bytes(take(input)?));
         let (commits, min_xid, max_xid, flags, points) = (word()?, word()?, word()?, word()?, word()?);
+        let links = Links::from_bytes(take(input)?);
         let mut restore_points = Vec::new();
         for _ in 0..points {
             let time = PgTime::from_unix_micros(i64::from_le_bytes(take(input)?));
@@ -106,7 +111,7 @@ impl Summary {
             (first != NONE).then(|| (PgTime::from_unix_micros(first), PgTime::from_unix_micros(last)));
         let xids = (max_xid != 0).then_some((min_xid, max_xid));
         let complete = flags & COMPLETE != 0;
-        Some(Self { plain_len, end, times, commits, xids, complete, restore_points, writer })
+        Some(Self { plain_len, end, times, commits, xids, complete, links, restore_points, writer })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
 
+use super::identity::{Identity, WalDigest};
 use super::summary::Summary;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::WalName;
@@ -38,6 +39,11 @@ pub struct SealedWal {
 }
 
 impl SealedWal {
+    /// The digest for its key.
+    pub fn digest(&self, identity: &Identity) -> Result<WalDigest> {
+        Ok(identity.wal_digest(&self.plain_hash)?.linked(self.summary.links))
+    }
+
     /// Bytes of the object.
     pub fn stored_len(&self) -> u64 {
         self.parts.iter().map(|part| part.len() as u64).sum()

@@ -1,7 +1,9 @@
 //! For tests: what others do to a repository, and what is lost.
 
 use super::histories::{Key, Life};
-use crate::ledger::Event;
+use crate::ledger::{Event, Ledger};
+use crate::postgres::Lsn;
+use crate::wal::Links;
 use crate::window::generator::{SIZE, Stored, World};
 
 impl Life {
@@ -13,14 +15,14 @@ impl Life {
         let time = self.world.now;
         let key = |number| (timeline, number);
         let mut theirs = self.world.file(timeline, number);
+        let mut previous = self.world.record_before(timeline, number);
         for ahead in 0..self.below(3) {
             theirs.push(((number + ahead) * u64::from(SIZE) + 12_345, time));
-            let stored = Stored {
-                modified: time,
-                versions: vec![2],
-                damaged: false,
-                commits: std::mem::take(&mut theirs),
-            };
+            let last = theirs.iter().map(|(lsn, _)| Lsn::new(*lsn)).max();
+            let links = Links::new(previous, Some(last), (timeline, timeline));
+            previous = last;
+            let commits = std::mem::take(&mut theirs);
+            let stored = Stored { modified: time, versions: vec![2], damaged: false, commits, links };
             self.world.segments.entry(key(number + ahead)).or_insert(stored);
         }
         if self.chance(50) {
@@ -37,11 +39,19 @@ impl Life {
         self.world.backups.clear();
         self.world.unreadable.clear();
         self.world.packs.clear();
+        self.world.foreign.clear();
         self.world.hidden.extend(self.world.histories.keys());
         self.history_ready = Some(self.world.timeline).filter(|of| *of > 1);
         self.growing = None;
         self.looked = false;
         self.apply(Event::BeganAnew);
+    }
+
+    /// The daemon is started again.
+    pub(super) fn restart(&mut self) {
+        self.ledger = Ledger::new(self.now());
+        self.growing = None;
+        self.looked = false;
     }
 
     /// A file is removed from pg_wal before it was archived.
@@ -89,6 +99,29 @@ impl Life {
         self.here.retain(|key| key.1 < number);
         self.ready.retain(|key| key.1 < number);
         self.new_life();
+    }
+
+    /// A restored copy archives a timeline, and this server, which did not hear of it, is promoted to one of that number.
+    pub(super) fn promote_to_a_name_that_is_taken(&mut self) {
+        self.foreign(World::rehearse);
+        let taken = *self.world.commits.keys().max().unwrap();
+        for _ in 0..self.below(6) {
+            self.commit();
+            self.push();
+        }
+        let before = (self.world.commits.clone(), self.world.histories.clone(), self.world.foreign.clone());
+        self.world.take_name(taken);
+        let behind = self.below(u64::from(SIZE) / 4);
+        self.promote(behind);
+        if self.world.timeline != taken {
+            (self.world.commits, self.world.histories, self.world.foreign) = before;
+        }
+    }
+
+    /// Whether another life's history is stored under the name of a timeline.
+    pub(super) fn is_taken(&self, timeline: u32) -> bool {
+        let theirs = self.world.foreign.get(&timeline);
+        theirs.is_some_and(|(theirs, _)| theirs.entries != self.world.history(timeline).entries)
     }
 
     /// This server is promoted: it was a standby of a primary that is gone, or was restored in place.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::format::Manifest;
 use crate::postgres::{History, Lsn, SegmentName, Stretch, WalName};
 use crate::repository::WalFile;
+use crate::wal::Lead;
 use crate::window::{Branch, Catalog, Cut, Reach};
 
 /// What is stored, along one timeline's lineage.
@@ -16,6 +17,8 @@ pub struct Coverage {
     base: Lsn,
     /// Whole segments without a gap from `base` on.
     archived: Lsn,
+    /// What they lead to.
+    lead: Lead,
     /// Recovery stops here: what follows is damaged, or stored with two contents.
     limit: Lsn,
     /// Bytes of unfinished segments, or of finished ones on their way.
@@ -35,6 +38,7 @@ impl Coverage {
             history,
             base: oldest_here,
             archived: oldest_here,
+            lead: Lead::default(),
             limit: Lsn::new(u64::MAX),
             tails: BTreeMap::new(),
             holes: BTreeSet::new(),
@@ -65,7 +69,8 @@ impl Coverage {
     }
 
     fn advance(&mut self) {
-        let (_, end) = self.catalog.stored_from(&self.history, self.archived);
+        let (_, end, lead) = self.catalog.stored_behind(&self.history, self.archived, self.lead);
+        self.lead = lead;
         self.archived = self.archived.max(end).min(self.limit);
     }
 
@@ -78,7 +83,7 @@ impl Coverage {
         let start = |reach: &Reach| reach.backup.start_lsn.segment_start(size);
         let clean = leads().filter(|reach| reach.backup.page_errors.is_empty()).map(start).max();
         if let Some(start) = clean.or_else(|| leads().map(start).max()) {
-            (self.base, self.archived) = (start, start);
+            (self.base, self.archived, self.lead) = (start, start, Lead::default());
         }
         if let Cut::Unusable(segment, _) = &farthest.cut {
             self.limit = segment.start(size).max(farthest.begin);
@@ -97,7 +102,9 @@ impl Coverage {
         if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
             let ends = [a.2, b.2].into_iter().flatten();
             let parting = if (a.0, a.1) == (b.0, b.1) { ends.min() } else { Some(a.1.min(b.1)) };
-            self.limit = self.limit.min(parting.unwrap_or(self.base)).max(self.base);
+            // Up to there, too, the restore reads the files that their history names.
+            let (_, end) = self.catalog.stored_from(stored, self.base);
+            self.limit = self.limit.min(parting.unwrap_or(self.base)).min(end).max(self.base);
             self.archived = self.archived.min(self.limit);
         }
     }
@@ -216,6 +223,7 @@ mod tests {
     use super::*;
     use crate::format::WalDigest;
     use crate::postgres::{SegmentSize, TimelineId};
+    use crate::wal::Links;
 
     const MIB: u64 = 1 << 20;
 
@@ -279,6 +287,27 @@ mod tests {
         coverage.add(file(2, 4));
         assert_eq!(coverage.stored(), Lsn::new(5 * MIB));
     }
+
+    #[test]
+    fn r28_what_is_pushed_counts_only_where_its_records_follow() {
+        let linked = |timeline, number: u64, first: u64, last: u64| {
+            let at = |before: u64| Lsn::new((number + 1) * MIB - before);
+            let links = Links::new(Some(at(first + MIB)), Some(Some(at(last))), (1, 1));
+            let file = file(timeline, number);
+            WalFile { digest: file.digest.content().linked(links), ..file }
+        };
+        let mut coverage = coverage(&[], 2, "1\t0/480000\tx");
+        coverage.add(linked(1, 3, 80, 80));
+        coverage.add(linked(1, 4, 80, 96));
+        assert_eq!(coverage.archived(), Lsn::new(0x48_0000));
+        // The new timeline's file of the same place follows what that one followed.
+        coverage.add(linked(2, 4, 80, 112));
+        assert_eq!(coverage.archived(), Lsn::new(5 * MIB));
+        coverage.add(linked(2, 5, 96, 80));
+        coverage.add(linked(2, 6, 80, 80));
+        assert_eq!(coverage.archived(), Lsn::new(5 * MIB), "it follows timeline 1");
+    }
+
     #[test]
     fn r28_where_the_stored_history_is_another_lifes_the_claim_ends_where_the_two_part() {
         let id = |number| TimelineId::new(number).unwrap();
@@ -292,6 +321,10 @@ mod tests {
         assert_eq!(limited("1\t0/500000\tof the same place"), Lsn::new(7 * MIB));
         assert_eq!(limited("1\t0/400000\ttheirs"), Lsn::new(4 * MIB));
         assert_eq!(limited("1\t0/600000\ttheirs"), Lsn::new(5 * MIB));
+        // Ours began a file earlier, and it alone holds what came before.
+        let mut copied = coverage(&[(1, 3), (2, 4), (2, 5)], 2, "1\t0/480000\tours");
+        copied.limit_to_stored(&stored("1\t0/500000\ttheirs"));
+        assert_eq!(copied.stored(), Lsn::new(4 * MIB));
         // What is restored begins behind both.
         let mut behind = coverage(&[(2, 5), (2, 6)], 2, "1\t0/500000\tours");
         (behind.base, behind.archived) = (Lsn::new(6 * MIB), Lsn::new(7 * MIB));

@@ -10,6 +10,7 @@ use crate::cluster::WalStatus;
 use crate::error::Error;
 use crate::format::{BackupId, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
+use crate::wal::Links;
 use crate::window::Cut;
 use crate::window::generator::{Commit, SIZE, Stored, StoredTail, World, name, seconds, seed, size};
 
@@ -83,7 +84,7 @@ impl Life {
         self.world.random.below(bound)
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         let passed = u64::try_from(self.world.now - self.began.1).unwrap();
         Now { instant: self.began.0 + Duration::from_secs(passed), time: seconds(self.world.now) }
     }
@@ -107,7 +108,7 @@ impl Life {
 
     // --- the server
 
-    fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         self.world.now += 1 + i64::try_from(self.below(20)).unwrap();
         if !self.up {
             return;
@@ -155,7 +156,9 @@ impl Life {
             let stored = self.world.segments.get(&key);
             stored.is_some_and(|s| s.versions.len() == 1 && s.commits == self.world.file(key.0, key.1))
         };
-        if !(start / u64::from(SIZE)..=stop / u64::from(SIZE)).all(whole) || self.history_ready.is_some() {
+        if !(start / u64::from(SIZE)..=stop / u64::from(SIZE)).all(whole)
+            || self.history_ready.is_some_and(|timeline| !self.is_taken(timeline))
+        {
             return;
         }
         let id = self.world.note_backup(begun, start, stop);
@@ -165,12 +168,6 @@ impl Life {
     }
 
     // --- the daemon
-
-    pub(super) fn restart(&mut self) {
-        self.ledger = Ledger::new(self.now());
-        self.growing = None;
-        self.looked = false;
-    }
 
     fn sample(&mut self) {
         if !self.up {
@@ -196,16 +193,23 @@ impl Life {
     }
 
     /// Push what waits: the history first, then a segment, mostly the oldest.
-    fn push(&mut self) {
+    pub(super) fn push(&mut self) {
         let (now, took) = (self.now(), Duration::ZERO);
-        if let Some(timeline) = self.history_ready.take() {
-            self.world.hidden.remove(&timeline);
-            let at = self.world.now;
-            if let Some((_, stored)) = self.world.histories.get_mut(&timeline) {
-                *stored = at;
+        let history = self.history_ready.map(|of| (of, WalName::History(TimelineId::new(of).unwrap())));
+        match history {
+            // What follows is stored all the same.
+            Some((of, name)) if self.is_taken(of) => {
+                let error = crate::repository::conflict(&name);
+                self.apply(Event::PushFailed { name, error, took });
             }
-            let file = pushed(WalName::History(TimelineId::new(timeline).unwrap()), 1, false, now.time);
-            return self.apply(Event::Pushed { file, took });
+            Some((of, name)) => {
+                self.history_ready = None;
+                self.world.hidden.remove(&of);
+                self.world.histories.get_mut(&of).unwrap().1 = self.world.now;
+                let file = pushed(name, (1, Links::UNKNOWN), false, now.time);
+                return self.apply(Event::Pushed { file, took });
+            }
+            None => {}
         }
         let at = if self.chance(60) { 0 } else { self.below(self.ready.len() as u64) };
         let Some(key) = self.ready.iter().nth(usize::try_from(at).unwrap()).copied() else { return };
@@ -213,10 +217,9 @@ impl Life {
         let wal = WalName::Segment(name(key.0, key.1));
         let commits = self.world.file(key.0, key.1);
         let race = self.chance(20);
-        let modified = self.world.now;
         match self.world.segments.get_mut(&key) {
             Some(stored) if stored.commits == commits => {
-                let file = pushed(wal, stored.versions[0], true, now.time);
+                let file = pushed(wal, (stored.versions[0], stored.links), true, now.time);
                 self.apply(Event::Pushed { file, took });
             }
             Some(stored) => {
@@ -229,10 +232,11 @@ impl Life {
                 self.apply(Event::PushFailed { name: wal, error, took });
             }
             None => {
-                let stored = Stored { modified, versions: vec![1], damaged: false, commits };
+                let stored = self.world.finished(key);
+                let file = pushed(wal, (1, stored.links), false, now.time);
                 self.world.segments.insert(key, stored);
                 self.world.tails.remove(&key);
-                self.apply(Event::Pushed { file: pushed(wal, 1, false, now.time), took });
+                self.apply(Event::Pushed { file, took });
             }
         }
     }
@@ -335,6 +339,7 @@ impl Life {
                 let behind = self.below(u64::from(SIZE) / 4);
                 self.promote(behind);
             }
+            88 if self.chance(30) => self.promote_to_a_name_that_is_taken(),
             88 => {
                 let behind = self.below(3 * u64::from(SIZE));
                 self.promote(behind);
@@ -409,8 +414,8 @@ impl Life {
     }
 }
 
-fn pushed(name: WalName, version: u8, already_there: bool, time: PgTime) -> Pushed {
-    let digest = WalDigest::from_bytes([version; 16]);
+fn pushed(name: WalName, (version, links): (u8, Links), already_there: bool, time: PgTime) -> Pushed {
+    let digest = WalDigest::from_bytes([version; 16]).content().linked(links);
     Pushed { name, already_there, raw_len: 1, stored_len: 1, digest, last_time: Some(time) }
 }
 

@@ -36,7 +36,8 @@ pub(crate) async fn memory() -> (Namespace, Repository) {
 /// the page, counted from the beginning of the WAL.
 pub(crate) fn wal(segment: &SegmentName, pages: usize) -> Vec<u8> {
     let mut bytes = vec![0; pages * PAGE];
-    let mut previous = segment.start(size()).get() - 8;
+    // The last page of the segment before looks as all do.
+    let mut previous = segment.start(size()).get() - PAGE as u64 + 24 + 40;
     for (index, page) in bytes.chunks_mut(PAGE).enumerate() {
         let address = segment.start(size()).get() + (index * PAGE) as u64;
         let first = index == 0;
@@ -110,7 +111,7 @@ pub(crate) async fn archive_bytes(repository: &Repository, segment: &SegmentName
     let sealed =
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, SIZE.into(), scan)
             .unwrap();
-    let digest = repository.identity().wal_digest(&sealed.plain_hash).unwrap();
+    let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }
 
@@ -147,6 +148,6 @@ pub(crate) async fn archive_history(repository: &Repository, timeline: u32, text
     let (mut source, len) = (text, text.len() as u64);
     let sealed =
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, len, OfHistory).unwrap();
-    let digest = repository.identity().wal_digest(&sealed.plain_hash).unwrap();
+    let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }

@@ -58,7 +58,7 @@ impl Repository {
     /// Open sealed bytes as the file that they should be, authenticated and with the right digest (R7, R25).
     pub fn open_wal_file(&self, file: &WalFile, sealed: &[u8]) -> Result<(Summary, Vec<u8>)> {
         let (summary, plain) = open_wal(self.keys(), self.name(), &file.name, sealed)?;
-        if self.identity().wal_digest(blake3::hash(&plain).as_bytes())? == file.digest {
+        if self.identity().wal_digest(blake3::hash(&plain).as_bytes())?.linked(summary.links) == file.digest {
             return Ok((summary, plain));
         }
         Err(Error::corrupt(format!("WAL file {} is not the content that its key promises", file.name))

@@ -106,6 +106,30 @@ async fn a_segment_of_a_new_timeline_is_read_with_the_one_before_it_though_that_
 }
 
 #[tokio::test]
+async fn a_border_between_what_two_servers_wrote_is_named_and_both_sides_are_sound() {
+    let (bytes, _) = two_segments();
+    // Other records in the same places, but for the last ones.
+    let mut writer = Writer::new(FIRST * u64::from(SIZE));
+    writer.commit(0, 9, 2_000_000);
+    while writer.bytes.len() < SIZE as usize - 20_000 {
+        writer.filler(7000);
+    }
+    writer.pad_segment();
+    let mut others = writer.bytes;
+    name_cluster(&mut others);
+    let mut second = bytes[SIZE as usize..].to_vec();
+    second.chunks_mut(8192).for_each(|page| page[4..8].copy_from_slice(&1_u32.to_le_bytes()));
+    let (_, repository) = memory().await;
+    archive_bytes(&repository, &segment(1, FIRST), &others).await;
+    archive_bytes(&repository, &segment(1, FIRST + 1), &second).await;
+    for _ in 0..2 {
+        let found = content(&repository).await.findings.problems;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].problem.contains("does not go on where"), "{found:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_segment_whose_predecessor_is_gone_is_read_from_its_first_record_on() {
     let (bytes, switch) = two_segments();
     let (_, repository) = memory().await;

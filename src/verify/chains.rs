@@ -68,7 +68,7 @@ mod tests {
     async fn a_tail_with_a_hole_is_named_and_one_that_begins_anew_is_not() {
         let (_, repository) = memory().await;
         let name = segment(3);
-        archive(&repository, &segment(2), 4).await;
+        archive(&repository, &segment(2), 128).await;
         let bytes = wal(&name, 9);
         put_piece(&repository, &name, 0, 0, &bytes[..2 * PAGE]).await;
         let middle = put_piece(&repository, &name, 0, 2 * PAGE, &bytes[2 * PAGE..4 * PAGE]).await;

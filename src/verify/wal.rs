@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
 use crate::postgres::{SegmentName, WalName};
 use crate::repository::WalFile;
-use crate::wal::{NoVisitor, SegmentChecker, SegmentContent, WalReader};
+use crate::wal::{Lead, Links, NoVisitor, SegmentChecker, SegmentContent, WalReader};
 use crate::window::{Catalog, WalTimes};
 
 /// Segments that are in memory at a time.
@@ -42,7 +42,7 @@ impl Content<'_> {
                 opened => opened.and_then(|plain| self.check(file, &plain).map(|()| plain)),
             };
             let checked = match file.name {
-                WalName::Segment(segment) => records.read(segment, checked),
+                WalName::Segment(segment) => records.read(segment, file.digest.links(), checked),
                 _ => checked.map(drop),
             };
             match checked {
@@ -149,13 +149,16 @@ fn before(catalog: &Catalog, segment: SegmentName) -> Option<SegmentName> {
         .find(|older| catalog.has(older))
 }
 
+/// WAL that was read, and what it leads to.
+type Run = (WalReader, Lead);
+
 /// Reads records from segment to segment, along every timeline.
 struct Records<'a> {
     catalog: &'a Catalog,
     /// The last segment that was read.
-    run: Option<(SegmentName, WalReader)>,
+    run: Option<(SegmentName, Run)>,
     /// Ends of segments behind which another timeline begins, too.
-    forks: HashMap<SegmentName, Option<WalReader>>,
+    forks: HashMap<SegmentName, Option<Run>>,
     read: HashSet<SegmentName>,
 }
 
@@ -177,7 +180,7 @@ impl<'a> Records<'a> {
     }
 
     /// The next segment, in the order of names: a timeline comes behind those that it continues.
-    fn read(&mut self, segment: SegmentName, plain: Result<Vec<u8>>) -> Result<()> {
+    fn read(&mut self, segment: SegmentName, links: Links, plain: Result<Vec<u8>>) -> Result<()> {
         if !self.read.insert(segment) {
             return plain.map(drop);
         }
@@ -185,10 +188,16 @@ impl<'a> Records<'a> {
         let run = self.run.take();
         let plain = plain?;
         let before = before(self.catalog, segment);
-        let follows = run.filter(|(last, _)| Some(*last) == before).map(|(_, reader)| reader);
+        let follows = run.filter(|(last, _)| Some(*last) == before).map(|(_, run)| run);
         let behind = || before.and_then(|before| self.forks.get(&before)?.clone());
-        let mut reader =
-            follows.or_else(behind).unwrap_or_else(|| WalReader::new(segment.start(size), size).checking());
+        let start = segment.start(size);
+        // Where the two do not agree, the window says so, and each is read for itself.
+        let agrees = |(_, lead): &Run| lead.breaks_at(links, start).is_none();
+        let (mut reader, lead) = follows
+            .or_else(behind)
+            .filter(agrees)
+            .unwrap_or_else(|| (WalReader::new(start, size).checking(), Lead::default()));
+        let lead = lead.through(links);
         reader.feed(&plain, &mut NoVisitor);
         if let Some(found) = reader.broken() {
             return Err(Error::corrupt(found.to_string()).hint(
@@ -196,9 +205,9 @@ impl<'a> Records<'a> {
             ));
         }
         if let Some(end) = self.forks.get_mut(&segment) {
-            *end = Some(reader.clone());
+            *end = Some((reader.clone(), lead));
         }
-        self.run = Some((segment, reader));
+        self.run = Some((segment, (reader, lead)));
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What WAL says: pages, records and whole segments, read and checked. No I/O.
 
+mod links;
 mod page;
 mod reader;
 mod records;
@@ -8,6 +9,7 @@ mod segment;
 #[cfg(test)]
 pub(crate) mod writer;
 
+pub use links::{Lead, Links};
 pub use page::{LongHeader, PageHeader};
 pub use reader::{NoVisitor, ReadRecord, WalBreak, WalReader, WalVisitor};
 pub use records::{LogicalMessage, TablespaceCreation, WalRecord, WalRecords};

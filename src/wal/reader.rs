@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::links::Links;
 use super::page::PageHeader;
 use crate::postgres::{Lsn, Major, SegmentSize, WAL_PAGE_SIZE};
 
@@ -78,7 +79,8 @@ pub struct WalReader {
     limit: Lsn,
     /// Known from the first page on.
     version: Option<(u16, Major)>,
-    /// Of the last page.
+    /// Of the first page, and of the last.
+    first_timeline: u32,
     timeline: u32,
     state: State,
     /// The record that is being read.
@@ -87,6 +89,9 @@ pub struct WalReader {
     kept: Vec<u8>,
     /// The beginning of the record before, if that was seen.
     previous: Option<Lsn>,
+    /// What the first record that begins in what was fed says of the one before it, and whether that is settled.
+    first_link: Option<Lsn>,
+    is_first_settled: bool,
     checks: bool,
     end: Lsn,
 }
@@ -122,11 +127,14 @@ impl WalReader {
             position: start,
             limit: Lsn::new(u64::MAX),
             version: None,
+            first_timeline: 0,
             timeline: 0,
             state: State::Records,
             open: None,
             kept: Vec::new(),
             previous: None,
+            first_link: None,
+            is_first_settled: false,
             checks: false,
             end: start,
         }
@@ -160,6 +168,16 @@ impl WalReader {
     /// Where the last whole record begins, of those that begin in what was fed.
     pub const fn last_start(&self) -> Option<Lsn> {
         self.previous
+    }
+
+    /// How what was fed, one segment, is linked to its neighbours.
+    pub fn links(&self) -> Links {
+        let begun = self.open.and_then(|open| open.start).or(self.previous);
+        let last = match self.state {
+            State::Broken(_) => None,
+            State::Records | State::Switched | State::Ended => self.version.map(|_| begun),
+        };
+        Links::new(self.first_link, last, (self.first_timeline, self.timeline))
     }
 
     /// Why reading stopped before the end of what was fed; not if nothing more was written there.
@@ -252,6 +270,7 @@ impl WalReader {
         let is_first = self.version.is_none();
         if is_first {
             self.version = Major::from_wal_magic(header.magic).map(|major| (header.magic, major));
+            self.first_timeline = header.timeline;
         }
         let same_version = self.version.is_some_and(|(magic, _)| magic == header.magic);
         if len != WAL_PAGE_SIZE || header.address != start || !same_version {
@@ -261,6 +280,10 @@ impl WalReader {
             return broken("the page is of an older timeline than the one before it,");
         }
         self.timeline = header.timeline;
+        if header.info & OVERWRITES != 0 {
+            // What follows does not link to the record that was lost.
+            self.is_first_settled = true;
+        }
         let left = usize::try_from(header.remaining).unwrap_or(usize::MAX);
         match &self.open {
             Some(open) if header.continues() && open.left == left => {}
@@ -294,9 +317,9 @@ impl WalReader {
         let (header, mut data) = bytes.split_at(of_header);
         if !header.is_empty() {
             self.kept.extend_from_slice(header);
-            if let Ok(header) = <&[u8; RECORD_HEADER]>::try_from(self.kept.as_slice()) {
-                self.check_link(start, header)?;
-                open.wanted = visitor.wants(header);
+            if let Ok(header) = <[u8; RECORD_HEADER]>::try_from(self.kept.as_slice()) {
+                self.check_link(start, &header)?;
+                open.wanted = visitor.wants(&header);
             }
         }
         if self.checks {
@@ -307,9 +330,12 @@ impl WalReader {
         Ok(bytes.len())
     }
 
-    fn check_link(&self, start: Lsn, header: &[u8; RECORD_HEADER]) -> Result<(), WalBreak> {
+    fn check_link(&mut self, start: Lsn, header: &[u8; RECORD_HEADER]) -> Result<(), WalBreak> {
         let link = header[8..].first_chunk().map_or(0, |link| u64::from_le_bytes(*link));
         let link = Lsn::new(link);
+        if !std::mem::replace(&mut self.is_first_settled, true) {
+            self.first_link = Some(link);
+        }
         if self.previous.map_or(link >= start, |previous| previous != link) {
             return Err(WalBreak { at: start, why: "a record does not follow the one before it (link)" });
         }

@@ -1,5 +1,6 @@
 //! What a stretch of WAL holds that recovery can aim at: ends of transactions and restore points.
 
+use super::links::Links;
 use super::reader::{RECORD_HEADER, ReadRecord, WalReader, WalVisitor, XLOG, XLOG_MASK};
 use crate::postgres::{Lsn, Major, PgTime, SegmentSize};
 
@@ -35,6 +36,8 @@ pub struct WalSummary {
     pub end: Lsn,
     /// Where the last whole record begins, of those that begin in what was fed.
     pub last_start: Option<Lsn>,
+    /// How it is linked to its neighbours, if it is one segment.
+    pub links: Links,
     /// Committed transactions.
     pub commits: u32,
     /// Restore points, in the order of the WAL.
@@ -93,6 +96,7 @@ impl WalScanner {
             max_xid: None,
             end: start,
             last_start: None,
+            links: Links::UNKNOWN,
             commits: 0,
             restore_points: Vec::new(),
             transactions: Vec::new(),
@@ -130,6 +134,7 @@ impl WalScanner {
         let reader = self.reader;
         let mut summary = self.found.summary;
         (summary.end, summary.last_start) = (reader.end(), reader.last_start());
+        summary.links = reader.links();
         summary.complete = reader.broken().is_none();
         if reader.is_within_record() {
             // It goes on in the next segment.

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::catalog::Catalog;
-use super::pieces::{Piece, pieces, usable};
+use super::pieces::{Piece, parted, pieces, usable};
 use super::times::{Need, WalTimes};
+use crate::catalog::Catalog;
 use crate::error::Error;
 use crate::format::{Manifest, Summary, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::wal::Lead;
 
 /// Segments whose summaries are asked for at once while the last commit is looked for, at least.
 const LOOK_BACK: usize = 4;
@@ -144,9 +145,10 @@ impl Branch {
     ) -> Self {
         let mut line = Line::default();
         for piece in pieces(catalog, &history, 0) {
-            line.add(catalog.segment_size, piece, usable(catalog, times, &piece, needs));
+            let usable = usable(catalog, times, &piece, needs);
+            line.add(catalog.segment_size, piece, usable, &mut |pair, why| parted(times, pair, &why, needs));
         }
-        let Line { mut spans, pieces, unusable } = line;
+        let Line { mut spans, pieces, unusable, .. } = line;
         let (reaches, stranded) = reaches(catalog, &history, &spans);
         for (index, span) in spans.iter_mut().enumerate() {
             if reaches.iter().any(|reach| reach.span == index) {
@@ -227,10 +229,10 @@ impl Branch {
                 }
             }
         }
-        // Behind a hole nothing leads here.
-        let leading = &self.pieces[..before];
-        let joined = leading.windows(2).rev().take_while(|pair| pair[0].number + 1 == pair[1].number).count();
-        last_time(times, &leading[leading.len().saturating_sub(joined + 1)..], needs)
+        // Nothing else leads here.
+        let span = self.spans.iter().find(|span| span.pieces.contains(&before.wrapping_sub(1)));
+        let first = span.map_or(before, |span| span.pieces.start);
+        last_time(times, &self.pieces[first..before], needs)
     }
 }
 
@@ -240,11 +242,19 @@ struct Line {
     spans: Vec<Span>,
     pieces: Vec<Piece>,
     unusable: Vec<(SegmentName, Error)>,
+    /// What the last file leads to.
+    lead: Lead,
 }
 
 impl Line {
-    /// The next file, and as it counts.
-    fn add(&mut self, size: SegmentSize, piece: Piece, usable: Result<Piece, Error>) {
+    /// The next file, and as it counts. `parted` says what it means that its records do not follow those before it.
+    fn add(
+        &mut self,
+        size: SegmentSize,
+        piece: Piece,
+        usable: Result<Piece, Error>,
+        parted: &mut dyn FnMut([&Piece; 2], String) -> Error,
+    ) {
         let start = piece.segment.start(size);
         let last = self.spans.last_mut().filter(|span| span.cut == Cut::End);
         let joined = last.and_then(|span| {
@@ -256,12 +266,24 @@ impl Line {
             Some(span)
         });
         match (usable, joined) {
-            (Ok(piece), Some(span)) => {
-                span.extend(&piece);
-                self.pieces.push(piece);
-            }
-            (Ok(piece), None) => {
-                self.spans.push(Span::of(&piece, start, self.pieces.len()));
+            (Ok(piece), joined) => {
+                let lead = if joined.is_some() { self.lead } else { Lead::default() };
+                self.lead = lead.through(piece.links);
+                match (joined, lead.breaks_at(piece.links, start), self.pieces.last()) {
+                    (Some(span), None, _) => span.extend(&piece),
+                    (Some(span), Some(why), Some(last)) => {
+                        // It is whole for a backup that begins in it: it may begin a span.
+                        let error = parted([last, &piece], why);
+                        self.unusable.push((piece.segment, error.clone()));
+                        span.cut = Cut::Unusable(piece.segment, error);
+                        self.lead = Lead::default().through(piece.links);
+                        self.spans.push(Span::of(&piece, start, self.pieces.len()));
+                    }
+                    (joined, ..) => {
+                        debug_assert!(joined.is_none(), "a span has pieces");
+                        self.spans.push(Span::of(&piece, start, self.pieces.len()));
+                    }
+                }
                 self.pieces.push(piece);
             }
             (Err(error), joined) => {
@@ -271,23 +293,6 @@ impl Line {
                 self.unusable.push((piece.segment, error));
             }
         }
-    }
-}
-
-impl Catalog {
-    /// The segments and tails that are stored along `history` from `start` on without a hole, and where that ends. By
-    /// names alone: what is damaged, or stored twice, counts here.
-    pub fn stored_from(&self, history: &History, start: Lsn) -> (Vec<SegmentName>, Lsn) {
-        let size = self.segment_size;
-        let (mut found, mut end) = (Vec::new(), start.segment_start(size));
-        for piece in pieces(self, history, start.get() / size.bytes()) {
-            if piece.segment.start(size) != end {
-                break;
-            }
-            found.push(piece.segment);
-            end = piece.end;
-        }
-        (found, end)
     }
 }
 

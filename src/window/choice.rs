@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::branch::{Branch, Cut, Reach, Span, WalPath};
-use super::catalog::Catalog;
 use super::locate::{Located, Locator};
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TimelineId};

@@ -6,19 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Catalog;
-use super::recovery::RecoveryWindow;
-use super::samples;
-use super::samples::{manifest, window};
-use super::times::WalTimes;
-use crate::error::{Error, Result};
-use crate::format::{
-    BackupId, Harm, Manifest, ObjectKey, PackName, PacksRecord, Summary, TailGeneration, TailPieceName,
-    WalDigest,
-};
-use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
-use crate::records::Records;
-use crate::repository::{Listed, Listing};
+use super::samples::manifest;
+use crate::format::{BackupId, Manifest, PacksRecord};
+use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId};
+use crate::wal::Links;
 
 pub(crate) const SIZE: u32 = 1 << 20;
 
@@ -64,6 +55,7 @@ pub(crate) struct Stored {
     pub(crate) damaged: bool,
     /// The commits in it.
     pub(crate) commits: Vec<Commit>,
+    pub(crate) links: Links,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +64,7 @@ pub(crate) struct StoredTail {
     pub(crate) modified: i64,
     pub(crate) commits: Vec<Commit>,
     pub(crate) generation: u32,
+    pub(crate) links: Links,
 }
 
 /// A server and its repository.
@@ -87,6 +80,8 @@ pub(crate) struct World {
     pub(crate) segments: BTreeMap<(u32, u64), Stored>,
     /// Histories that are not archived yet.
     pub(crate) hidden: BTreeSet<u32>,
+    /// Histories that another life of the cluster archived under the name of this one's.
+    pub(crate) foreign: BTreeMap<u32, (History, i64)>,
     pub(crate) tails: BTreeMap<(u32, u64), StoredTail>,
     pub(crate) backups: Vec<Arc<Manifest>>,
     pub(crate) unreadable: Vec<BackupId>,
@@ -100,7 +95,7 @@ pub(crate) struct World {
     pub(crate) was_put_back: bool,
 }
 
-fn timeline(number: u32) -> TimelineId {
+pub(super) fn timeline(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
@@ -116,11 +111,6 @@ pub(crate) fn seconds(time: i64) -> PgTime {
     PgTime::from_unix_micros(time * 1_000_000)
 }
 
-fn lacks_a_pack(id: &BackupId) -> Harm {
-    let object = ObjectKey::Pack(PackName { backup: id.clone(), number: 99 }).to_string();
-    Harm { object, state: None, why: "is missing".to_owned(), backups: vec![id.clone()] }
-}
-
 impl World {
     /// A new cluster with one backup in most worlds, and what happens to it in `steps` steps.
     pub(crate) fn grow(seed: u64, steps: u64) -> Self {
@@ -132,6 +122,7 @@ impl World {
             histories: BTreeMap::new(),
             segments: BTreeMap::new(),
             hidden: BTreeSet::new(),
+            foreign: BTreeMap::new(),
             tails: BTreeMap::new(),
             backups: Vec::new(),
             unreadable: Vec::new(),
@@ -161,7 +152,8 @@ impl World {
             55..=74 => self.backup(),
             75..=80 => self.fail_over(),
             81..=84 => self.restore_in_place(),
-            85..=87 => self.rehearse(),
+            85..=86 => self.rehearse(),
+            87 => self.fail_over_to_a_name_that_is_taken(),
             88..=90 => self.second_writer(),
             91..=93 => self.damage(),
             94..=95 => self.lose(),
@@ -190,8 +182,8 @@ impl World {
     }
 
     pub(crate) fn put_tail(&mut self, key: (u32, u64), len: u32, generation: u32) {
-        let commits = self.file(key.0, key.1);
-        self.tails.insert(key, StoredTail { len, modified: self.now, commits, generation });
+        let (commits, links) = (self.file(key.0, key.1), self.links(key));
+        self.tails.insert(key, StoredTail { len, modified: self.now, commits, generation, links });
     }
 
     fn archive(&mut self) {
@@ -207,13 +199,18 @@ impl World {
 
     fn store(&mut self, key: (u32, u64)) {
         self.tails.remove(&key);
-        let commits = self.file(key.0, key.1);
-        let stored = Stored { modified: self.now, versions: vec![1], damaged: false, commits };
+        let stored = self.finished(key);
         match self.segments.get_mut(&key) {
             // Another server was here before: other bytes under this name are refused (R2).
             Some(_) => {}
             None => drop(self.segments.insert(key, stored)),
         }
+    }
+
+    /// The segment as the server that writes now would store it.
+    pub(crate) fn finished(&self, key: (u32, u64)) -> Stored {
+        let (commits, links) = (self.file(key.0, key.1), self.links(key));
+        Stored { modified: self.now, versions: vec![1], damaged: false, commits, links }
     }
 
     pub(crate) fn backup(&mut self) {
@@ -315,6 +312,33 @@ impl World {
         self.write(2);
     }
 
+    /// A restored copy was promoted and archived before the server fails over, to a timeline of the same number: what is
+    /// stored first stays, histories included.
+    fn fail_over_to_a_name_that_is_taken(&mut self) {
+        let (of, lsn, archived) = (self.timeline, self.lsn, self.archived);
+        let taken = self.fork(of, lsn);
+        self.go_on(taken, lsn);
+        let much = 1 + self.random.below(6);
+        self.write(much);
+        self.go_on(of, lsn);
+        self.archived = archived;
+        let much = 1 + self.random.below(6);
+        self.write(much);
+        self.take_name(taken);
+        let at = self.lsn;
+        let next = self.fork(of, at);
+        self.go_on(next, at);
+        let much = 1 + self.random.below(6);
+        self.write(much);
+    }
+
+    /// The history of `taken` stays in the repository, and its number is free: the next promotion takes it.
+    pub(crate) fn take_name(&mut self, taken: u32) {
+        self.commits.remove(&taken);
+        let theirs = self.histories.remove(&taken);
+        self.foreign.extend(theirs.map(|theirs| (taken, theirs)));
+    }
+
     fn any_segment(&mut self) -> Option<(u32, u64)> {
         let keys: Vec<_> = self.segments.keys().copied().collect();
         (!keys.is_empty()).then(|| keys[usize::try_from(self.random.below(keys.len() as u64)).unwrap()])
@@ -352,87 +376,5 @@ impl World {
         self.was_put_back = true;
         self.commits.entry(self.timeline).or_default().retain(|(lsn, _)| *lsn <= at);
         self.go_on(self.timeline, at);
-    }
-
-    /// What the repository's listing shows.
-    pub(crate) fn listing(&self) -> Listing {
-        let time = |second: i64| Timestamp::from_second(second + self.skew).unwrap();
-        let mut objects = Vec::new();
-        let mut put = |key, modified| objects.push(Listed { key, size: 100, modified: time(modified) });
-        for ((of, number), stored) in &self.segments {
-            for version in &stored.versions {
-                let key = ObjectKey::Wal(
-                    WalName::Segment(name(*of, *number)),
-                    WalDigest::from_bytes([*version; 16]),
-                );
-                put(key, stored.modified);
-            }
-        }
-        for (of, (_, modified)) in self.histories.iter().filter(|(of, _)| !self.hidden.contains(of)) {
-            put(ObjectKey::Wal(WalName::History(timeline(*of)), WalDigest::from_bytes([1; 16])), *modified);
-        }
-        for ((of, number), tail) in &self.tails {
-            let generation = TailGeneration { count: tail.generation, writer: 0 };
-            let piece = TailPieceName { segment: name(*of, *number), generation, start: 0, end: tail.len };
-            put(ObjectKey::Tail(piece), tail.modified);
-        }
-        let ids = self.backups.iter().map(|backup| &backup.id).chain(&self.unreadable);
-        for id in ids {
-            let modified = id.began().unwrap().as_second() + 1;
-            put(ObjectKey::Manifest(id.clone()), modified);
-        }
-        for (id, count) in &self.packs {
-            let modified = id.began().unwrap().as_second();
-            for number in 0..*count {
-                put(ObjectKey::Pack(PackName { backup: id.clone(), number }), modified);
-            }
-        }
-        objects.sort_by_cached_key(|listed| listed.key.to_string());
-        Listing { objects, foreign: Vec::new() }
-    }
-
-    pub(crate) fn records(&self) -> Records {
-        let mut records = Records::default();
-        records.harm.value = self.harmed.iter().map(lacks_a_pack).collect();
-        for backup in &self.backups {
-            records.manifests.insert(backup.id.clone(), Ok(Arc::clone(backup)));
-        }
-        for id in &self.unreadable {
-            records.manifests.insert(id.clone(), Err(Error::corrupt("flipped")));
-        }
-        for (of, (history, _)) in self.histories.iter().filter(|(of, _)| !self.hidden.contains(of)) {
-            records.histories.insert((timeline(*of), WalDigest::from_bytes([1; 16])), Ok(history.clone()));
-        }
-        records
-    }
-
-    /// What the project makes of it.
-    pub(crate) fn window(&self) -> (Catalog, RecoveryWindow, WalTimes) {
-        let catalog = Catalog::of(&self.listing(), &self.records(), size());
-        let before = |segment: SegmentName, until: Lsn| {
-            let commits = self.content(segment.timeline.get(), segment.number(size()));
-            commits.iter().filter(|(lsn, _)| *lsn <= until.get()).map(|(_, time)| seconds(*time)).max()
-        };
-        let summary = |segment: SegmentName, _| self.summary(segment);
-        let tail = |segment: SegmentName, len: u32| {
-            let end = segment.start(size()).get() + u64::from(len);
-            let commits = self.content(segment.timeline.get(), segment.number(size()));
-            let times = commits.iter().filter(|(lsn, _)| *lsn <= end).map(|(_, time)| seconds(*time));
-            (Lsn::new(end), times.max())
-        };
-        let (window, times) = window(&catalog, before, summary, tail);
-        (catalog, window, times)
-    }
-
-    fn summary(&self, segment: SegmentName) -> Result<Summary> {
-        let key = (segment.timeline.get(), segment.number(size()));
-        if self.segments.get(&key).is_some_and(|stored| stored.damaged) {
-            return Err(Error::corrupt("flipped"));
-        }
-        let commits = self.content(key.0, key.1);
-        let Some((_, last)) = commits.iter().max_by_key(|(_, time)| *time) else {
-            return Ok(Summary { end: segment.end(size()), complete: true, ..Summary::default() });
-        };
-        Ok(samples::summary(segment.end(size()), *last))
     }
 }

@@ -2,8 +2,8 @@
 //! whole segments only where a summary says that they may hold it.
 
 use super::branch::WalPath;
-use super::catalog::Catalog;
 use super::times::{Need, WalTimes, scan_until};
+use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::format::WalDigest;
 use crate::postgres::{Lsn, PgTime, SegmentName};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::catalog::Catalog;
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
+use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::records::Records;
 use crate::repository::{Listing, Repository};

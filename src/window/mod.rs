@@ -5,7 +5,6 @@
 //! window, and nothing else: a claim is never better than what a default restore gives (R28).
 
 mod branch;
-mod catalog;
 mod choice;
 #[cfg(test)]
 pub(crate) mod generator;
@@ -18,15 +17,17 @@ mod replay;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod shown;
+#[cfg(test)]
 mod tests;
 mod times;
 
 #[cfg(test)]
 pub(crate) use samples::manifest as sample_manifest;
 
+pub use crate::catalog::{Catalog, Gap, Run, Usage};
 pub use crate::records::Records;
 pub use branch::{Branch, Cut, Reach, Span, WalPath};
-pub use catalog::{Catalog, Gap, Run, Usage};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;
 pub use look::look;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::branch::{Branch, Cut, Reach};
-use super::catalog::Catalog;
 use super::times::{Need, WalTimes};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
 

@@ -5,6 +5,7 @@ use super::generator::{Commit, SIZE, World, name};
 use super::times::WalTimes;
 use crate::format::{Manifest, WalDigest};
 use crate::postgres::{History, Lsn, SegmentName};
+use crate::wal::{Lead, Links};
 
 impl World {
     /// What a recovery from `backup` along `history` replays: the commits, in order, and where it ends; `None` if the backup
@@ -22,6 +23,7 @@ impl World {
         }
         let mut replayed: Vec<Commit> = Vec::new();
         let mut end = backup.start_lsn.get();
+        let mut lead = Lead::default();
         for number in backup.start_lsn.get() / u64::from(SIZE).. {
             let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
             // The newest timeline that has begun in this segment and whose file is there.
@@ -34,6 +36,11 @@ impl World {
                 break;
             };
             let key = (stretch.timeline.get(), number);
+            let links = self.stored_links(key);
+            if lead.breaks_at(links, Lsn::new(from)).is_some() {
+                break;
+            }
+            lead = lead.through(links);
             let switch = stretch.end.map_or(u64::MAX, Lsn::get);
             let until = match self.segments.get(&key) {
                 Some(stored) if stored.versions.len() > 1 => break,
@@ -49,6 +56,30 @@ impl World {
             }
         }
         (end >= backup.stop_lsn.get()).then_some((replayed, end))
+    }
+
+    /// How the file of a segment is linked to its neighbours: a commit stands for all that lies between it and the next.
+    pub(crate) fn links(&self, (of, number): (u32, u64)) -> Links {
+        let (from, to) = (number * u64::from(SIZE), (number + 1) * u64::from(SIZE));
+        let lineage = self.history(of).lineage();
+        let begun = |at: u64| lineage.iter().rev().find(|stretch| stretch.begin.get() <= at);
+        let page = |at: u64| begun(at).map_or(0, |stretch| stretch.timeline.get());
+        let own = self.file(of, number);
+        let last = own.last().map(|(lsn, _)| Lsn::new(*lsn));
+        let first = self.record_before(of, number).filter(|_| last.is_some());
+        Links::new(first, Some(last), (page(from), page(to - 1)))
+    }
+
+    /// The last record before a segment, if one lies in the ten before it.
+    pub(crate) fn record_before(&self, of: u32, number: u64) -> Option<Lsn> {
+        let mut before = (0..number).rev().take(10).filter_map(|number| self.file(of, number).pop());
+        before.next().map(|(lsn, _)| Lsn::new(lsn))
+    }
+
+    /// What is stored of it says so.
+    pub(super) fn stored_links(&self, key: (u32, u64)) -> Links {
+        let archived = self.segments.get(&key).map(|stored| stored.links);
+        archived.or_else(|| self.tails.get(&key).map(|tail| tail.links)).unwrap_or_default()
     }
 
     /// The commits in what is stored of a segment.
@@ -78,6 +109,8 @@ impl World {
 impl WalTimes {
     /// Whether it was read that a segment is damaged.
     pub(crate) fn is_known_damage(&self, segment: SegmentName, digest: WalDigest) -> bool {
-        self.summaries.get(&(segment, digest)).is_some_and(Result::is_err)
+        let of_segment = self.summaries.iter().filter(|((name, _), _)| *name == segment);
+        let mut of_content = of_segment.filter(|((_, known), _)| known.content() == digest.content());
+        of_content.any(|(_, summary)| summary.is_err())
     }
 }

@@ -1,32 +1,16 @@
-//! For tests: catalogs made from names, and windows made from them.
+//! For tests: windows made from catalogs, manifests and summaries.
 
 use std::sync::Arc;
-
-use jiff::Timestamp;
 
 use super::Catalog;
 use super::recovery::RecoveryWindow;
 use super::times::{Need, WalTimes};
+pub(crate) use crate::catalog::samples::{catalog, file};
 use crate::error::{Error, Result};
 use crate::format::{Manifest, Summary, WalDigest};
-use crate::postgres::{History, Lsn, PgTime, SegmentSize, TimelineId};
-use crate::repository::{UnfinishedScan, WalFile};
-use crate::wal::WalScanner;
-
-/// A WAL file whose digest is all `digest`.
-pub(crate) fn file(name: &str, digest: u8) -> WalFile {
-    let digest = WalDigest::from_bytes([digest; 16]);
-    WalFile { name: name.parse().unwrap(), digest, stored_len: 1, modified: Timestamp::UNIX_EPOCH }
-}
-
-/// A catalog of WAL files.
-pub(crate) fn catalog(segment_size: u32, names: &[&str]) -> Catalog {
-    let mut catalog = Catalog::empty(SegmentSize::new(segment_size).unwrap());
-    for name in names {
-        catalog.add(file(name, 1));
-    }
-    catalog
-}
+use crate::postgres::{History, Lsn, PgTime, TimelineId};
+use crate::repository::UnfinishedScan;
+use crate::wal::{Links, WalScanner};
 
 /// A manifest of a backup between two positions.
 pub(crate) fn manifest(start: Lsn, stop: Lsn, timeline: u32) -> Manifest {
@@ -45,21 +29,13 @@ pub(crate) fn history(timeline: u32, text: &str) -> History {
     History::parse(TimelineId::new(timeline).unwrap(), text.as_bytes()).unwrap()
 }
 
-impl Catalog {
-    /// The same catalog with a history.
-    pub(crate) fn with_history(mut self, timeline: u32, history: Result<History>) -> Self {
-        self.add_history(TimelineId::new(timeline).unwrap(), history);
-        self
-    }
-}
-
 /// The window of `catalog`, whose segments answer as `summary` says, or are damaged; `before` says when the last commit of
 /// a segment before a position was.
 pub(crate) fn window(
     catalog: &Catalog,
     mut before: impl FnMut(crate::postgres::SegmentName, Lsn) -> Option<PgTime>,
     mut summary: impl FnMut(crate::postgres::SegmentName, WalDigest) -> Result<Summary>,
-    mut tail: impl FnMut(crate::postgres::SegmentName, u32) -> (Lsn, Option<PgTime>),
+    mut tail: impl FnMut(crate::postgres::SegmentName, u32) -> (Lsn, Option<PgTime>, Links),
 ) -> (RecoveryWindow, WalTimes) {
     let mut times = WalTimes::default();
     loop {
@@ -82,9 +58,9 @@ pub(crate) fn window(
                             times.before.insert((segment, digest, until), Ok(time));
                         }
                         Need::Tail(segment, generation, len) => {
-                            let (end, last_time) = tail(segment, len);
+                            let (end, last_time, links) = tail(segment, len);
                             let mut summary = WalScanner::new(end, catalog.segment_size).finish();
-                            summary.last_time = last_time;
+                            (summary.last_time, summary.links) = (last_time, links);
                             let scan = UnfinishedScan { end, summary };
                             times.tails.insert((segment, generation, len), Ok(Arc::new(scan)));
                         }

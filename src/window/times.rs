@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::catalog::Catalog;
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::format::{Summary, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};

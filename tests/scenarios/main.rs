@@ -47,6 +47,7 @@ mod store_faults;
 mod stores;
 mod tail;
 mod tamper;
+mod two_lives;
 mod unread;
 mod verify;
 mod wal;

@@ -138,7 +138,7 @@ async fn put_wal(repository: &Repository, name: WalName, bytes: &[u8], scan: Sca
     let (mut source, len) = (bytes, bytes.len() as u64);
     let sealed =
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, len, scan).unwrap();
-    let digest = repository.identity().wal_digest(&sealed.plain_hash).unwrap();
+    let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }
 

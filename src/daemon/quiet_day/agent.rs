@@ -17,6 +17,7 @@ use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
 use crate::repository::fixture;
 use crate::status::Promises;
 use crate::store::Outcome;
+use crate::wal::Links;
 use crate::window::generator::{Commit, SIZE, StoredTail, name, seconds, size};
 
 /// The pauses of the daemon's tasks with the default configuration, milliseconds.
@@ -285,7 +286,8 @@ impl Agent {
                 self.growing = Some((key, count, len));
                 let last_time = commits.last().map(|(_, time)| seconds(*time));
                 if !vault.world.segments.contains_key(&key) {
-                    let tail = StoredTail { len, modified: vault.world.now, commits, generation: count };
+                    let (modified, links) = (vault.world.now, Links::UNKNOWN);
+                    let tail = StoredTail { len, modified, commits, generation: count, links };
                     vault.world.tails.insert(key, tail);
                 }
                 let segment = name(key.0, key.1);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::WalStatus;
 use crate::postgres::{Lsn, PgTime, TimelineId};
+use crate::wal::Links;
 use crate::window::generator::{Commit, SIZE, Stored, World};
 
 /// A file of pg_wal: its timeline, and its number.
@@ -87,8 +88,8 @@ impl Server {
             Some(stored) if stored.commits != *commits => return None,
             Some(_) => true,
             None => {
-                let modified = world.now;
-                let stored = Stored { modified, versions: vec![1], damaged: false, commits: commits.clone() };
+                let (modified, commits, links) = (world.now, commits.clone(), Links::UNKNOWN);
+                let stored = Stored { modified, versions: vec![1], damaged: false, commits, links };
                 world.segments.insert(key, stored);
                 world.tails.remove(&key);
                 false

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::postgres::{WAL_PAGE_SIZE, noise::noise};
-use crate::wal::{writer::SIZE, writer::Writer, writer::size};
+use crate::wal::{Lead, writer::SIZE, writer::Writer, writer::size};
 
 fn scan(start: u64, bytes: &[u8]) -> WalSummary {
     let mut whole = WalScanner::new(Lsn::new(start), size()).collecting();
@@ -48,6 +48,7 @@ fn ends_of_transactions_and_restore_points_are_found() {
             end(0, 5_500, fourth, false),
         ],
         last_start: Some(third),
+        links: Links::new(Some(Lsn::INVALID), Some(Some(third)), (1, 1)),
         complete: true,
     };
     assert_eq!(summary, expected);
@@ -150,6 +151,59 @@ fn main_data_is_found_behind_any_headers() {
     writer.pad_page();
     let summary = scan(0, &writer.bytes);
     assert_eq!((summary.last_time, summary.complete), (Some(time(77)), true));
+}
+
+#[test]
+fn segments_are_linked_whatever_crosses_their_borders() {
+    let segment = SIZE as usize;
+    for gap in (0..64).step_by(8) {
+        let mut writer = Writer::new(0);
+        while writer.bytes.len() < segment - 3 * WAL_PAGE_SIZE {
+            writer.filler(7000);
+        }
+        let before = writer.previous;
+        // To the last page, and within that to so many bytes before the border.
+        writer.filler(segment - WAL_PAGE_SIZE - writer.bytes.len());
+        writer.filler(segment - writer.bytes.len() - 24 - gap);
+        assert_eq!(writer.bytes.len(), segment - gap);
+        writer.filler(2 * segment);
+        writer.commit(0, 701, 9);
+        let last = writer.previous;
+        writer.pad_segment();
+        let mut lead = Lead::default();
+        let starts = (0..).map(|number| number * u64::from(SIZE));
+        for (start, bytes) in starts.zip(writer.bytes.chunks(segment)) {
+            let links = scan(start, bytes).links;
+            assert_eq!(lead.breaks_at(links, Lsn::new(start)), None, "{gap} {start:X}");
+            // What names another record before its own does not follow.
+            let other = Links::new(Some(Lsn::new(before)), None, (1, 1));
+            assert_eq!(lead.breaks_at(other, Lsn::new(start)).is_some(), start > 0, "{gap} {start:X}");
+            lead = lead.through(links);
+        }
+        let next = Links::new(Some(Lsn::new(last)), None, (1, 1));
+        assert_eq!(lead.breaks_at(next, Lsn::new(writer.bytes.len() as u64)), None);
+    }
+}
+
+#[test]
+fn what_follows_a_record_that_a_crash_cut_says_nothing_of_it() {
+    // Cut at the border, and in the middle of the segment behind it.
+    for pages in [0, 3] {
+        let mut writer = Writer::new(0);
+        writer.commit(0, 700, 8);
+        let previous = writer.previous;
+        writer.filler(2 * SIZE as usize);
+        writer.bytes.truncate(SIZE as usize + pages * WAL_PAGE_SIZE);
+        writer.header(0, 8);
+        writer.previous = previous;
+        writer.commit(0, 701, 9);
+        let last = writer.previous;
+        writer.pad_segment();
+        let (first, second) = writer.bytes.split_at(SIZE as usize);
+        let [first, second] = [scan(0, first), scan(SIZE.into(), second)].map(|summary| summary.links);
+        assert_eq!(second, Links::new(None, Some(Some(Lsn::new(last))), (1, 1)));
+        assert_eq!(Lead::default().through(first).breaks_at(second, Lsn::new(SIZE.into())), None);
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What one listing of the repository says: backups, histories, and WAL by name. A pure value.
 
+#[cfg(test)]
+pub(crate) mod samples;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -53,7 +56,7 @@ pub struct Catalog {
     /// Backups of which a verification found that they cannot be restored, oldest first, with why.
     pub harmed: Vec<(Arc<Manifest>, Error)>,
     /// Segments that a verification found damaged.
-    pub(super) unsound: BTreeMap<(SegmentName, WalDigest), Error>,
+    pub(crate) unsound: BTreeMap<(SegmentName, WalDigest), Error>,
     /// Backups that are kept past the window.
     pub holds: Vec<Hold>,
     /// What retention did last.
@@ -166,7 +169,7 @@ impl Catalog {
     }
 
     /// Note what a history file says. Of several the readable one counts; two that differ are a conflict.
-    pub(super) fn add_history(&mut self, timeline: TimelineId, history: Result<History>) {
+    pub(crate) fn add_history(&mut self, timeline: TimelineId, history: Result<History>) {
         let history = match (self.histories.remove(&timeline), history) {
             (Some(Ok(known)), Ok(history)) if known != history => Err(conflict(&WalName::History(timeline))),
             (Some(Ok(known)), _) => Ok(known),
@@ -177,7 +180,7 @@ impl Catalog {
     }
 
     /// Note the tails that these pieces make; those of archived segments are garbage.
-    pub(super) fn add_tails(&mut self, pieces: &[TailPiece]) {
+    pub(crate) fn add_tails(&mut self, pieces: &[TailPiece]) {
         for of_segment in pieces.chunk_by(|a, b| a.name.segment == b.name.segment) {
             let segment = of_segment[0].name.segment;
             if !self.has(&segment)
@@ -216,7 +219,7 @@ impl Catalog {
     }
 
     /// The archived segments of `timeline` whose numbers lie in `numbers`, in order.
-    pub(super) fn segments(
+    pub(crate) fn segments(
         &self,
         timeline: TimelineId,
         numbers: RangeInclusive<u64>,
@@ -237,7 +240,7 @@ impl Catalog {
     }
 
     /// The tails on `timeline` of segments whose numbers lie in `numbers`, in order.
-    pub(super) fn tails(
+    pub(crate) fn tails(
         &self,
         timeline: TimelineId,
         numbers: RangeInclusive<u64>,
@@ -359,7 +362,7 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{catalog, file};
+    use super::samples::{catalog, file};
 
     #[test]
     fn runs_gaps_and_conflicts_follow_from_the_names() {
