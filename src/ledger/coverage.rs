@@ -162,6 +162,11 @@ impl Coverage {
         self.tails.clear();
     }
 
+    /// Where the WAL begins that a default restore needs.
+    pub(super) const fn base(&self) -> Lsn {
+        self.base
+    }
+
     /// Whole segments are stored up to here without a gap.
     pub const fn archived(&self) -> Lsn {
         self.archived

@@ -143,7 +143,7 @@ impl Life {
         }
         let (begun, start) = (self.world.now, self.world.lsn);
         self.commit();
-        let stop = self.world.lsn;
+        let (stop, finished) = (self.world.lsn, self.world.now);
         self.world.lsn = (stop / u64::from(SIZE) + 1) * u64::from(SIZE) + 40;
         self.finish(stop);
         for _ in 0..2 * self.ready.len() {
@@ -161,7 +161,7 @@ impl Life {
         {
             return;
         }
-        let id = self.world.note_backup(begun, start, stop);
+        let id = self.world.note_backup((begun, finished), start, stop);
         let held = self.truth().into_iter().filter(|(lsn, _)| *lsn <= stop).collect();
         self.held.insert(id, held);
         self.apply(Event::BackupMade);

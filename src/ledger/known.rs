@@ -3,7 +3,7 @@
 
 mod claims;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::beside::grew_beside;
@@ -85,6 +85,9 @@ pub struct Ledger {
     beside: Option<(TimelineId, Lsn)>,
     /// The server has flushed past what another life stored. Which of it is whose, the next look compares.
     doubt: Option<Doubt>,
+    /// Where backups begin that end behind what the server had flushed when it was asked later: they are another life's,
+    /// whatever becomes of that life's WAL.
+    overtaken: BTreeSet<Lsn>,
     /// Of what is stored up to here, or farther, `flushes` knows the age of what is not.
     known_from: Lsn,
     flushes: FlushHistory,
@@ -123,6 +126,7 @@ impl Ledger {
             second_writer: None,
             beside: None,
             doubt: None,
+            overtaken: BTreeSet::new(),
             known_from: Lsn::INVALID,
             flushes: FlushHistory::new(now.instant, Duration::ZERO),
         }
@@ -196,6 +200,9 @@ impl Ledger {
         let changed = writes(Some(sample)) != writes(self.sample);
         self.sample = Some(sample);
         let is_ahead = self.divergence().is_some();
+        if is_ahead {
+            self.note_overtaken(sample.status.flushed);
+        }
         if restarted || is_ahead {
             // A data directory that was put back: what was shipped is of the life before.
             self.forget_tails();
@@ -205,6 +212,13 @@ impl Ledger {
             self.doubt = Some(Doubt::New);
         }
         (changed || restarted || overtakes).then_some(Wanted::Survey)
+    }
+
+    fn note_overtaken(&mut self, flushed: Lsn) {
+        let Some(coverage) = &self.coverage else { return };
+        let size = coverage.catalog().segment_size;
+        let beyond = coverage.backups().filter(|backup| backup.stop_lsn > flushed);
+        self.overtaken.extend(beyond.map(|backup| backup.start_lsn.segment_start(size)));
     }
 
     fn forget_tails(&mut self) {
@@ -287,6 +301,10 @@ impl Ledger {
         self.last_time = self.last_time.max(last_time);
         self.shipped.insert(segment, (generation, len));
         if let Some(stored_end) = &mut self.stored_end {
+            if stored_end.tail(&segment) > Some(generation) {
+                // A restore takes theirs.
+                self.second_writer = Some(segment);
+            }
             stored_end.add_tail(segment, (generation, len), now.instant);
         }
         if let Some(coverage) = &mut self.coverage {

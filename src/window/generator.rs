@@ -222,16 +222,16 @@ impl World {
         self.lsn = (self.lsn / u64::from(SIZE) + 1) * u64::from(SIZE) + 40;
         self.archive();
         self.now += 1;
-        self.note_backup(begun, start, stop);
+        self.note_backup((begun, self.now), start, stop);
     }
 
     /// A backup has ended now.
-    pub(crate) fn note_backup(&mut self, begun: i64, start: u64, stop: u64) -> BackupId {
+    pub(crate) fn note_backup(&mut self, (begun, finished): (i64, i64), start: u64, stop: u64) -> BackupId {
         let digits = Timestamp::from_second(begun).unwrap().strftime("%Y%m%dT%H%M%SZ").to_string();
         let id: BackupId = format!("{digits}-{:08x}", self.random.below(1 << 32)).parse().unwrap();
         let mut made = manifest(Lsn::new(start), Lsn::new(stop), self.timeline);
         made.id = id.clone();
-        made.finished_at = seconds(self.now);
+        made.finished_at = seconds(finished);
         made.packs = vec![PacksRecord {
             backup: id.clone(),
             key_ids: Vec::new(),

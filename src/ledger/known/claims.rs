@@ -3,22 +3,38 @@
 use std::time::Instant;
 
 use super::{Ledger, Role, STALE};
-use crate::postgres::{Lsn, SegmentName, TimelineId};
+use crate::postgres::{Lsn, SegmentName, TimelineId, WAL_PAGE_SIZE};
+
+/// The WAL writer flushes whole pages, also where a record goes on behind them (XLogBackgroundFlush in xlog.c): a crash
+/// then cuts it off. Longer records are hardly ever written.
+const LONGEST_TORN: u64 = 1 << 20;
+const SMALLEST_SEGMENT: u64 = 1 << 20;
+
+/// Whether WAL on disk may end at `end`, although `flushed` was flushed: in the middle of a record. Where a segment ends, the
+/// segment's end is what is found on disk.
+fn is_torn(end: Lsn, flushed: Lsn) -> bool {
+    let flushed = flushed.get();
+    let is_page = flushed.is_multiple_of(WAL_PAGE_SIZE as u64) && !flushed.is_multiple_of(SMALLEST_SEGMENT);
+    is_page && flushed.checked_sub(end.get()).is_some_and(|missing| missing < LONGEST_TORN)
+}
 
 impl Ledger {
     /// R29: what is stored of the server's timeline goes farther than the server has ever flushed on it. It is another
     /// life's: (stored, flushed).
     pub fn divergence(&self) -> Option<(Lsn, Lsn)> {
-        let sample = self.sample.filter(|sample| !sample.status.in_recovery)?;
-        let (timeline, flushed) = (sample.status.timeline?, sample.status.flushed);
         let stored_end = self.stored_end.as_ref()?;
-        if let Some(left) = self.left_behind().filter(|left| left.timeline == timeline) {
+        let writes = self.sample.filter(|sample| !sample.status.in_recovery);
+        let last = writes.and_then(|sample| Some((sample.status.timeline?, sample)));
+        if let Some(left) = self.left_behind().filter(|left| last.is_none_or(|(of, _)| of == left.timeline)) {
             // Since it went down it has not written more, whenever it was asked last.
-            let end = left.end.max(flushed);
-            return Some((stored_end.beyond(timeline, end, None)?, end));
+            let stored = stored_end.beyond(left.timeline, left.end, None)?;
+            let flushed = last.map_or(stored, |(_, sample)| sample.status.flushed);
+            let end = if is_torn(left.end, flushed) { flushed } else { left.end };
+            return (stored > end).then_some((stored, end));
         }
-        let stored = stored_end.beyond(timeline, flushed, Some(sample.asked_at))?;
-        Some((stored, flushed))
+        let (timeline, sample) = last?;
+        let stored = stored_end.beyond(timeline, sample.status.flushed, Some(sample.asked_at))?;
+        Some((stored, sample.status.flushed))
     }
 
     /// The segment of which another writer's tail is newer than ours.
@@ -58,6 +74,10 @@ impl Ledger {
             // What is stored is not, or not all, what this server wrote.
             return None;
         }
+        if self.overtaken.iter().any(|start| (coverage.base()..=stored).contains(start)) {
+            // A restore may begin with another life's backup.
+            return None;
+        }
         if self.wrong_server {
             // Nothing says what our own server has flushed.
             return None;
@@ -69,9 +89,13 @@ impl Ledger {
         let fresh = sample.is_some_and(|sample| now.saturating_duration_since(sample.asked_at) < STALE);
         let end = match (self.role(), self.left_behind) {
             // Nobody writes: what the disk holds is all there is.
-            (Role::Down, Some(left)) => {
-                Some(sample.map_or(left.end, |sample| left.end.max(sample.status.flushed)))
-            }
+            (Role::Down, Some(left)) if left.timeline != coverage.history().timeline => return None,
+            (Role::Down, Some(left)) => match sample.map(|sample| sample.status.flushed) {
+                // Less than it had flushed: the directory is another life's, which may have written what nobody saw.
+                Some(flushed) if flushed > left.end && !is_torn(left.end, flushed) => return None,
+                Some(flushed) => Some(left.end.max(flushed)),
+                None => Some(left.end),
+            },
             (Role::Primary, _) if fresh => sample.map(|sample| sample.status.flushed),
             _ => None,
         };
@@ -79,5 +103,20 @@ impl Ledger {
             return Some(0.0);
         }
         Some(self.flushes.age(now, stored).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_cuts_a_record_off_and_nothing_else() {
+        let torn = |end, flushed| is_torn(Lsn::new(end), Lsn::new(flushed));
+        assert!(torn(0x51_9F00, 0x51_A000), "a record that goes on behind the page");
+        assert!(!torn(0x51_9F00, 0x51_A028), "what a commit flushes ends where its record does");
+        assert!(!torn(0x5F_9F00, 0x60_0000), "at the end of a segment the disk shows it whole");
+        assert!(!torn(0x51_9F00, 0x71_A000), "no record is as long");
+        assert!(!torn(0x51_A000, 0x51_8000), "nothing is missing");
     }
 }
