@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempPath;
 
 use super::fetch::directory_of;
-use super::spool::Spool;
+use super::spool::{Spool, Stamp};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{ClusterName, Identity, WalDigest};
 use crate::postgres::{SegmentName, TimelineId};
@@ -119,15 +119,15 @@ impl Ahead<'_> {
     /// which says nothing about the repository.
     pub fn take(&self, segment: SegmentName, patience: Duration) -> Option<Taken> {
         let call = Call { wanted: true, segment, follows: self.follows, patience };
-        let name = match converse(self.spool, call) {
-            Ok(Some(name)) => name,
+        let (name, stamp) = match converse(self.spool, call) {
+            Ok(Some(ready)) => ready,
             Ok(None) => return None,
             Err(error) => {
                 tracing::debug!(%error, "cannot ask the prefetcher");
                 return None;
             }
         };
-        let taken = self.claim(segment, &name);
+        let taken = self.claim(segment, &name, &stamp);
         taken.inspect_err(|error| tracing::debug!(%error, "cannot take a spooled segment")).ok()
     }
 
@@ -137,35 +137,39 @@ impl Ahead<'_> {
         converse(self.spool, call).is_ok()
     }
 
-    fn claim(&self, segment: SegmentName, name: &str) -> Result<Taken> {
+    fn claim(&self, segment: SegmentName, name: &str, stamp: &str) -> Result<Taken> {
         let label: Label = name.parse()?;
-        let path = self.spool.take(name)?;
+        let (path, file, found) = self.spool.take(name)?;
         let sealed = self.spool.sealed_identity()?;
         let identity = open_identity(self.keys, self.cluster, self.system_identifier, &sealed)?;
         if Label::of(&identity, segment, label.digest)? != label {
             return Err(Error::corrupt("it was laid ready for something else"));
         }
-        let file = File::open(&path).map_err(|cause| Error::io("open", &path, &cause))?;
-        Ok(Taken { path, file, label, identity })
+        Ok(Taken { path, file, untouched: found.to_string() == stamp, label, identity })
     }
 }
 
-/// A segment that is this call's alone. What it holds is not checked yet.
+/// A segment that is this call's alone.
 #[derive(Debug)]
 pub struct Taken {
     path: TempPath,
     file: File,
+    /// Nobody has written to it since the prefetcher, which still runs, checked it and laid it ready.
+    untouched: bool,
     label: Label,
     identity: Identity,
 }
 
 impl Taken {
-    /// Check it, then let it appear at `to` (R7). On an error nothing has appeared.
+    /// Let it appear at `to`, checked (R7): by the prefetcher, if nobody has touched it since, else now. On an error nothing
+    /// has appeared.
     pub fn deliver(self, to: &Path) -> Result<()> {
         let directory = directory_of(to);
         let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
         if device(directory).ok() == device(&self.path).ok() {
-            self.check(|_| Ok(()))?;
+            if !self.untouched {
+                self.check(|_| Ok(()))?;
+            }
             match std::fs::rename(&self.path, to) {
                 Ok(()) => {
                     // What is left to be removed has another name now.
@@ -222,8 +226,8 @@ impl Taken {
     }
 }
 
-/// The name of what lies ready, if it is what was asked for.
-fn converse(spool: &Spool, call: Call) -> Result<Option<String>> {
+/// The name and stamp of what lies ready, if it is what was asked for.
+fn converse(spool: &Spool, call: Call) -> Result<Option<(String, String)>> {
     let (path, _directory) = spool.socket()?;
     let failed = |cause: std::io::Error| Error::io("ask", &path, &cause).as_kind(Kind::Other);
     let stream = UnixStream::connect(&path).map_err(failed)?;
@@ -232,16 +236,24 @@ fn converse(spool: &Spool, call: Call) -> Result<Option<String>> {
     (&stream).write_all(call.to_line().as_bytes()).map_err(failed)?;
     let mut line = String::new();
     BufReader::new(stream.take(512)).read_line(&mut line).map_err(failed)?;
-    match line.strip_suffix('\n').and_then(|line| line.split_once(' ')) {
-        Some(("ready", name)) => Ok(Some(name.to_owned())),
-        Some(("none", "")) => Ok(None),
+    let words: Vec<&str> = line.strip_suffix('\n').unwrap_or_default().split(' ').collect();
+    match words.as_slice() {
+        ["ready", name, stamp] => Ok(Some(((*name).to_owned(), (*stamp).to_owned()))),
+        ["none"] => Ok(None),
         _ => Err(Error::new(Kind::Other, "the prefetcher speaks another version")),
     }
 }
 
+/// A segment that lies ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) label: Label,
+    pub(super) stamp: Stamp,
+}
+
 /// The answer to a call.
-pub(super) fn answer(ready: Option<&Label>) -> String {
-    ready.map_or_else(|| "none \n".to_owned(), |label| format!("ready {label}\n"))
+pub(super) fn answer(ready: Option<&Ready>) -> String {
+    ready.map_or_else(|| "none\n".to_owned(), |Ready { label, stamp }| format!("ready {label} {stamp}\n"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::ahead::{Call, Label, answer};
+use super::ahead::{Call, Label, Ready, answer};
 use super::fetch::check_content;
 use super::spool::Spool;
 use super::upcoming::{FRESH, Upcoming};
@@ -88,7 +88,7 @@ struct State {
     /// When a call found something, or recovery moved on.
     last: Instant,
     /// What lies ready, or is on its way: `None`.
-    shelf: BTreeMap<SegmentName, Option<Label>>,
+    shelf: BTreeMap<SegmentName, Option<Ready>>,
     /// What could not be had since the last call.
     failed: BTreeSet<SegmentName>,
     /// Recovery has asked for something that was not on its way.
@@ -108,9 +108,9 @@ impl State {
     }
 
     /// Hand out a segment that lies ready; recovery goes on behind it.
-    fn hand_out(&mut self, call: &Call) -> Option<Label> {
-        let label = match self.shelf.remove(&call.segment) {
-            Some(Some(label)) => label,
+    fn hand_out(&mut self, call: &Call) -> Option<Ready> {
+        let ready = match self.shelf.remove(&call.segment) {
+            Some(Some(ready)) => ready,
             Some(None) => {
                 self.shelf.insert(call.segment, None);
                 return None;
@@ -119,7 +119,7 @@ impl State {
         };
         self.depth = (self.depth * 2).min(MOST_AHEAD);
         self.move_to(call.segment, call.follows);
-        Some(label)
+        Some(ready)
     }
 }
 
@@ -142,27 +142,27 @@ async fn take_call(mut stream: UnixStream, desk: Desk) {
     let mut reader = BufReader::new((&mut stream).take(LONGEST_CALL));
     let read = tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await;
     let Some(call) = read.ok().and_then(Result::ok).and_then(|_| Call::parse(&line)) else { return };
-    let label = if call.wanted {
+    let ready = if call.wanted {
         wanted(&call, &desk).await
     } else {
         desk.send_modify(|state| state.move_to(call.segment, call.follows));
         None
     };
-    let _ = tokio::time::timeout(PATIENCE, stream.write_all(answer(label.as_ref()).as_bytes())).await;
+    let _ = tokio::time::timeout(PATIENCE, stream.write_all(answer(ready.as_ref()).as_bytes())).await;
 }
 
-async fn wanted(call: &Call, desk: &Desk) -> Option<Label> {
+async fn wanted(call: &Call, desk: &Desk) -> Option<Ready> {
     let mut changes = desk.subscribe();
     // However it ends: what has not come by then is not handed out.
     let _ =
         tokio::time::timeout(call.patience, changes.wait_for(|state| !state.is_coming(call.segment))).await;
-    let mut label = None;
+    let mut ready = None;
     desk.send_modify(|state| {
         state.failed.clear();
-        label = state.hand_out(call);
-        state.missed |= label.is_none();
+        ready = state.hand_out(call);
+        state.missed |= ready.is_none();
     });
-    label
+    ready
 }
 
 /// Keep ready what recovery will ask for next.
@@ -255,9 +255,9 @@ fn drop_others(spool: &Spool, desk: &Desk, next: &[WalFile]) {
 /// Of what lies ready keep this alone. What is on its way is dealt with when it has come.
 fn keep_ready(spool: &Spool, desk: &Desk, kept: impl Fn(&Label) -> bool) {
     quietly(desk, |state| {
-        state.shelf.retain(|_, label| {
-            let Some(label) = label.as_ref().filter(|label| !kept(label)) else { return true };
-            spool.forget(&label.to_string());
+        state.shelf.retain(|_, ready| {
+            let Some(ready) = ready.as_ref().filter(|ready| !kept(&ready.label)) else { return true };
+            spool.forget(&ready.label.to_string());
             false
         });
     });
@@ -281,7 +281,7 @@ impl Fetch {
         let segment = self.segment;
         let fetched = self.lay_ready(&fetching, &opening).await;
         desk.send_modify(|state| match fetched {
-            Ok(label) => drop(state.shelf.insert(segment, Some(label))),
+            Ok(ready) => drop(state.shelf.insert(segment, Some(ready))),
             Err(error) => {
                 tracing::debug!(%error, %segment, "cannot fetch ahead");
                 state.shelf.remove(&segment);
@@ -290,7 +290,7 @@ impl Fetch {
         });
     }
 
-    async fn lay_ready(self, fetching: &Semaphore, opening: &Semaphore) -> Result<Label> {
+    async fn lay_ready(self, fetching: &Semaphore, opening: &Semaphore) -> Result<Ready> {
         let closed = |_| Error::new(Kind::Other, "the prefetcher ends");
         let sealed = {
             let _turn = fetching.acquire().await.map_err(closed)?;
@@ -302,8 +302,8 @@ impl Fetch {
             let identity = self.repository.identity();
             check_content(&WalName::Segment(self.segment), identity.system_identifier, &plain)?;
             let label = Label::of(identity, self.segment, self.file.digest)?;
-            self.spool.lay_ready(&label.to_string(), &plain)?;
-            Ok(label)
+            let stamp = self.spool.lay_ready(&label.to_string(), &plain)?;
+            Ok(Ready { label, stamp })
         };
         let opened = tokio::task::spawn_blocking(open).await;
         opened.map_err(|_| Error::new(Kind::Other, "a thread that opens segments died"))?

@@ -164,13 +164,20 @@ type Tamper<'a> = &'a dyn Fn(&PathBuf, usize);
 
 #[test]
 fn r25_a_tampered_spool_is_ignored_and_the_right_bytes_come_from_the_store() {
-    let recovery = Recovery::of_segments(8);
+    let recovery = Recovery::of_segments(9);
     let original = |segment: usize| recovery.site.original(recovery.name(segment));
-    let tamper: [(&str, Tamper<'_>); 7] = [
+    let tamper: [(&str, Tamper<'_>); 8] = [
         ("a bit", &|file, segment| {
             let mut bytes = original(segment);
             bytes[5000] ^= 1;
             fs::write(file, bytes).unwrap();
+        }),
+        ("a bit, and its time put back", &|file, segment| {
+            let modified = fs::metadata(file).unwrap().modified().unwrap();
+            let mut bytes = original(segment);
+            bytes[1 << 19] ^= 1;
+            fs::write(file, bytes).unwrap();
+            fs::File::options().write(true).open(file).unwrap().set_modified(modified).unwrap();
         }),
         ("another segment", &|file, segment| fs::write(file, original(segment + 1)).unwrap()),
         ("an empty file", &|file, _| fs::write(file, "").unwrap()),
