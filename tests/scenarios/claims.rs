@@ -49,10 +49,16 @@ fn r29_a_data_directory_put_back_to_an_older_copy_is_seen() {
     assert!(status["rpo_seconds"].is_null(), "{status:#}");
     assert_eq!(daemon.get("/healthz").0, 503);
     assert_eq!(daemon.metric("walproof_problems{code=\"diverged\",severity=\"critical\"}"), Some(1.0));
+    let sees = |status: &Value| has(status, "diverged") && status["rpo_seconds"].is_null();
+    // Nor does it help to take the server down: it may have written what nobody saw.
+    archived.cluster.stop(StopMode::Immediate);
+    daemon.wait("the server is down", |status| has(status, "server_down") && sees(status));
     daemon.kill9();
-    // The same for a daemon that knows nothing from before.
+    // The same for a daemon that knows nothing from before, with the server down and up.
     let daemon = Daemon::start(&archived.walproof);
-    daemon.wait("a new daemon sees it", |status| has(status, "diverged") && status["rpo_seconds"].is_null());
+    daemon.wait("a new daemon sees it by the disk", sees);
+    archived.cluster.start();
+    daemon.wait("and by the server", |status| !has(status, "server_down") && sees(status));
     // Nor is it forgotten once the server has written past what is stored: the names are the same, the bytes are not.
     archived.cluster.psql("create table later (n int)");
     for _ in 0..8 {
