@@ -24,3 +24,5 @@ pub use pusher::{Fate, Pusher};
 pub use queue::{Failure, FileMark};
 pub use run::Archiver;
 pub use setup::Setup;
+#[cfg(test)]
+pub(crate) use {survey::NEXT as NEXT_SURVEY, watch::RESCAN};

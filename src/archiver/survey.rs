@@ -18,7 +18,7 @@ use crate::window::{Catalog, Records, WalTimes, look};
 /// Between two listings of everything; other looks list what is new.
 const WHOLE: Duration = Duration::from_hours(24);
 /// Between two looks.
-const NEXT: Duration = Duration::from_mins(1);
+pub(crate) const NEXT: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 /// What is kept from one look to the next (R34).

@@ -17,7 +17,7 @@ use crate::ledger::{Event, Now};
 use crate::postgres::WalName;
 
 /// Between two looks at the whole directory.
-const RESCAN: Duration = Duration::from_secs(5);
+pub(crate) const RESCAN: Duration = Duration::from_secs(5);
 
 /// Watch for ever.
 pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {

@@ -16,7 +16,7 @@ use crate::status::{DrillLine, Drills};
 use crate::window::{Branch, Catalog};
 
 /// Between two looks for new reports: one listing.
-const PAUSE: Duration = Duration::from_mins(1);
+pub(super) const PAUSE: Duration = Duration::from_mins(1);
 /// Drills that are shown.
 const SHOWN: usize = 12;
 

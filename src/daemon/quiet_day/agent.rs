@@ -9,6 +9,7 @@ use super::vault::Vault;
 use super::{Clock, START};
 use crate::archive::{Destination, Pushed};
 use crate::archiver::{self, Archiver};
+use crate::daemon::drills;
 use crate::daemon::snapshot::{Desk, Place};
 use crate::error::Error;
 use crate::format::{TailGeneration, WalDigest};
@@ -20,11 +21,12 @@ use crate::store::Outcome;
 use crate::wal::Links;
 use crate::window::generator::{Commit, SIZE, StoredTail, name, seconds, size};
 
-/// The pauses of the daemon's tasks with the default configuration, milliseconds.
+/// The pauses of the daemon's tasks, milliseconds.
+const RESCAN: i64 = millis(archiver::RESCAN);
+const SURVEY: i64 = millis(archiver::NEXT_SURVEY);
+const REPORTS: i64 = millis(drills::PAUSE);
+/// The default of `archive.tail_interval`.
 const TAIL: i64 = 5000;
-const RESCAN: i64 = 5000;
-const SURVEY: i64 = 60_000;
-const REPORTS: i64 = 60_000;
 /// Segments that are pushed at a time.
 const CONCURRENCY: usize = 4;
 /// What was promised, by default.
@@ -33,6 +35,11 @@ pub(super) const PROMISES: Promises = Promises {
     rto_objective: Duration::from_hours(1),
     retention_window: Duration::from_hours(7 * 24),
 };
+
+#[allow(clippy::cast_possible_truncation, reason = "a pause of minutes")]
+const fn millis(pause: Duration) -> i64 {
+    pause.as_millis() as i64
+}
 
 /// A request to the store that is under way, and what follows from its answer.
 enum Work {
