@@ -2,19 +2,18 @@
 //! again, so that a look costs what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 
 use super::pusher::{Fate, Pusher};
 use super::queue::FileMark;
-use crate::error::{Error, Kind, Result};
-use crate::format::{ContentDigest, Identity, WalDigest};
+use crate::disk::digest_of;
+use crate::error::Result;
+use crate::format::WalDigest;
 use crate::postgres::{History, Lsn, SegmentName, WalName};
 use crate::window::Catalog;
 
 /// Bytes that one look reads at most, of the newest files first: where a data directory was put back, those differ. The
 /// others are read by the next looks.
 const MOST: u64 = 4 << 30;
-const PIECE: usize = 1 << 20;
 
 /// What comparisons said, of a file and of what is stored under its name.
 #[derive(Debug, Default)]
@@ -54,7 +53,9 @@ impl Compared {
                 None if left < size.bytes() => None,
                 None => {
                     left -= size.bytes();
-                    let digest = digest_of(pusher, name).await?;
+                    let hash = digest_of(pusher.pg_wal.file(name)).await?;
+                    let identity = pusher.repository.identity();
+                    let digest = hash.map(|hash| identity.wal_digest(hash.as_bytes())).transpose()?;
                     let unchanged = pusher.mark(name) == Some(mark);
                     digest.filter(|_| unchanged).map(|digest| digest == stored.digest.content())
                 }
@@ -72,23 +73,4 @@ impl Compared {
         }
         Ok(self.0.iter().filter(|(_, (.., same))| !same).map(|(segment, _)| *segment).collect())
     }
-}
-
-/// The digest of a file of pg_wal; `None` if it cannot be read.
-async fn digest_of(pusher: &Pusher, name: &WalName) -> Result<Option<ContentDigest>> {
-    let path = pusher.pg_wal.file(name);
-    let identity: Identity = pusher.repository.identity().clone();
-    let work = move || {
-        let Ok(mut file) = std::fs::File::open(path) else { return Ok(None) };
-        let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; PIECE]);
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return identity.wal_digest(hasher.finalize().as_bytes()).map(Some),
-                Ok(read) => drop(hasher.update(&buffer[..read])),
-                Err(_) => return Ok(None),
-            }
-        }
-    };
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Error::new(Kind::Other, "a thread that reads WAL died"))?
 }

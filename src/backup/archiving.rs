@@ -1,17 +1,48 @@
 //! The archive must work before a backup starts (R10), and hold its WAL before it exists (R14).
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{ServerInfo, Session};
+use crate::disk::digest_of;
 use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
-use crate::repository::{Repository, conflict};
+use crate::repository::{Repository, WalFile, conflict};
 
 /// How long the last segments of a backup may take.
 const WAL_PATIENCE: Duration = Duration::from_mins(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+/// Where the server's WAL is seen to arrive.
+#[derive(Debug, Clone)]
+pub struct Arrivals<'a> {
+    repository: &'a Repository,
+    /// The server's `pg_wal`. A segment that is there is finished, and what is stored under its name must be the same. A
+    /// standby may have received less of a segment than its primary has archived.
+    pg_wal: Option<PathBuf>,
+}
+
+impl<'a> Arrivals<'a> {
+    /// Of the server in `data_dir`, in `repository`.
+    pub fn new(repository: &'a Repository, info: &ServerInfo, data_dir: &Path) -> Self {
+        Self { repository, pg_wal: (!info.in_recovery).then(|| data_dir.join("pg_wal")) }
+    }
+
+    /// Kind `Conflict` when a file in the server's `pg_wal` is another one than what is stored.
+    async fn compare(&self, stored: &WalFile) -> Result<()> {
+        let Some(pg_wal) = &self.pg_wal else { return Ok(()) };
+        let hash = digest_of(pg_wal.join(stored.name.to_string())).await?;
+        let own = hash.map(|hash| self.repository.identity().wal_digest(hash.as_bytes())).transpose()?;
+        if own.is_none_or(|own| own == stored.digest.content()) {
+            return Ok(());
+        }
+        // One that was made anew has other digests of the same bytes.
+        self.repository.check_still_there().await?;
+        Err(conflict(&stored.name)).context("compare what is stored with the server's own WAL")
+    }
+}
 
 /// A segment that was finished on purpose: its arrival proves that archiving works.
 #[derive(Debug)]
@@ -56,24 +87,24 @@ fn needs_archiving(info: &ServerInfo) -> Result<()> {
 /// Finish a segment and see it arrive in the repository, no later than after `patience`: its name. `None` on a standby,
 /// which cannot finish one.
 pub async fn try_archiving(
-    repository: &Repository,
+    arrivals: &Arrivals<'_>,
     session: &Session,
     info: &ServerInfo,
     patience: Duration,
 ) -> Result<Option<SegmentName>> {
     let proof = Proof::begin(session, info).await?;
-    prove_archiving(repository, proof.as_ref(), patience).await?;
+    prove_archiving(arrivals, proof.as_ref(), patience).await?;
     Ok(proof.map(|proof| proof.segment))
 }
 
 /// Wait until the proof has arrived, no longer than `patience`.
 pub(super) async fn prove_archiving(
-    repository: &Repository,
+    arrivals: &Arrivals<'_>,
     proof: Option<&Proof>,
     patience: Duration,
 ) -> Result<()> {
     let Some(proof) = proof else { return Ok(()) };
-    let missing = wait_for(repository, &[proof.segment], patience).await?;
+    let missing = wait_for(arrivals, &[proof.segment], patience).await?;
     missing.map_or(Ok(()), |segment| {
         Err(Error::server(format!(
             "WAL archiving does not work: segment {segment} is not in the repository after {} s",
@@ -83,22 +114,22 @@ pub(super) async fn prove_archiving(
     })
 }
 
-/// Wait until every segment from `start` to `stop` is in the repository, each with one content (R14).
+/// Wait until every segment from `start` to `stop` is in the repository, each with one content, the server's (R14).
 pub(super) async fn wait_for_wal(
-    repository: &Repository,
+    arrivals: &Arrivals<'_>,
     timeline: TimelineId,
     start: Lsn,
     stop: Lsn,
 ) -> Result<()> {
-    let size = repository.identity().segment_size()?;
+    let size = arrivals.repository.identity().segment_size()?;
     let last = Lsn::new(stop.get().saturating_sub(1));
     let number = |position| SegmentName::containing(timeline, position, size).number(size);
     let segments: Vec<SegmentName> =
         (number(start)..=number(last)).map(|n| SegmentName::from_number(timeline, n, size)).collect();
-    let mut missing = wait_for(repository, &segments, WAL_PATIENCE).await?;
+    let mut missing = wait_for(arrivals, &segments, WAL_PATIENCE).await?;
     if missing.is_none() {
         // Once more: another content may have come behind those that arrived first.
-        missing = wait_for(repository, &segments, Duration::ZERO).await?;
+        missing = wait_for(arrivals, &segments, Duration::ZERO).await?;
     }
     missing.map_or(Ok(()), |segment| {
         Err(Error::server(format!(
@@ -111,9 +142,9 @@ pub(super) async fn wait_for_wal(
 }
 
 /// Wait until all `segments` are there; the first one that is still missing when `patience` ends. Kind `Conflict` when
-/// one is there with two contents: no restore could choose between them.
+/// one is there with two contents, between which no restore could choose, or with another server's.
 async fn wait_for(
-    repository: &Repository,
+    arrivals: &Arrivals<'_>,
     segments: &[SegmentName],
     patience: Duration,
 ) -> Result<Option<SegmentName>> {
@@ -122,17 +153,21 @@ async fn wait_for(
     let mut waiting = segments;
     while let Some(segment) = waiting.first() {
         let name = WalName::Segment(*segment);
-        let there: Vec<WalName> =
-            repository.list_wal_beside(&name).await?.into_iter().map(|file| file.name).collect();
-        let copies = |name: &WalName| there.iter().filter(|other| *other == name).count();
+        let there = arrivals.repository.list_wal_beside(&name).await?;
+        let copies = |name: &WalName| there.iter().filter(|other| other.name == *name).count();
         let names = waiting.iter().map(|segment| WalName::Segment(*segment));
         if let Some(doubled) = names.into_iter().find(|name| copies(name) > 1) {
             return Err(conflict(&doubled).context("wait for the backup's WAL"));
         }
-        let arrived =
-            waiting.iter().take_while(|segment| there.contains(&WalName::Segment(**segment))).count();
-        waiting = &waiting[arrived..];
-        if arrived > 0 {
+        let before = waiting.len();
+        while let Some((segment, rest)) = waiting.split_first() {
+            let Some(stored) = there.iter().find(|file| file.name == WalName::Segment(*segment)) else {
+                break;
+            };
+            arrivals.compare(stored).await?;
+            waiting = rest;
+        }
+        if waiting.len() < before {
             pause = FIRST_PAUSE;
             continue;
         }
@@ -166,11 +201,12 @@ mod tests {
             bytes = archive(&repository, segment, 128).await;
         }
         let (start, stop) = (segments[0].start(size()), segments[2].position(8192, size()));
-        wait_for_wal(&repository, timeline, start, stop).await.unwrap();
+        let arrivals = Arrivals { repository: &repository, pg_wal: None };
+        wait_for_wal(&arrivals, timeline, start, stop).await.unwrap();
         // The same name by another writer: a later commit.
         let other = archive_other(&bytes);
         archive_bytes(&repository, &segments[2], &other).await;
-        let error = wait_for_wal(&repository, timeline, start, stop).await.unwrap_err();
+        let error = wait_for_wal(&arrivals, timeline, start, stop).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Conflict, "{error}");
         assert!(error.to_string().contains(&segments[2].to_string()), "{error}");
     }

@@ -17,6 +17,6 @@ mod throttle;
 mod unread;
 mod worker;
 
-pub use archiving::try_archiving;
+pub use archiving::{Arrivals, try_archiving};
 pub use progress::Progress;
 pub use take::{BackupRequest, take};

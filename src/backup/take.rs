@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::archiving::{Proof, prove_archiving, wait_for_wal};
+use super::archiving::{Arrivals, Proof, prove_archiving, wait_for_wal};
 use super::copy::{Copied, CopyRequest, copy};
 use super::outside::outside_files;
 use super::progress::Progress;
@@ -96,11 +96,12 @@ impl Run<'_> {
         let started_at = session.current_time().await?;
         let seed = repository.identity().page_seed()?;
         let mut moment = Moment::new(seed, info, data_dir.control()?.has_page_checksums(), started_at);
+        let arrivals = Arrivals::new(repository, info, data_dir.path());
         let proof = Proof::begin(session, info).await?;
         let label = format!("walproof {id}");
         let (start_lsn, (), base) = tokio::try_join!(
             session.backup_start(&label, true),
-            prove_archiving(repository, proof.as_ref(), request.archive_patience),
+            prove_archiving(&arrivals, proof.as_ref(), request.archive_patience),
             repository.confirm_base(found),
         )?;
         let base_id = base.manifest.as_ref().map(|manifest| manifest.id.clone());
@@ -139,7 +140,7 @@ impl Run<'_> {
         if info.in_recovery {
             finish_on_primary(request.primary_conninfo.as_deref(), info).await;
         }
-        wait_for_wal(repository, label.timeline, label.start, stop.stop).await?;
+        wait_for_wal(&arrivals, label.timeline, label.start, stop.stop).await?;
         let manifest = manifest(
             repository,
             info,

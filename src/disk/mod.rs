@@ -1,10 +1,12 @@
-//! The local disk: durable writes, free space, which file is which, whose times can be relied on.
+//! The local disk: durable writes, free space, which file is which and what it holds, whose times can be relied on.
 
+mod digest;
 pub mod durable;
 mod same;
 mod space;
 mod times;
 
+pub use digest::digest_of;
 pub use same::FileId;
 pub use space::Space;
 pub use times::device_that_keeps_times;

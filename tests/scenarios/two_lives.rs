@@ -1,5 +1,6 @@
 //! R28: two servers that parted wrote to one timeline. Their segments follow each other by name, their records do not.
 
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::archived::{self, Archived, PATIENCE, wait_open};
@@ -187,4 +188,29 @@ fn r28_what_one_server_wrote_is_joined_whatever_lies_at_the_borders() {
     assert_eq!(rows(archived.restore("newest", [""; 0])), "1 2 4 5 6");
     let keys = archived.repo().keys("/wal/");
     assert!(keys.iter().any(|key| key.contains("/00000003")), "{keys:#?}");
+}
+
+/// The names are there, and what is stored under them is another server's.
+#[test]
+fn r14_a_backup_does_not_take_the_wal_of_another_server_for_its_own() {
+    let mut archived = Archived::start(Repo::local());
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.backup();
+    archived.cluster.stop(StopMode::Fast);
+    let data_dir = archived.target("copy");
+    let copied = Command::new("cp").arg("-a").arg(archived.cluster.data_dir()).arg(&data_dir).status();
+    assert!(copied.unwrap().success());
+    let mut copy = Cluster::attach(&data_dir);
+    copy.start();
+    for _ in 0..8 {
+        copy.psql("insert into t values (0)");
+        let last = copy.switch_wal();
+        copy.wait_archived(&last, PATIENCE);
+    }
+    copy.stop(StopMode::Fast);
+
+    archived.cluster.start();
+    let refused = archived.walproof.run(["backup-push"]);
+    refused.fails_with(3).stderr_contains("different contents");
+    assert_eq!(archived.backups().len(), 1);
 }
