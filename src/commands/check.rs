@@ -33,11 +33,14 @@ pub(super) fn check(global: &Global) -> Result<u8> {
         let server = check_server(&config, control.as_ref(), &mut found).await;
         let repository =
             check_repository(&config, control.as_ref().map(|(_, control)| control), &mut found).await;
+        let daemon = ask_for_line(&config.archive.socket, &Request::Status, Duration::from_secs(5));
         if let Some((session, info)) = server {
-            check_archiving(&session, &info, repository.as_ref(), config.archive.timeout, &mut found).await;
+            let stores = daemon.as_ref().is_ok_and(|line| serves_another(&config, line).is_none());
+            let places = (repository.as_ref(), stores);
+            check_archiving(&session, &info, places, config.archive.timeout, &mut found).await;
             session.close().await;
         }
-        check_daemon(&config, &mut found);
+        check_daemon(&config, daemon, &mut found);
         Ok(())
     })?;
     check_space(&config, &mut found);
@@ -73,9 +76,9 @@ fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, Control
 }
 
 /// Without the daemon archiving works all the same, so that is not a failure.
-fn check_daemon(config: &Config, found: &mut Findings) {
+fn check_daemon(config: &Config, answer: Result<String, String>, found: &mut Findings) {
     let socket = &config.archive.socket;
-    match ask_for_line(socket, &Request::Status, Duration::from_secs(5)) {
+    match answer {
         Ok(line) => match serves_another(config, &line) {
             None => found.ok("daemon", format!("answers at {}", socket.display())),
             Some(other) => found.must(

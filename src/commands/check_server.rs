@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::backup::try_archiving;
+use crate::backup::{Arrivals, try_archiving};
 use crate::cli::{findings::Findings, findings::Status};
 use crate::cluster::{DataDir, ServerInfo, Session};
 use crate::config::Config;
@@ -71,11 +71,11 @@ fn check_settings(info: &ServerInfo, found: &mut Findings) {
     }
 }
 
-/// Whether WAL arrives: by the command's name, or else by its deeds.
+/// Whether WAL arrives: by the command's name, or else by its deeds, where no daemon does them, too.
 pub(super) async fn check_archiving(
     session: &Session,
     info: &ServerInfo,
-    repository: Option<&Repository>,
+    (repository, daemon_stores): (Option<&Repository>, bool),
     patience: Duration,
     found: &mut Findings,
 ) {
@@ -100,6 +100,11 @@ pub(super) async fn check_archiving(
     }
     found.ok(setting, format!("{value} (not walproof by name)"));
     match prove(session, info, repository, patience).await {
+        Ok(Proof::Arrived(name)) if daemon_stores => found.warn(
+            ARCHIVING,
+            format!("{name} arrived in the repository; the daemon stores it as well, so that it says nothing of this command"),
+            "does it end with the exit code of `walproof wal-push %p`? to see it, stop the daemon, finish a segment (select pg_switch_wal()), and check again",
+        ),
         Ok(Proof::Arrived(name)) => found.ok(ARCHIVING, format!("{name} arrived in the repository")),
         Ok(Proof::Unknown(why)) => found.warn(
             ARCHIVING,
@@ -148,7 +153,8 @@ async fn prove(
     if !session.may_switch_wal().await? {
         return unknown("the role may not execute pg_switch_wal");
     }
-    match try_archiving(repository, session, info, patience).await? {
+    let arrivals = Arrivals::new(repository, info, Path::new(&info.data_directory));
+    match try_archiving(&arrivals, session, info, patience).await? {
         Some(segment) => Ok(Proof::Arrived(WalName::Segment(segment))),
         None => unknown("a standby cannot finish a segment"),
     }

@@ -4,7 +4,7 @@ use crate::support::archived::{Archived, PATIENCE};
 use crate::support::postgres::Cluster;
 use crate::support::process::{self, Output};
 use crate::support::site::{Site, file_names};
-use crate::support::{Repo, Scratch, Walproof, program};
+use crate::support::{Daemon, Repo, Scratch, Walproof, program};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -55,6 +55,21 @@ fn check_lets_a_wrapper_prove_that_it_archives() {
     let text = check(&impatient, 1);
     let proof = line(&text, "archiving");
     assert!(proof.starts_with("FAIL") && proof.contains("after 2 s"), "{text}");
+}
+
+#[test]
+fn check_does_not_take_the_daemons_deeds_for_the_commands() {
+    let archived = Archived::start(Repo::local());
+    let daemon = Daemon::start_whole(&archived.walproof);
+    archived.archive_through("exit 0");
+    let text = check(&archived.walproof, 0);
+    let proof = line(&text, "archiving");
+    assert!(proof.starts_with("WARN") && proof.contains("arrived in the repository"), "{text}");
+    drop(daemon);
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.cluster.wait_archived(&archived.cluster.switch_wal(), PATIENCE);
+    let text = check(&archived.configured("[archive]\ntimeout = \"2s\""), 1);
+    assert!(line(&text, "archiving").starts_with("FAIL"), "{text}");
 }
 
 #[test]
