@@ -7,20 +7,23 @@ use crate::format::{Harm, ObjectKey, VerifyRecord};
 use crate::postgres::WalName;
 use crate::repository::{Listing, Repository};
 
-/// Leave it in the repository. `looked_at_all`: all content was opened, or known to be sound; else what earlier runs found
-/// stands, as long as the objects are as they were.
+/// Leave it in the repository, and give what counts now. `looked_at_all`: all content was opened, or known to be sound; else
+/// what earlier runs found stands, as long as the objects are as they were.
 pub(super) async fn note(
     repository: &Repository,
     listing: &Listing,
     findings: &Findings,
     looked_at_all: bool,
-) -> Result<()> {
+) -> Result<Vec<Harm>> {
     let before = repository.get_harm().await?;
     let now = harm(listing, findings, &before, looked_at_all);
     // A record that cannot be read says nothing, and would be found damaged by every run.
     let record = ObjectKey::Verify(VerifyRecord::Harm).to_string();
     let unreadable = findings.problems.iter().any(|found| found.object == record);
-    if now == before && !unreadable { Ok(()) } else { repository.put_harm(&now).await }
+    if now != before || unreadable {
+        repository.put_harm(&now).await?;
+    }
+    Ok(now)
 }
 
 fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: bool) -> Vec<Harm> {

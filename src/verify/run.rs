@@ -70,7 +70,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         let (_, again) = pass(repository, wanted.window, &mut records, &mut times).await?;
         findings = findings.confirmed_by(again);
     }
-    let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
+    let (mut catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
     let (mut tally, mut age, mut covered) = (Tally::default(), Age::default(), Vec::new());
     let mut window: RecoveryWindow = window;
     if wanted.content {
@@ -100,10 +100,18 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
         (_, window) = look(repository, &listing, &mut records, &mut times).await?;
     }
     let looked_at_all = wanted.content && tally.left == 0;
-    if let Err(error) = harm::note(repository, &listing, &findings, looked_at_all).await {
+    let noted = harm::note(repository, &listing, &findings, looked_at_all).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the damage cannot be noted in the repository: others go on counting on it");
+        Vec::new()
+    });
+    let mut lost = findings.lost.clone();
+    if !looked_at_all && !noted.is_empty() {
+        // What an earlier run found and this one did not open stands, for a restore as well.
+        (catalog, window) = look(repository, &listing, &mut Records::default(), &mut times).await?;
+        let harmed = catalog.harmed.iter().map(|(backup, why)| (backup.id.clone(), why.to_string()));
+        lost = harmed.chain(lost).collect();
     }
-    let restorable = Restorable::of(&catalog, &window, &findings.lost, (wanted.window, PgTime::now()));
+    let restorable = Restorable::of(&catalog, &window, &lost, (wanted.window, PgTime::now()));
     let Tally { opened, remembered, left } = tally;
     let objects = listing.objects.len() as u64;
     let Age { oldest, overdue } = age;
