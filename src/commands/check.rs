@@ -24,8 +24,9 @@ pub(super) fn check(global: &Global) -> Result<u8> {
     let mut found = Findings::default();
     found.ok("configuration", config.path.display().to_string());
     start::run_large(async {
+        let daemon = ask_for_line(&config.archive.socket, &Request::Status, Duration::from_secs(5));
         let Some(data_dir) = expected_data_dir(&config) else {
-            found.ok("database", "not on this host: only what restoring needs is checked");
+            check_absence(&config, daemon.is_ok(), &mut found);
             check_repository(&config, None, &mut found).await;
             return Ok(());
         };
@@ -33,7 +34,6 @@ pub(super) fn check(global: &Global) -> Result<u8> {
         let server = check_server(&config, control.as_ref(), &mut found).await;
         let repository =
             check_repository(&config, control.as_ref().map(|(_, control)| control), &mut found).await;
-        let daemon = ask_for_line(&config.archive.socket, &Request::Status, Duration::from_secs(5));
         if let Some((session, info)) = server {
             let stores = daemon.as_ref().is_ok_and(|line| serves_another(&config, line).is_none());
             let places = (repository.as_ref(), stores);
@@ -60,6 +60,19 @@ fn expected_data_dir(config: &Config) -> Option<&Path> {
     let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     let absent = std::fs::metadata(path).is_err_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
     (!empty && !absent).then_some(path)
+}
+
+/// Where a daemon runs there should be a database.
+fn check_absence(config: &Config, daemon_runs: bool, found: &mut Findings) {
+    let Some(path) = config.data_dir_if_set().filter(|_| daemon_runs) else {
+        return found.ok("database", "not on this host: only what restoring needs is checked");
+    };
+    found.must(
+        "database",
+        false,
+        format!("{} is not there, or empty, and a daemon runs on this host", path.display()),
+        "is cluster.data_dir right, and its file system mounted?",
+    );
 }
 
 fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, ControlFile)> {

@@ -123,6 +123,13 @@ fn check_expects_no_database_where_backups_are_only_restored() {
         assert!(line(&text, "database").contains("not on this host"), "{text}");
         assert!(line(&text, "backups").starts_with("OK    backups"), "{text}");
     }
+    // Where a daemon runs, a data directory that is not there is one that is not mounted.
+    let unmounted =
+        staging().data_dir(Path::new("/nowhere/main")).conninfo("host=/nowhere user=postgres").build();
+    let daemon = Daemon::start(&unmounted);
+    let text = check(&unmounted, 1);
+    assert!(line(&text, "database").starts_with("FAIL"), "{text}");
+    drop(daemon);
     // A database's host is one also while its server is down.
     let mut archived = archived;
     archived.cluster.kill9();
