@@ -50,7 +50,7 @@ impl Log {
                 self.survey.succeeded(now);
                 self.store.succeeded(Task::Survey, now);
             }
-            Event::SurveyFailed(error) => {
+            Event::SurveyFailed { error, .. } => {
                 Self::failed(&mut self.store, &mut self.survey, Task::Survey, error, now);
             }
             _ => {}

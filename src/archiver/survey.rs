@@ -8,10 +8,11 @@ use super::compare::Compared;
 use super::handle::LedgerHandle;
 use super::pusher::Pusher;
 use crate::cluster::DataDir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{ObjectKey, VerifyRecord};
 use crate::ledger::{Event, Now, Seen, Survey};
 use crate::postgres::{History, PgTime, TimelineId, WalName};
+use crate::problem::Code;
 use crate::repository::{Listing, Repository};
 use crate::window::{Catalog, Records, WalTimes, look};
 
@@ -38,8 +39,8 @@ pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {
     loop {
         let pause = match survey(&ledger, &pusher, &mut looks).await {
             Ok(()) => NEXT,
-            Err(error) => {
-                ledger.apply(Event::SurveyFailed(error), Now::read());
+            Err(Failed { error, code }) => {
+                ledger.apply(Event::SurveyFailed { error, code }, Now::read());
                 AGAIN
             }
         };
@@ -48,15 +49,34 @@ pub(super) async fn run(ledger: LedgerHandle, pusher: Arc<Pusher>) {
     }
 }
 
+/// A look that did not come to its end.
+struct Failed {
+    error: Error,
+    /// What it is about, where that is not the repository.
+    code: Option<Code>,
+}
+
+impl Failed {
+    fn of(code: Code) -> impl Fn(Error) -> Self {
+        move |error| Self { error, code: Some(code) }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, code: None }
+    }
+}
+
 /// One look.
-async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Result<()> {
+async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Result<(), Failed> {
     let repository = &pusher.repository;
     ledger.apply(Event::SurveyBegan, Now::read());
     // The end first, then pg_wal, then the repository: WAL goes that way, and what has moved on in between is met
     // further down, and not missing.
     let (sample, end) = ledger.read(|ledger| (ledger.sample(), ledger.end_of_wal()));
-    let files = pusher.pg_wal.files()?;
-    let ready = pusher.pg_wal.ready()?;
+    let files = pusher.pg_wal.files().map_err(Failed::of(Code::DataDirectory))?;
+    let ready = pusher.pg_wal.ready().map_err(Failed::of(Code::DataDirectory))?;
     // A standby follows its primary to another timeline.
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or_else(|| timeline_here(pusher));
     // An unmounted disk leaves an empty directory behind, in which nothing is listed.
@@ -64,7 +84,7 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     list(repository, looks, timeline).await?;
     let listed_at = Instant::now();
     let (catalog, window) = look(repository, &looks.listing, &mut looks.records, &mut looks.times).await?;
-    let history = history(pusher, timeline, &catalog)?;
+    let history = history(pusher, timeline, &catalog).map_err(Failed::of(Code::HistoryUnreadable))?;
     let standby = sample.is_some_and(|sample| sample.status.in_recovery);
     let end = end.filter(|_| !standby);
     let others = match end {

@@ -187,7 +187,7 @@ impl Desk {
                 repository: self.place.repository.clone(),
                 repository_bytes: ledger.bytes.map(restorable::bytes),
                 store_up: ledger.store_up,
-                survey_error: ledger.survey_error.as_ref().map(Trouble::of_repository),
+                survey_error: ledger.survey_error.clone(),
             },
             counts: Some(ledger.counts),
             problems: Vec::new(),

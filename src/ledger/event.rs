@@ -9,6 +9,7 @@ use crate::cluster::{ServerInfo, WalStatus};
 use crate::error::Error;
 use crate::format::TailGeneration;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName, version_text};
+use crate::problem::Code;
 use crate::store::Outcome;
 use crate::window::{RecoveryWindow, Usage};
 
@@ -106,7 +107,12 @@ pub enum Event {
     /// A survey ended.
     Surveyed(Box<Survey>),
     /// A survey could not be finished.
-    SurveyFailed(Error),
+    SurveyFailed {
+        /// Why.
+        error: Error,
+        /// What it is about, where that is not the repository.
+        code: Option<Code>,
+    },
     /// A backup was taken on this host.
     BackupMade,
     /// A backup on this host failed.

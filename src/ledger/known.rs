@@ -17,6 +17,7 @@ use crate::error::{Error, Kind};
 use crate::format::TailGeneration;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
 use crate::present::Counts;
+use crate::problem::Trouble;
 use crate::repository::WalFile;
 use crate::store::Outcome;
 use crate::window::{RecoveryWindow, Usage};
@@ -52,7 +53,7 @@ pub struct Ledger {
     /// Why the tail could not be stored the last time.
     pub tail_error: Option<Error>,
     /// Why the repository could not be surveyed the last time.
-    pub survey_error: Option<Error>,
+    pub survey_error: Option<Trouble>,
     /// When a backup last failed on this host.
     pub backup_failed_at: Option<PgTime>,
     /// The server that answers is not the one that runs in the data directory.
@@ -174,7 +175,10 @@ impl Ledger {
                 self.doubt = self.doubt.map(|_| Doubt::LookedAt);
             }
             Event::Surveyed(survey) => self.surveyed(*survey, now),
-            Event::SurveyFailed(error) => self.survey_error = Some(error),
+            Event::SurveyFailed { error, code } => {
+                let trouble = code.map(|code| Trouble::new(code, &error));
+                self.survey_error = Some(trouble.unwrap_or_else(|| Trouble::of_repository(&error)));
+            }
             Event::BackupMade => return Some(Wanted::Survey),
             Event::BackupFailed => self.backup_failed_at = Some(now.time),
             Event::Requested { verb, outcome, elapsed } => {

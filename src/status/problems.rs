@@ -64,8 +64,13 @@ fn of_start(snapshot: &Snapshot, found: &mut Found) {
         found.trouble(Severity::Critical, "", obstacle, None);
     }
     if let Some(error) = &snapshot.store.survey_error {
-        let hint = "`walproof check` tells what is wrong with the store";
-        found.trouble(Severity::Critical, "the repository could not be read: ", error, Some(hint));
+        let (what, hint) = match error.code {
+            Code::DataDirectory => ("the data directory cannot be read: ", "is its file system mounted?"),
+            _ => {
+                ("the repository could not be read: ", "`walproof check` tells what is wrong with the store")
+            }
+        };
+        found.trouble(Severity::Critical, what, error, Some(hint));
     } else if snapshot.store.store_up == Some(false) {
         found.warning(
             Code::StoreDown,

@@ -365,3 +365,28 @@ fn r28_the_claim_ends_when_a_verification_finds_the_newest_wal_damaged() {
     daemon.wait_within(TWO_LOOKS, "the claim returns", mended);
     archived.restore_newest("newest");
 }
+
+/// The repository answers: what is wrong is not there.
+#[test]
+fn r31_a_look_that_fails_on_this_host_is_not_the_repositorys_fault() {
+    let mut archived = archived();
+    archived.backup();
+    archived.cluster.stop(StopMode::Fast);
+    let data_dir = archived.cluster.data_dir().to_owned();
+    std::fs::write(data_dir.join("standby.signal"), "").unwrap();
+    archived.cluster.start().promote();
+    archived.archive_all();
+    // Nobody has the history any more.
+    archived.repo().delete(&archived.repo().key("/00000002.history-"));
+    std::fs::remove_file(archived.cluster.pg_wal().join("00000002.history")).unwrap();
+    let daemon = Daemon::start(&archived.walproof);
+    let status = daemon.wait("the history is missed", |status| has(status, "history_unreadable"));
+    assert!(!has(&status, "repository_unreadable"), "{status:#}");
+
+    archived.cluster.stop(StopMode::Fast);
+    let aside = archived.scratch.join("aside");
+    std::fs::rename(&data_dir, &aside).unwrap();
+    let status = daemon.wait("the directory is missed", |status| has(status, "data_directory"));
+    assert!(!has(&status, "repository_unreadable"), "{status:#}");
+    std::fs::rename(&aside, &data_dir).unwrap();
+}

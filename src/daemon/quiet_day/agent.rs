@@ -336,7 +336,7 @@ impl Agent {
             Work::Found => self.begin(ms, 2000, Work::Found),
             Work::Survey(..) => {
                 self.survey = Some(ms + 5000);
-                self.apply(Event::SurveyFailed(error()), ms);
+                self.apply(Event::SurveyFailed { error: error(), code: None }, ms);
             }
             Work::Tail { .. } => {
                 self.tail = Some(ms.max(begun + TAIL));
