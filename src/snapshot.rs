@@ -102,6 +102,8 @@ pub struct Promises {
     pub rto_objective: Duration,
     /// How far back every instant shall stay restorable.
     pub retention_window: Duration,
+    /// How often a drill shall prove it.
+    pub drill_every: Duration,
 }
 
 /// Whether a daemon tells, or should.
@@ -161,7 +163,6 @@ pub struct Wal {
     /// WAL is in the repository as whole segments up to here without a gap.
     pub archived: Option<Lsn>,
     /// Free bytes where the server writes WAL.
-    #[serde(default)]
     pub disk_free: Option<u64>,
     /// Files that wait to be archived.
     pub ready: u64,
@@ -371,9 +372,9 @@ pub struct Drills {
     pub drill_counts: Vec<(String, u64)>,
     /// When the last one began that passed.
     pub drill_passed_at: Option<PgTime>,
-    /// How long one is overdue; `None` before the first that counts.
+    /// How long one is overdue, since the repository was made if none counts yet; `None` while that is not known.
     pub drill_overdue_seconds: Option<f64>,
-    /// How often a drill was promised, by the last one that counts.
+    /// How often a drill was promised, by the last one that counts, else by the configuration at hand.
     pub drill_every_seconds: Option<f64>,
 }
 

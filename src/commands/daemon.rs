@@ -96,5 +96,6 @@ pub(super) const fn promises(config: &Config) -> Promises {
         rpo_objective: config.rpo_objective,
         rto_objective: config.rto_objective,
         retention_window: config.retention_window,
+        drill_every: config.drill.every,
     }
 }

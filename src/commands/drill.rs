@@ -61,7 +61,7 @@ pub(super) fn drill(global: &Global, arguments: &Drill) -> Result<u8> {
             return Err(Error::corrupt("the drill left something else than a report"));
         };
         if let Some(path) = &arguments.textfile {
-            let drills = read_drills(&repository).await.summary(PgTime::now());
+            let drills = read_drills(&repository).await.summary(PgTime::now(), config.drill.every);
             write_textfile(path, &drill_textfile(config.cluster.as_str(), &drills))?;
         }
         drill_evidence::show(global, &proven)?;

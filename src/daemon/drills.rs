@@ -20,9 +20,14 @@ pub(super) const PAUSE: Duration = Duration::from_mins(1);
 /// Drills that are shown.
 const SHOWN: usize = 12;
 
-/// Reports by number.
+/// What is known of a repository's drills.
 #[derive(Debug, Clone, Default)]
-pub struct KnownDrills(BTreeMap<(u32, u64), Option<Arc<Report>>>);
+pub struct KnownDrills {
+    /// By number and digest; `None` is another entry of the chain.
+    reports: BTreeMap<(u32, u64), Option<Arc<Report>>>,
+    /// When the repository was made, once its reports were listed: from then on drills were promised.
+    since: Option<PgTime>,
+}
 
 /// What the repository's reports tell; where they cannot be read, nothing.
 pub async fn read(repository: &Repository) -> KnownDrills {
@@ -35,11 +40,12 @@ impl KnownDrills {
     /// A statistic that fails takes no claim with it: what cannot be read is left out.
     async fn update(&mut self, repository: &Repository) {
         let Ok((listed, _)) = repository.list_reports().await else { return };
+        self.since = Some(repository.identity().created_at.into());
         let there = |key: &(u32, u64)| listed.iter().any(|report| (report.sequence, report.digest) == *key);
-        self.0.retain(|key, _| there(key));
+        self.reports.retain(|key, _| there(key));
         for report in &listed {
             let key = (report.sequence, report.digest);
-            if let Entry::Vacant(unknown) = self.0.entry(key) {
+            if let Entry::Vacant(unknown) = self.reports.entry(key) {
                 match fetch(repository, report).await {
                     Ok(found) => drop(unknown.insert(found)),
                     Err(error) => tracing::debug!(%error, "a drill's report cannot be read"),
@@ -49,26 +55,28 @@ impl KnownDrills {
     }
 
     fn reports(&self) -> impl DoubleEndedIterator<Item = &Report> {
-        self.0.values().filter_map(|report| report.as_deref())
+        self.reports.values().filter_map(|report| report.as_deref())
     }
 
-    /// As a snapshot shows them.
-    pub fn summary(&self, now: PgTime) -> Drills {
+    /// As a snapshot shows them. The last drill that counts says how often they were promised; until there is one, `every`.
+    pub fn summary(&self, now: PgTime, every: Duration) -> Drills {
         let count =
             |verdict: Verdict| self.reports().filter(|report| report.verdict == verdict).count() as u64;
         let started =
             |verdicts: &[Verdict]| self.reports().rev().find(|report| verdicts.contains(&report.verdict));
         let counted = started(&[Verdict::Pass, Verdict::Fail]);
+        let promised = match counted {
+            Some(report) => Some((report.started_at, report.objectives.every_seconds)),
+            None => self.since.map(|since| (since, every.as_secs_f64())),
+        };
         let mut shown: Vec<DrillLine> = self.reports().rev().take(SHOWN).map(line).collect();
         shown.reverse();
         Drills {
             drills: shown,
             drill_counts: Verdict::ALL.map(|verdict| (verdict.as_str().to_owned(), count(verdict))).to_vec(),
             drill_passed_at: started(&[Verdict::Pass]).map(|report| report.started_at),
-            drill_overdue_seconds: counted.map(|report| {
-                (now.seconds_since(report.started_at) - report.objectives.every_seconds).max(0.0)
-            }),
-            drill_every_seconds: counted.map(|report| report.objectives.every_seconds),
+            drill_overdue_seconds: promised.map(|(from, every)| (now.seconds_since(from) - every).max(0.0)),
+            drill_every_seconds: promised.map(|(_, every)| every),
         }
     }
 
@@ -113,7 +121,8 @@ impl DrillsHandle {
     #[cfg(test)]
     pub(super) fn know(&self, reports: &[Arc<Report>]) {
         let numbered = (1_u32..).zip(reports).map(|(number, report)| ((number, 0), Some(Arc::clone(report))));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = KnownDrills(numbered.collect());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            KnownDrills { reports: numbered.collect(), since: None };
     }
 
     pub(super) fn get(&self) -> KnownDrills {

@@ -66,7 +66,7 @@ pub async fn repository_snapshot(
         window: restorable::window(&window, branch),
         verifications: verifications::read(repository).await,
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
-        drills: known.summary(PgTime::now()),
+        drills: known.summary(PgTime::now(), promises.drill_every),
         store: Store {
             repository: repository.store().to_string(),
             repository_bytes: Some(restorable::bytes(catalog.usage)),

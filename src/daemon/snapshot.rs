@@ -106,7 +106,7 @@ impl Desk {
     }
 
     fn drills(&self, now: PgTime) -> Drills {
-        self.drills.get().summary(now)
+        self.drills.get().summary(now, self.promises.drill_every)
     }
 
     /// By the rates of drills, from the newest backup and the WAL that follows it.

@@ -41,9 +41,15 @@ fn of_drills(drills: &Drills, found: &mut Found) {
     let every = drills.drill_every_seconds.unwrap_or_default();
     let late = drills.drill_overdue_seconds.filter(|late| *late > LATE_SECONDS.min(every / 8.0));
     if let Some(late) = late {
+        let counted = drills.drill_counts.iter().filter(|(verdict, _)| verdict != "inconclusive");
+        let first = if counted.map(|(_, count)| count).sum::<u64>() == 0 { "the first" } else { "a" };
         found.warning(
             Code::DrillOverdue,
-            format!("a drill is overdue by {}: one every {} was promised", seconds(late), seconds(every)),
+            format!(
+                "{first} drill is overdue by {}: one every {} was promised",
+                seconds(late),
+                seconds(every)
+            ),
             "does walproof-drill.timer run on the staging host (systemctl list-timers)?",
         );
     }

@@ -56,6 +56,7 @@ pub(crate) fn unknown() -> Snapshot {
             rpo_objective: Duration::from_mins(15),
             rto_objective: Duration::from_hours(1),
             retention_window: Duration::from_hours(7 * 24),
+            drill_every: Duration::from_hours(31 * 24),
         },
         teller: Teller::default(),
         server: Server {

@@ -113,8 +113,14 @@ fn an_overdue_drill_is_a_problem_and_an_inconclusive_one_does_not_count() {
     let archived = started();
     let often = |sql: &str| query(sql).replace("amcheck = false", "amcheck = false\nevery = \"2s\"");
     let staging = Staging::with(&archived, &often("select true"));
+    let late = std::time::Duration::from_secs(3);
+    // Since the repository was made.
+    std::thread::sleep(late);
+    let never = status(&staging.walproof);
+    assert_eq!(codes(&never), ["warning drill_overdue"]);
+    assert!(problem(&never, "drill_overdue").0.starts_with("the first drill is overdue by "));
     staging.drill(0, ["--target-immediate"]);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(late);
     let endless = staging.reconfigured(&archived, &often("select pg_sleep(99) is null"));
     endless.drill(10, ["--query-timeout", "1s", "--target-immediate"]);
     let known = status(&staging.walproof);

@@ -34,6 +34,7 @@ pub(super) const PROMISES: Promises = Promises {
     rpo_objective: Duration::from_mins(15),
     rto_objective: Duration::from_hours(1),
     retention_window: Duration::from_hours(7 * 24),
+    drill_every: Duration::from_hours(31 * 24),
 };
 
 #[allow(clippy::cast_possible_truncation, reason = "a pause of minutes")]
