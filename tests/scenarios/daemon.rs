@@ -265,7 +265,8 @@ fn heartbeats_give_an_idle_cluster_a_time_to_be_restored_to() {
 #[test]
 fn r9_a_promoted_standby_ships_what_the_old_primary_never_did() {
     let mut old = archived(Repo::local());
-    // Before the backup: WAL that the standby still needs may go with it.
+    // A standby that is slow still finds what it needs.
+    old.cluster.set("wal_keep_size", "256MB").reload();
     let (mut standby, walproof) = standby_of(&old);
     old.backup();
     let daemon = Daemon::start_whole(&walproof);
