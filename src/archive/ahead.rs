@@ -12,7 +12,8 @@ use std::time::Duration;
 use tempfile::TempPath;
 
 use super::fetch::directory_of;
-use super::spool::{Spool, Stamp};
+use super::spool::Spool;
+use crate::disk::FileStamp;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{ClusterName, Identity, WalDigest};
 use crate::postgres::{SegmentName, TimelineId};
@@ -248,7 +249,7 @@ fn converse(spool: &Spool, call: Call) -> Result<Option<(String, String)>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ready {
     pub(super) label: Label,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: FileStamp,
 }
 
 /// The answer to a call.

@@ -2,8 +2,7 @@
 //! alone, outside the data directory. Before it is delivered, what lies there is known to be what was checked when it was laid
 //! ready, or else checked again (R7, R25).
 
-use std::fmt;
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{DirBuilder, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -13,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::protocol::Destination;
-use crate::disk::{LONGEST_SOCKET_PATH, Space};
+use crate::disk::{FileId, FileStamp, LONGEST_SOCKET_PATH, Space};
 use crate::error::{Error, Kind, Result};
 
 /// A directory that belongs to one recovering data directory, one repository and one place of that.
@@ -31,40 +30,6 @@ const TAKEN: &str = "taken-";
 const WRITING: &str = "writing-";
 /// What is left free for others on the spool's file system, bytes.
 const LEFT_FREE: u64 = 256 << 20;
-
-/// What a file is and when it was last changed: the same as long as nobody has written to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    fn is_same_file(&self, other: &Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-}
-
-impl fmt::Display for Stamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (modified, changed) = (self.modified, self.changed);
-        write!(f, "{}-{}-{}-", self.device, self.inode, self.len)?;
-        write!(f, "{}.{}-{}.{}", modified.0, modified.1, changed.0, changed.1)
-    }
-}
 
 impl Spool {
     /// The spool below `base` for the recovery in `data_dir` of the repository `identity` at `destination`; made when
@@ -148,7 +113,7 @@ impl Spool {
 
     /// Lay a segment ready under `name`. It goes to the disk now, so that the server, which syncs what it keeps, need not
     /// wait for that. What is returned shows later whether anybody wrote to it since.
-    pub(super) fn lay_ready(&self, name: &str, plain: &[u8]) -> Result<Stamp> {
+    pub(super) fn lay_ready(&self, name: &str, plain: &[u8]) -> Result<FileStamp> {
         let path = self.directory.join(format!("{READY}{name}"));
         let free = Space::at(&self.directory)?.free;
         if free < LEFT_FREE + plain.len() as u64 {
@@ -164,21 +129,21 @@ impl Spool {
             // In the past: whatever is written from now on leaves another time, also within one tick of the clock.
             file.as_file().set_modified(SystemTime::now() - Duration::from_secs(1))?;
             let file = file.persist(&path).map_err(|error| error.error)?;
-            file.metadata().map(|metadata| Stamp::of(&metadata))
+            file.metadata().map(|metadata| FileStamp::of(&metadata))
         };
         write().map_err(|cause: std::io::Error| Error::io("write", &path, &cause))
     }
 
     /// Take what was laid ready under `name`: from now on it is this call's alone. Its stamp is of just before that.
-    pub(super) fn take(&self, name: &str) -> Result<(TempPath, File, Stamp)> {
+    pub(super) fn take(&self, name: &str) -> Result<(TempPath, File, FileStamp)> {
         let from = self.directory.join(format!("{READY}{name}"));
         let to = self.directory.join(format!("{TAKEN}{}-{name}", std::process::id()));
         let take = || {
             let file = File::open(&from)?;
-            let stamp = Stamp::of(&file.metadata()?);
+            let stamp = FileStamp::of(&file.metadata()?);
             std::fs::rename(&from, &to)?;
             let path = TempPath::try_from_path(&to)?;
-            let same = Stamp::of(&std::fs::metadata(&to)?).is_same_file(&stamp);
+            let same = FileId::at(&to)? == stamp.file;
             if same {
                 Ok((path, file, stamp))
             } else {

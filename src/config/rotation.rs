@@ -2,11 +2,10 @@
 //! leaves the old value in place, and a warning.
 
 use std::fmt;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::disk::FileStamp;
 use crate::error::Result;
 
 /// A value that comes from files.
@@ -19,28 +18,8 @@ pub(super) struct Rotating<T> {
 }
 
 struct Last<T> {
-    marks: Vec<Option<Mark>>,
+    marks: Vec<Option<FileStamp>>,
     value: Arc<T>,
-}
-
-/// Which content a file had: another one differs in this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-    modified: (i64, i64),
-}
-
-impl Mark {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            inode: metadata.ino(),
-            size: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
 }
 
 impl<T: PartialEq> Rotating<T> {
@@ -78,8 +57,8 @@ impl<T: PartialEq> Rotating<T> {
     }
 }
 
-fn marks(files: &[PathBuf]) -> Vec<Option<Mark>> {
-    files.iter().map(|path| std::fs::metadata(path).ok().as_ref().map(Mark::of)).collect()
+fn marks(files: &[PathBuf]) -> Vec<Option<FileStamp>> {
+    files.iter().map(|path| std::fs::metadata(path).ok().as_ref().map(FileStamp::of)).collect()
 }
 
 impl<T> fmt::Debug for Rotating<T> {

@@ -7,7 +7,7 @@ mod space;
 mod times;
 
 pub use digest::digest_of;
-pub use same::FileId;
+pub use same::{FileId, FileStamp};
 pub use space::Space;
 pub use times::device_that_keeps_times;
 

@@ -1,5 +1,6 @@
-//! Which file is which, whatever names it has.
+//! Which file is which, whatever names it has, and whether it was written to.
 
+use std::fmt;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +24,36 @@ impl FileId {
     /// Of the file with this metadata.
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// What a file is and when it was last changed: the same as long as nobody has written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Which file.
+    pub file: FileId,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// Of the file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: FileId::of(metadata),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl fmt::Display for FileStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (modified, changed) = (self.modified, self.changed);
+        write!(f, "{}-{}-{}-", self.file.device, self.file.inode, self.len)?;
+        write!(f, "{}.{}-{}.{}", modified.0, modified.1, changed.0, changed.1)
     }
 }
 
