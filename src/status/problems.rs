@@ -114,6 +114,7 @@ fn of_rpo(snapshot: &Snapshot, found: &mut Found) {
         None if snapshot.teller.daemon_since.is_none() => {}
         // Why is said already.
         None if !snapshot.window.window_faults.is_empty() => {}
+        None if !snapshot.backups.damaged_backups.is_empty() && snapshot.backups.finished.is_empty() => {}
         None if snapshot.server.role == Role::Primary || snapshot.wal.stored.is_none() => found.add(
             Severity::Critical,
             Code::RpoUnknown,
@@ -181,7 +182,11 @@ fn of_backups(snapshot: &Snapshot, found: &mut Found) {
     let Some(newest) = snapshot.backups.finished.last() else {
         return found.critical(
             Code::NoBackup,
-            "there is no backup: WAL alone restores nothing",
+            if snapshot.backups.damaged_backups.is_empty() {
+                "there is no backup: WAL alone restores nothing"
+            } else {
+                "there is no backup that can be restored"
+            },
             "take one with `walproof backup-push`",
         );
     };

@@ -69,6 +69,9 @@ impl Ledger {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
+        if coverage.is_unreachable() {
+            return None;
+        }
         let foreign = self.divergence().is_some() || self.doubt.is_some();
         if foreign || self.second_writer.is_some() || self.led_astray().is_some() {
             // What is stored is not, or not all, what this server wrote.
