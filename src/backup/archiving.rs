@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{ServerInfo, Session};
 use crate::disk::digest_of;
 use crate::error::{Error, Result, ResultExt};
+use crate::format::WalRecord;
 use crate::postgres::{Lsn, SegmentName, TimelineId, WalName};
 use crate::repository::{Repository, WalFile, conflict};
 
@@ -104,8 +105,8 @@ pub(super) async fn prove_archiving(
     patience: Duration,
 ) -> Result<()> {
     let Some(proof) = proof else { return Ok(()) };
-    let missing = wait_for(arrivals, &[proof.segment], patience).await?;
-    missing.map_or(Ok(()), |segment| {
+    let found = wait_for(arrivals, &[proof.segment], patience).await?;
+    found.missing.map_or(Ok(()), |segment| {
         Err(Error::server(format!(
             "WAL archiving does not work: segment {segment} is not in the repository after {} s",
             patience.as_secs()
@@ -114,41 +115,49 @@ pub(super) async fn prove_archiving(
     })
 }
 
-/// Wait until every segment from `start` to `stop` is in the repository, each with one content, the server's (R14).
+/// Wait until every segment from `start` to `stop` is in the repository, each with one content, the server's (R14). The first
+/// and the last of them, as they are stored.
 pub(super) async fn wait_for_wal(
     arrivals: &Arrivals<'_>,
     timeline: TimelineId,
     start: Lsn,
     stop: Lsn,
-) -> Result<()> {
+) -> Result<Vec<WalRecord>> {
     let size = arrivals.repository.identity().segment_size()?;
     let last = Lsn::new(stop.get().saturating_sub(1));
     let number = |position| SegmentName::containing(timeline, position, size).number(size);
     let segments: Vec<SegmentName> =
         (number(start)..=number(last)).map(|n| SegmentName::from_number(timeline, n, size)).collect();
-    let mut missing = wait_for(arrivals, &segments, WAL_PATIENCE).await?;
-    if missing.is_none() {
+    let mut found = wait_for(arrivals, &segments, WAL_PATIENCE).await?;
+    if found.missing.is_none() {
         // Once more: another content may have come behind those that arrived first.
-        missing = wait_for(arrivals, &segments, Duration::ZERO).await?;
+        found = wait_for(arrivals, &segments, Duration::ZERO).await?;
     }
-    missing.map_or(Ok(()), |segment| {
-        Err(Error::server(format!(
+    if let Some(segment) = found.missing {
+        return Err(Error::server(format!(
             "the backup's WAL is incomplete: segment {segment} is not in the repository"
         ))
         .hint(
             "what does the server's log say of archive_command? on a standby: does the primary archive here?",
-        ))
-    })
+        ));
+    }
+    let mut ends = found.arrived;
+    ends.drain(1..ends.len().saturating_sub(1).max(1));
+    Ok(ends)
 }
 
-/// Wait until all `segments` are there; the first one that is still missing when `patience` ends. Kind `Conflict` when
-/// one is there with two contents, between which no restore could choose, or with another server's.
-async fn wait_for(
-    arrivals: &Arrivals<'_>,
-    segments: &[SegmentName],
-    patience: Duration,
-) -> Result<Option<SegmentName>> {
+/// What has arrived, in order.
+struct Found {
+    arrived: Vec<WalRecord>,
+    /// The first segment that has not.
+    missing: Option<SegmentName>,
+}
+
+/// Wait until all `segments` are there, until `patience` ends. Kind `Conflict` when one is there with two contents, between
+/// which no restore could choose, or with another server's.
+async fn wait_for(arrivals: &Arrivals<'_>, segments: &[SegmentName], patience: Duration) -> Result<Found> {
     let begin = Instant::now();
+    let mut arrived = Vec::new();
     let (mut pause, mut reported) = (FIRST_PAUSE, Duration::ZERO);
     let mut waiting = segments;
     while let Some(segment) = waiting.first() {
@@ -165,6 +174,7 @@ async fn wait_for(
                 break;
             };
             arrivals.compare(stored).await?;
+            arrived.push(WalRecord { segment: *segment, digest: stored.digest.content() });
             waiting = rest;
         }
         if waiting.len() < before {
@@ -172,7 +182,7 @@ async fn wait_for(
             continue;
         }
         if begin.elapsed() > patience {
-            return Ok(Some(*segment));
+            return Ok(Found { arrived, missing: Some(*segment) });
         }
         if begin.elapsed() > reported + REPORT_EVERY {
             reported = begin.elapsed();
@@ -181,7 +191,7 @@ async fn wait_for(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    Ok(None)
+    Ok(Found { arrived, missing: None })
 }
 
 #[cfg(test)]
@@ -202,7 +212,10 @@ mod tests {
         }
         let (start, stop) = (segments[0].start(size()), segments[2].position(8192, size()));
         let arrivals = Arrivals { repository: &repository, pg_wal: None };
-        wait_for_wal(&arrivals, timeline, start, stop).await.unwrap();
+        let ends = wait_for_wal(&arrivals, timeline, start, stop).await.unwrap();
+        assert_eq!(ends.iter().map(|wal| wal.segment).collect::<Vec<_>>(), [segments[0], segments[2]]);
+        let one = wait_for_wal(&arrivals, timeline, start, segments[0].position(8192, size())).await.unwrap();
+        assert_eq!(one, ends[..1]);
         // The same name by another writer: a later commit.
         let other = archive_other(&bytes);
         archive_bytes(&repository, &segments[2], &other).await;

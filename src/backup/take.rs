@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::unread::{Moment, Unread};
 use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim};
+use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim, WalRecord};
 use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{BackupLabel, ControlFile, PgTime};
 use crate::repository::{Found, Lease, Namespace, Repository};
@@ -140,14 +140,14 @@ impl Run<'_> {
         if info.in_recovery {
             finish_on_primary(request.primary_conninfo.as_deref(), info).await;
         }
-        wait_for_wal(&arrivals, label.timeline, label.start, stop.stop).await?;
+        let wal = wait_for_wal(&arrivals, label.timeline, label.start, stop.stop).await?;
         let manifest = manifest(
             repository,
             info,
             &control,
             &walked,
             (copied, base_id),
-            &label,
+            (&label, wal),
             (id, started_at, finished_at, stop.stop),
         );
         repository.check_still_there().await.context("see that the repository is still the same")?;
@@ -192,7 +192,7 @@ fn manifest(
     control: &ControlFile,
     walk: &Walk,
     (copied, base): (Copied, Option<BackupId>),
-    label: &BackupLabel,
+    (label, wal): (&BackupLabel, Vec<WalRecord>),
     (id, started_at, finished_at, stop_lsn): When,
 ) -> Manifest {
     let directory =
@@ -211,6 +211,7 @@ fn manifest(
         start_lsn: label.start,
         stop_lsn,
         timeline: label.timeline,
+        wal,
         superuser: info.bootstrap_superuser.clone(),
         page_checksums: control.has_page_checksums(),
         from_standby: info.in_recovery,

@@ -62,7 +62,7 @@ pub async fn repository_snapshot(
             ..Wal::default()
         },
         estimates: Estimates { rpo_seconds: None, rto_estimate_seconds, rto_after_backup_seconds },
-        backups: restorable::backups(&catalog, |_| true),
+        backups: restorable::backups(&catalog, branch, |_| true),
         window: restorable::window(&window, branch),
         verifications: verifications::read(repository).await,
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),

@@ -10,21 +10,34 @@ use crate::retention::{Policy, held_bytes, next};
 use crate::status::{
     BackupLine, Backups, BranchLine, Code, HoldLine, NextLine, RepositoryBytes, Retention, Trouble, Window,
 };
-use crate::window::{Branch, Catalog, Cut, RecoveryWindow, Usage};
+use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Stranded, Usage};
 
-/// The backups of the repository that count.
-pub(super) fn backups(catalog: &Catalog, counts: impl Fn(&Manifest) -> bool) -> Backups {
+/// The backups of the repository that count, and those of `branch` that cannot be made consistent: no claim rests on them.
+pub(super) fn backups(
+    catalog: &Catalog,
+    branch: Option<&Branch>,
+    counts: impl Fn(&Manifest) -> bool,
+) -> Backups {
+    let stranded = branch.map(|branch| &branch.stranded[..]).unwrap_or_default();
+    let is_stranded = |backup: &Manifest| stranded.iter().any(|stranded| stranded.backup.id == backup.id);
+    // Of WAL that is missing or damaged the window tells by itself.
+    let replaced = stranded.iter().filter(|stranded| matches!(stranded.lack, Lack::Own(_)));
+    let replaced = replaced.map(|Stranded { backup, lack }| {
+        let error =
+            Error::corrupt(lack.to_string()).context(format!("backup {} cannot be restored", backup.id));
+        Trouble::new(Code::BackupDamaged, &error)
+    });
     let unread = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
     let harmed = catalog.harmed.iter().filter(|(backup, _)| counts(backup)).map(|(backup, error)| {
         let error = error.clone().context(format!("backup {} cannot be restored", backup.id));
         Trouble::new(Code::BackupDamaged, &error)
     });
-    let damaged: Vec<Trouble> = unread.chain(harmed).collect();
+    let damaged: Vec<Trouble> = unread.chain(harmed).chain(replaced).collect();
     Backups {
         finished: catalog
             .backups
             .iter()
-            .filter(|backup| counts(backup))
+            .filter(|backup| counts(backup) && !is_stranded(backup))
             .map(|backup| backup_line(backup))
             .collect(),
         damaged_backups: damaged,

@@ -276,7 +276,9 @@ fn push_line(attempt: &Attempt) -> PushLine {
 /// Those that lead to what the server writes.
 fn backups(ledger: &Ledger) -> Backups {
     let known = ledger.coverage().map(|coverage| {
-        restorable::backups(coverage.catalog(), |backup| Branch::leads_here(coverage.history(), backup))
+        let (catalog, history) = (coverage.catalog(), coverage.history());
+        let branch = ledger.window.as_ref().and_then(|window| window.branch(history.timeline));
+        restorable::backups(catalog, branch, |backup| Branch::leads_here(history, backup))
     });
     Backups { backup_failed_at: ledger.backup_failed_at, ..known.unwrap_or_default() }
 }

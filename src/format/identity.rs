@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::as_text;
 use crate::error::{Error, Result};
 use crate::postgres::{Major, SegmentName, SegmentSize};
 use crate::seal::{VERSION, fill_random};
@@ -65,6 +66,12 @@ impl From<ClusterName> for String {
 pub struct ContentDigest([u8; 16]);
 
 impl ContentDigest {
+    /// The digest with these bytes.
+    #[cfg(test)]
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// As a key has it, of a file with these links.
     #[must_use]
     pub const fn linked(self, links: Links) -> WalDigest {
@@ -97,11 +104,28 @@ impl WalDigest {
     }
 }
 
+impl fmt::Display for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for ContentDigest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let bytes = bytes(text).filter(|_| digits);
+        bytes.map(Self).ok_or_else(|| Error::corrupt(format!("\"{text}\" is not a digest")))
+    }
+}
+
 impl fmt::Display for WalDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let links = self.links.to_bytes();
         let links = if self.links == Links::UNKNOWN { &[] } else { &links[..] };
-        self.content.0.iter().chain(links).try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{}", self.content)?;
+        links.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -114,7 +138,7 @@ impl FromStr for WalDigest {
             return Err(wrong());
         }
         let (content, links) = text.split_at_checked(32).ok_or_else(wrong)?;
-        let content = ContentDigest(bytes(content).ok_or_else(wrong)?);
+        let content: ContentDigest = content.parse()?;
         if links.is_empty() {
             return Ok(content.linked(Links::UNKNOWN));
         }
@@ -141,7 +165,7 @@ pub struct Identity {
     /// The cluster's name.
     pub cluster: ClusterName,
     /// PostgreSQL's system identifier; a decimal string, since JSON numbers lose digits.
-    #[serde(with = "decimal")]
+    #[serde(with = "as_text")]
     pub system_identifier: u64,
     /// PostgreSQL's major version when the repository was made.
     pub pg_major: u16,
@@ -234,20 +258,6 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({}/{})", self.cluster, self.system_identifier)
-    }
-}
-
-/// 64-bit numbers as decimal strings.
-pub(crate) mod decimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(crate) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::as_text;
 use super::backup_id::BackupId;
-use super::identity::{ClusterName, decimal};
+use super::identity::{ClusterName, ContentDigest};
 use super::verbatim::Verbatim;
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, PgTime, TimelineId, version_text};
+use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, version_text};
 use crate::seal::{KeyId, VERSION};
 
 /// A finished base backup. JSON, sealed; unknown fields are ignored so that later versions may add some.
@@ -19,7 +20,7 @@ pub struct Manifest {
     /// The cluster's name.
     pub cluster: ClusterName,
     /// The cluster's system identifier.
-    #[serde(with = "decimal")]
+    #[serde(with = "as_text")]
     pub system_identifier: u64,
     /// PostgreSQL's version, as `server_version_num`.
     pub pg_version_num: u32,
@@ -35,6 +36,9 @@ pub struct Manifest {
     pub stop_lsn: Lsn,
     /// Timeline of both.
     pub timeline: TimelineId,
+    /// The first and the last of the segments that recovery needs, as they were stored then. Under their names another server
+    /// may archive later, if they are lost.
+    pub wal: Vec<WalRecord>,
     /// The role that initdb made: a drill opens the restored cluster as it. `None` where its name is not UTF-8.
     #[serde(default)]
     pub superuser: Option<String>,
@@ -75,6 +79,17 @@ pub struct Manifest {
     pub page_errors: Vec<PageError>,
     /// Configuration files that lie outside the data directory: not restored, kept for the operator.
     pub outside_files: Vec<OutsideFile>,
+}
+
+/// A segment that was stored when the backup was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRecord {
+    /// Its name.
+    #[serde(with = "as_text")]
+    pub segment: SegmentName,
+    /// The digest of its content.
+    #[serde(with = "as_text")]
+    pub digest: ContentDigest,
 }
 
 /// A directory to create.

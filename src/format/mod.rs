@@ -3,6 +3,7 @@
 //! The specification follows; `tests/format.rs` parses its vectors.
 #![doc = include_str!("FORMAT.md")]
 
+mod as_text;
 mod backup_id;
 mod canary;
 mod file_table;
@@ -30,7 +31,7 @@ pub(crate) use key::{HOLDS, IDENTITY};
 pub use key::{ObjectKey, ObjectUse};
 pub use lease_record::{Protection, Purpose, Verdict, WalFrom};
 pub use manifest::{
-    DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord,
+    DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord, WalRecord,
 };
 pub use pack::{FramePlace, PackName, PackReader, PackWriter, SealedPack};
 pub use pack_list::{PackList, PackTally, PackUse};

@@ -10,7 +10,6 @@ use crate::cluster::WalStatus;
 use crate::error::Error;
 use crate::format::{BackupId, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
-use crate::wal::Links;
 use crate::window::Cut;
 use crate::window::generator::{Commit, SIZE, Stored, StoredTail, World, name, seconds, seed, size};
 
@@ -206,7 +205,7 @@ impl Life {
                 self.history_ready = None;
                 self.world.hidden.remove(&of);
                 self.world.histories.get_mut(&of).unwrap().1 = self.world.now;
-                let file = pushed(name, (1, Links::UNKNOWN), false, now.time);
+                let file = pushed(name, WalDigest::from_bytes([1; 16]), false, now.time);
                 return self.apply(Event::Pushed { file, took });
             }
             None => {}
@@ -219,7 +218,7 @@ impl Life {
         let race = self.chance(20);
         match self.world.segments.get_mut(&key) {
             Some(stored) if stored.commits == commits => {
-                let file = pushed(wal, (stored.versions[0], stored.links), true, now.time);
+                let file = pushed(wal, stored.digests().next().unwrap(), true, now.time);
                 self.apply(Event::Pushed { file, took });
             }
             Some(stored) => {
@@ -233,7 +232,7 @@ impl Life {
             }
             None => {
                 let stored = self.world.finished(key);
-                let file = pushed(wal, (1, stored.links), false, now.time);
+                let file = pushed(wal, stored.digests().next().unwrap(), false, now.time);
                 self.world.segments.insert(key, stored);
                 self.world.tails.remove(&key);
                 self.apply(Event::Pushed { file, took });
@@ -407,15 +406,13 @@ impl Life {
         }
         let clean = leads().find(|reach| reach.backup.page_errors.is_empty());
         let backup = &clean.unwrap_or(first).backup;
-        let digest = WalDigest::from_bytes([1; 16]);
-        let known = |segment: SegmentName| times.is_known_damage(segment, digest);
+        let known = |segment: SegmentName| times.is_known_damage(segment);
         let (replayed, _) = self.world.recover(backup, &branch.history, &known)?;
         Some(self.held.get(&backup.id).into_iter().flatten().copied().chain(replayed).collect())
     }
 }
 
-fn pushed(name: WalName, (version, links): (u8, Links), already_there: bool, time: PgTime) -> Pushed {
-    let digest = WalDigest::from_bytes([version; 16]).content().linked(links);
+fn pushed(name: WalName, digest: WalDigest, already_there: bool, time: PgTime) -> Pushed {
     Pushed { name, already_there, raw_len: 1, stored_len: 1, digest, last_time: Some(time) }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::facts::Facts;
 use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, SegmentName};
-use crate::window::{Branch, Cut, Reach, RecoveryWindow};
+use crate::window::{Branch, Cut, Reach, RecoveryWindow, Stranded};
 
 /// The WAL that a kept backup needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
     let reaches = || RecoveryWindow::instants(branch).iter().any(|instants| instants.end >= horizon);
     let may_reach = || {
         let size = facts.catalog.segment_size;
-        let stranded = |backup: &Arc<Manifest>| {
+        let stranded = |Stranded { backup, .. }: &Stranded| {
             let unusable = |segment: &SegmentName| {
                 segment.end(size) > backup.start_lsn && segment.start(size) < backup.stop_lsn
             };
@@ -161,14 +161,11 @@ fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
         };
         found.push((backup.id.clone(), decision));
     }
-    for backup in &branch.stranded {
+    for Stranded { backup, lack } in &branch.stranded {
         let decision = if backup.finished_at > horizon {
             // What is left of its WAL stays: of a conflict the operator may yet sort out which copy is genuine, and with
             // one copy gone nobody would see that there was one.
-            Decision::keep(
-                Needs::Everything,
-                "in the window, though it cannot be restored: WAL that it needs is missing or damaged",
-            )
+            Decision::keep(Needs::Everything, format!("in the window, though it cannot be restored: {lack}"))
         } else {
             Decision::delete("older than the window, and it cannot be restored")
         };

@@ -75,9 +75,9 @@ fn delete(world: &mut World, key: &ObjectKey) {
         }
         ObjectKey::Wal(WalName::Segment(segment), digest) => {
             let stored = world.segments.get_mut(&key_of(segment)).unwrap();
-            stored
-                .versions
-                .retain(|version| WalDigest::from_bytes([*version; 16]).content() != digest.content());
+            let left: Vec<WalDigest> = stored.digests().collect();
+            let mut left = left.iter().map(|other| other != digest);
+            stored.versions.retain(|_| left.next().unwrap());
             if stored.versions.is_empty() {
                 world.segments.remove(&key_of(segment));
             }

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName};
 use crate::postgres::{PgTime, WalName};
 use crate::repository::{HeldLease, Listing, Repository, Tail};
-use crate::window::{Branch, Catalog, Cut, RecoveryWindow};
+use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Stranded};
 
 /// Leases and probes that are older are left from a process that died.
 const STALE_MINUTES: i64 = 10;
@@ -203,14 +203,20 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
             findings.problem(object, error.to_string(), loses, NEW_BACKUP);
         }
         holes(pass, branch, findings);
-        for backup in &branch.stranded {
+        for Stranded { backup, lack } in &branch.stranded {
             let restorable = |other: &Branch| other.reaches.iter().any(|reach| reach.backup.id == backup.id);
             if pass.window.branches.iter().any(restorable) {
                 continue;
             }
             findings.problem(
                 ObjectKey::Manifest(backup.id.clone()).to_string(),
-                format!("WAL from {} to {} is not there as a whole", backup.start_lsn, backup.stop_lsn),
+                match lack {
+                    Lack::Whole => format!(
+                        "WAL from {} to {} is not there as a whole",
+                        backup.start_lsn, backup.stop_lsn
+                    ),
+                    Lack::Own(_) => lack.to_string(),
+                },
                 format!("backup {} cannot be restored", backup.id),
                 NEW_BACKUP,
             );

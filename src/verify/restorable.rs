@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::format::BackupId;
 use crate::postgres::{Lsn, PgTime};
-use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
+use crate::window::{Branch, Catalog, Instants, Lack, RecoveryWindow};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -95,11 +95,16 @@ fn state(id: &BackupId, window: &RecoveryWindow, lost: &BTreeMap<BackupId, Strin
         Some(why) => Some(why.clone()),
         None if window.branches.iter().any(leads) => None,
         None => {
-            let on = |branch: &&Branch| branch.stranded.iter().any(|backup| backup.id == *id);
-            let unusable = window.branches.iter().find(on).and_then(|branch| branch.unusable.first());
-            Some(match unusable {
-                Some((segment, error)) => format!("its WAL cannot be read: {segment}: {error}"),
-                None => "WAL that makes it consistent is missing".to_owned(),
+            let stranded =
+                |branch: &&Branch| branch.stranded.iter().any(|stranded| stranded.backup.id == *id);
+            let branch = window.branches.iter().find(stranded);
+            let on_it = branch.into_iter().flat_map(|branch| &branch.stranded);
+            let lack =
+                on_it.filter(|stranded| stranded.backup.id == *id).map(|stranded| stranded.lack).next();
+            Some(match (lack, branch.and_then(|branch| branch.unusable.first())) {
+                (Some(lack @ Lack::Own(_)), _) => lack.to_string(),
+                (_, Some((segment, error))) => format!("its WAL cannot be read: {segment}: {error}"),
+                _ => "WAL that makes it consistent is missing".to_owned(),
             })
         }
     };

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::pieces::{Piece, parted, pieces, usable};
+use super::reach::{Lack, Reach, Stranded, replaced};
 use super::times::{Need, WalTimes};
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -55,15 +56,6 @@ pub struct WalPath {
     pub end: Lsn,
 }
 
-/// How far a backup leads on a branch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reach {
-    /// The backup.
-    pub backup: Arc<Manifest>,
-    /// The span that it starts in, by its place in [`Branch::spans`].
-    pub span: usize,
-}
-
 /// The lineage of one timeline, and what can be reached along it.
 #[derive(Debug, Clone)]
 pub struct Branch {
@@ -85,8 +77,8 @@ pub struct Branch {
     pub unusable: Vec<(SegmentName, Error)>,
     /// Backups that can be restored along it, oldest first.
     pub reaches: Vec<Reach>,
-    /// Backups on it that cannot be made consistent: WAL that they need is missing or unusable.
-    pub stranded: Vec<Arc<Manifest>>,
+    /// Backups on it that cannot be made consistent.
+    pub stranded: Vec<Stranded>,
 }
 
 impl Branch {
@@ -126,7 +118,11 @@ impl Branch {
 
     /// Its newest backup, restorable or not.
     pub fn newest_backup(&self) -> Option<&Arc<Manifest>> {
-        let all = self.reaches.iter().map(|reach| &reach.backup).chain(&self.stranded);
+        let all = self
+            .reaches
+            .iter()
+            .map(|reach| &reach.backup)
+            .chain(self.stranded.iter().map(|stranded| &stranded.backup));
         all.max_by_key(|backup| (backup.finished_at, &backup.id))
     }
 
@@ -149,7 +145,7 @@ impl Branch {
             line.add(catalog.segment_size, piece, usable, &mut |pair, why| parted(times, pair, &why, needs));
         }
         let Line { mut spans, pieces, unusable, .. } = line;
-        let (reaches, stranded) = reaches(catalog, &history, &spans);
+        let (reaches, stranded) = reaches(catalog, &history, &spans, &pieces);
         for (index, span) in spans.iter_mut().enumerate() {
             if reaches.iter().any(|reach| reach.span == index) {
                 span.learn_end(times, &pieces[span.pieces.clone()], needs);
@@ -380,15 +376,25 @@ fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
 }
 
 /// The backups that lead along `history`: those that its WAL makes consistent, and those that it does not.
-fn reaches(catalog: &Catalog, history: &History, spans: &[Span]) -> (Vec<Reach>, Vec<Arc<Manifest>>) {
+pub(super) fn reaches(
+    catalog: &Catalog,
+    history: &History,
+    spans: &[Span],
+    pieces: &[Piece],
+) -> (Vec<Reach>, Vec<Stranded>) {
     let (mut reaches, mut stranded) = (Vec::new(), Vec::new());
     for backup in catalog.backups.iter().filter(|backup| Branch::leads_here(history, backup)) {
         let holds = |span: &Span| span.holds(backup.start_lsn, catalog.segment_size);
-        match spans.iter().position(holds) {
-            Some(span) if spans[span].end >= backup.stop_lsn => {
-                reaches.push(Reach { backup: Arc::clone(backup), span });
-            }
-            _ => stranded.push(Arc::clone(backup)),
+        let span = spans.iter().position(holds).filter(|span| spans[*span].end >= backup.stop_lsn);
+        let reach =
+            span.ok_or(Lack::Whole).and_then(|span| match replaced(backup, pieces, catalog.segment_size) {
+                Some(segment) => Err(Lack::Own(segment)),
+                None => Ok(span),
+            });
+        let backup = Arc::clone(backup);
+        match reach {
+            Ok(span) => reaches.push(Reach { backup, span }),
+            Err(lack) => stranded.push(Stranded { backup, lack }),
         }
     }
     (reaches, stranded)

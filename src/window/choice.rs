@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use super::branch::{Branch, Cut, Reach, Span, WalPath};
+use super::branch::{Branch, Cut, Span, WalPath};
 use super::locate::{Located, Locator};
+use super::reach::{Lack, Reach, Stranded};
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
 use crate::catalog::Catalog;
@@ -289,8 +290,7 @@ impl<'a> Chooser<'a> {
             found.push(format!("backup {} is left out: {error}", harmed.id));
         }
         for stranded in &branch.stranded {
-            found
-                .push(format!("backup {} is left out: WAL that it needs is missing or damaged", stranded.id));
+            found.push(format!("backup {} is left out: {}", stranded.backup.id, stranded.lack));
         }
         let pages = reach.backup.page_errors.len();
         if pages > 0 {
@@ -318,7 +318,7 @@ impl<'a> Chooser<'a> {
     async fn unreachable(&mut self, branch: &Branch, wanted: &Wanted, candidates: &[Reach]) -> Result<Error> {
         let timeline = branch.timeline();
         if candidates.is_empty() {
-            return Ok(nothing_restorable(branch));
+            return Ok(nothing_restorable(branch, None));
         }
         let range = match wanted.target {
             RecoveryTarget::Lsn { .. } => self.lsn_ranges(branch, candidates).await?,
@@ -372,12 +372,19 @@ fn candidates(catalog: &Catalog, branch: &Branch, wanted: Option<&BackupId>) -> 
             branch.timeline()
         ))
         .hint(format!("is timeline {} meant (--target-timeline)?", backup.timeline))),
-        Some(_) => Err(nothing_restorable(branch)),
+        Some(_) => Err(nothing_restorable(branch, Some(wanted))),
         None => Ok(found),
     }
 }
 
-fn nothing_restorable(branch: &Branch) -> Error {
+/// Why none of the backups, or not the one that is wanted, can be restored along `branch`.
+fn nothing_restorable(branch: &Branch, wanted: Option<&BackupId>) -> Error {
+    let mut asked = branch.stranded.iter().rev();
+    let newest = asked.find(|stranded| wanted.is_none_or(|wanted| stranded.backup.id == *wanted));
+    if let Some(Stranded { backup, lack: lack @ Lack::Own(_) }) = newest {
+        return Error::impossible(format!("backup {} cannot be restored: {lack}", backup.id))
+            .hint("a new backup (`walproof backup-push`) of the server that writes now needs nothing of it");
+    }
     let unusable = branch.unusable.first().map(|(_, error)| {
         Error::corrupt(format!("no backup can be made consistent: {error}"))
             .hint("was an object of the repository changed, or do two clusters archive to it?")

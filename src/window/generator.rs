@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::samples::manifest;
-use crate::format::{BackupId, Manifest, PacksRecord};
+use crate::format::{BackupId, ContentDigest, Manifest, PacksRecord, WalDigest, WalRecord};
 use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId};
 use crate::wal::Links;
 
@@ -56,6 +56,20 @@ pub(crate) struct Stored {
     /// The commits in it.
     pub(crate) commits: Vec<Commit>,
     pub(crate) links: Links,
+}
+
+impl Stored {
+    /// The digests of its versions.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = WalDigest> + use<'_> {
+        let own = self
+            .commits
+            .iter()
+            .fold(0, |sum: u64, (lsn, time)| Random(sum ^ lsn ^ time.unsigned_abs()).next());
+        let content = move |version: &u8| (u128::from(*version) << 64 | u128::from(own)).to_be_bytes();
+        self.versions
+            .iter()
+            .map(move |version| ContentDigest::from_bytes(content(version)).linked(self.links))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -232,6 +246,14 @@ impl World {
         let mut made = manifest(Lsn::new(start), Lsn::new(stop), self.timeline);
         made.id = id.clone();
         made.finished_at = seconds(finished);
+        // R14: what is stored under their names is the server's own.
+        let wal = [start, stop - 1].map(|at| {
+            let key = (self.timeline, at / u64::from(SIZE));
+            let digest = self.finished(key).digests().map(WalDigest::content).next().unwrap();
+            WalRecord { segment: name(key.0, key.1), digest }
+        });
+        made.wal = wal.into();
+        made.wal.dedup();
         made.packs = vec![PacksRecord {
             backup: id.clone(),
             key_ids: Vec::new(),

@@ -11,6 +11,7 @@ pub(crate) mod generator;
 mod locate;
 mod look;
 mod pieces;
+mod reach;
 mod recovery;
 #[cfg(test)]
 mod replay;
@@ -27,10 +28,11 @@ pub(crate) use samples::manifest as sample_manifest;
 
 pub use crate::catalog::{Catalog, Gap, Run, Usage};
 pub use crate::records::Records;
-pub use branch::{Branch, Cut, Reach, Span, WalPath};
+pub use branch::{Branch, Cut, Span, WalPath};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;
 pub use look::look;
 pub use pieces::files;
+pub use reach::{Lack, Reach, Stranded};
 pub use recovery::{Instants, RecoveryWindow};
 pub use times::WalTimes;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::branch::{Branch, Cut, Reach};
+use super::branch::{Branch, Cut};
+use super::reach::Reach;
 use super::times::{Need, WalTimes};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};

@@ -21,6 +21,7 @@ pub(crate) fn manifest(start: Lsn, stop: Lsn, timeline: u32) -> Manifest {
     manifest.stop_lsn = stop;
     manifest.timeline = TimelineId::new(timeline).unwrap();
     manifest.page_errors.clear();
+    manifest.wal.clear();
     manifest
 }
 

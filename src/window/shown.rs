@@ -28,8 +28,7 @@ impl World {
         let mut objects = Vec::new();
         let mut put = |key, modified| objects.push(Listed { key, size: 100, modified: time(modified) });
         for ((of, number), stored) in &self.segments {
-            for version in &stored.versions {
-                let digest = WalDigest::from_bytes([*version; 16]).content().linked(stored.links);
+            for digest in stored.digests() {
                 put(ObjectKey::Wal(WalName::Segment(name(*of, *number)), digest), stored.modified);
             }
         }

@@ -417,8 +417,7 @@ fn r28_the_window_promises_what_recovery_finds_in_random_histories() {
         let seed = base.wrapping_add(round);
         let world = super::generator::World::grow(seed, 4 + seed % 25);
         let (_, window, times) = world.window();
-        let digest = crate::format::WalDigest::from_bytes([1; 16]);
-        let known = |segment: SegmentName| times.is_known_damage(segment, digest);
+        let known = |segment: SegmentName| times.is_known_damage(segment);
         for branch in &window.branches {
             for reach in &branch.reaches {
                 let found = world.recover(&reach.backup, &branch.history, &known);
@@ -434,7 +433,7 @@ fn r28_the_window_promises_what_recovery_finds_in_random_histories() {
                     "seed {seed}: {span:?} promises more than {last:?}"
                 );
             }
-            for backup in &branch.stranded {
+            for Stranded { backup, .. } in &branch.stranded {
                 assert!(
                     world.recover(backup, &branch.history, &known).is_none(),
                     "seed {seed}: {}",

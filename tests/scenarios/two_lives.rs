@@ -1,5 +1,6 @@
 //! R28: two servers that parted wrote to one timeline. Their segments follow each other by name, their records do not.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -71,6 +72,11 @@ impl TwoLives {
         assert!(stored("00000002.history") && stored(&last), "{:#?}", archived.repo().keys("/wal/"));
         Self { archived, server, walproof, daemon, border: [last, first] }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
 }
 
 /// The name of the next segment, of 1 MB.
@@ -190,6 +196,55 @@ fn r28_what_one_server_wrote_is_joined_whatever_lies_at_the_borders() {
     assert!(keys.iter().any(|key| key.contains("/00000003")), "{keys:#?}");
 }
 
+/// A backup, then the data directory of before it; the backup's WAL is lost, and archived under its names is what the server
+/// writes now.
+#[test]
+fn r28_a_backup_does_not_begin_in_wal_that_another_life_of_the_server_wrote() {
+    let mut archived = Archived::start_with(Cluster::builder().segment_size_mb(1), Repo::local(), TAIL);
+    archived.cluster.psql("create table t as select 1 as n");
+    archived.cluster.stop(StopMode::Fast);
+    let (data_dir, older) = (archived.cluster.data_dir().to_owned(), archived.target("older"));
+    copy(&data_dir, &older);
+    archived.cluster.start();
+    archived.cluster.psql("insert into t select 2 from generate_series(1, 1000)");
+    let backup = archived.backup();
+    let (id, stop) = (backup["id"].as_str().unwrap(), backup["stop_lsn"].as_str().unwrap());
+    archived.cluster.stop(StopMode::Fast);
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    copy(&older, &data_dir);
+    for key in archived.repo().keys("/wal/") {
+        archived.repo().delete(&key);
+    }
+    archived.cluster.start();
+    archived.cluster.psql("insert into t select 3 from generate_series(1, 3000)");
+    let behind = format!("select pg_current_wal_insert_lsn() < '{stop}'");
+    while archived.cluster.psql(&behind) == "t" {
+        archived.cluster.psql("insert into t select 3 from generate_series(1, 3000)");
+    }
+    archived.archive_all();
+    archived.archive_all();
+
+    let replaced = "is stored, and not as it was when the backup was made";
+    let refused = archived.try_restore(&archived.target("refused"), [""; 0]);
+    refused.fails_with(8).stderr_contains(id).stderr_contains(replaced);
+    archived.walproof.run(["verify"]).stdout_contains(id).stdout_contains(replaced);
+    archived.walproof.run(["verify", "--restorable"]).stdout_contains(id).stdout_contains(replaced);
+    // A daemon that knows nothing from before claims nothing, and names it.
+    let daemon = Daemon::start_whole(&archived.walproof);
+    let status =
+        daemon.wait("it names the backup", |status| status["problems"].to_string().contains(replaced));
+    assert!(status["rpo_seconds"].is_null(), "{status:#}");
+    assert!(status["problems"].to_string().contains(id), "{status:#}");
+    assert_eq!(status["last_backup"], serde_json::Value::Null, "{status:#}");
+
+    // A new one needs nothing of it, and reuses what both have.
+    archived.backup();
+    archived.cluster.psql("insert into t values (4)");
+    daemon.wait("a backup closes it", |status| status["rpo_seconds"] == 0.0);
+    archived.cluster.destroy_data_dir();
+    assert_eq!(rows(archived.restore("newest", [""; 0])).matches('2').count(), 0);
+}
+
 /// The names are there, and what is stored under them is another server's.
 #[test]
 fn r14_a_backup_does_not_take_the_wal_of_another_server_for_its_own() {
@@ -198,8 +253,7 @@ fn r14_a_backup_does_not_take_the_wal_of_another_server_for_its_own() {
     archived.backup();
     archived.cluster.stop(StopMode::Fast);
     let data_dir = archived.target("copy");
-    let copied = Command::new("cp").arg("-a").arg(archived.cluster.data_dir()).arg(&data_dir).status();
-    assert!(copied.unwrap().success());
+    copy(archived.cluster.data_dir(), &data_dir);
     let mut copy = Cluster::attach(&data_dir);
     copy.start();
     for _ in 0..8 {

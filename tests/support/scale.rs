@@ -111,6 +111,7 @@ async fn put_backup(repository: &Repository, index: u64) {
     manifest.finished_at = PgTime::from_unix_micros(finished);
     manifest.started_at = PgTime::from_unix_micros(finished - 1_000_000);
     manifest.page_errors.clear();
+    manifest.wal.clear();
     manifest.packs = packs;
     for (number, part) in (0..).zip(&mut manifest.parts) {
         part.table_bytes = PACK.into();
