@@ -1,14 +1,15 @@
 //! What proves that a directory was filled by one attempt at a restore, so that the attempt, begun again, may empty it
 //! (R17): a random id in the data directory, and the same in every tablespace's directory, durable before any content.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::disk::durable;
 use crate::error::{Error, Kind, Result};
 use crate::seal::fill_random;
 
-/// The mark in a tablespace's version directory while it is being filled. It goes where the directory goes: a server that makes
-/// the directory anew has none.
+/// The mark in a tablespace's version directory while it is being filled: a symbolic link to the attempt's id, so that it is
+/// there whole or not at all. It goes where the directory goes: a server that makes the directory anew has none.
 pub(super) const MARK: &str = "walproof.restore";
 
 /// One attempt at a restore, however often it is begun again.
@@ -24,7 +25,10 @@ impl Attempt {
 
     /// The attempt that `path` names; `None` where none is named, which proves nothing.
     pub(super) fn read(path: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(path).ok()?;
+        Self::parse(std::fs::read_to_string(path).ok()?)
+    }
+
+    fn parse(text: String) -> Option<Self> {
         (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(Self(text))
     }
 
@@ -34,12 +38,18 @@ impl Attempt {
 
     /// Whether this attempt filled the directory.
     pub(super) fn owns(&self, directory: &Path) -> bool {
-        Self::read(&directory.join(MARK)).as_ref() == Some(self)
+        let marked = std::fs::read_link(directory.join(MARK)).ok();
+        marked.and_then(|id| Self::parse(id.into_os_string().into_string().ok()?)).as_ref() == Some(self)
     }
 
     /// Make the directory its own, durably.
     pub(super) fn mark(&self, directory: &Path) -> Result<()> {
-        durable::write_file(&directory.join(MARK), self.as_bytes(), 0o600)?;
+        let path = directory.join(MARK);
+        if !self.owns(directory) {
+            remove_if_there(&path)?;
+            symlink(&self.0, &path).map_err(|cause| Error::io("link", &path, &cause))?;
+        }
+        durable::sync_dir(directory)?;
         // The directory's own name, too.
         directory.parent().map_or(Ok(()), durable::sync_dir)
     }
@@ -51,12 +61,16 @@ impl Attempt {
 
     /// The directory is as good as any other from now on.
     pub(super) fn unmark(directory: &Path) -> Result<()> {
-        let path = directory.join(MARK);
-        match std::fs::remove_file(&path) {
-            Ok(()) => durable::sync_dir(directory),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(cause) => Err(Error::io("remove", &path, &cause)),
-        }
+        remove_if_there(&directory.join(MARK))?;
+        durable::sync_dir(directory)
+    }
+}
+
+/// Remove a file or a link, if there is one.
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &cause)),
+        _ => Ok(()),
     }
 }
 
@@ -119,6 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (Attempt::new().unwrap(), Attempt::new().unwrap());
         assert!(!one.owns(dir.path()));
+        other.mark(dir.path()).unwrap();
         one.mark(dir.path()).unwrap();
         std::fs::write(dir.path().join("1234"), "").unwrap();
         assert!(one.owns(dir.path()) && !other.owns(dir.path()));
@@ -127,8 +142,10 @@ mod tests {
         Attempt::unmark(dir.path()).unwrap();
         Attempt::unmark(dir.path()).unwrap();
         assert!(!one.owns(dir.path()) && contents(dir.path()).unwrap().is_empty());
-        std::fs::write(dir.path().join(MARK), "").unwrap();
-        assert_eq!(Attempt::read(&dir.path().join(MARK)), None, "an empty file names no attempt");
+        std::fs::write(dir.path().join("named"), one.as_bytes()).unwrap();
+        assert_eq!(Attempt::read(&dir.path().join("named")), Some(one));
+        std::fs::write(dir.path().join("named"), "").unwrap();
+        assert_eq!(Attempt::read(&dir.path().join("named")), None, "an empty file names no attempt");
     }
 
     #[test]

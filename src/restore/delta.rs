@@ -71,7 +71,8 @@ impl Kept {
             return name == LOST_AND_FOUND;
         }
         // A second name would be written through, too.
-        metadata.is_file() && (name == MARK || metadata.nlink() == 1 && self.files.contains(below))
+        metadata.is_symlink() && name == MARK
+            || metadata.is_file() && metadata.nlink() == 1 && self.files.contains(below)
     }
 }
 

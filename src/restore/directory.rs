@@ -6,11 +6,11 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::attempt::{Attempt, contents, lock, remove_all_but};
+use super::attempt::{Attempt, contents, lock, remove_all_but, remove_if_there};
 use super::delta::Kept;
 use super::destination::set_mode;
 use super::owner;
-use super::places::{CONTROL, State, TAKEN_OVER, UNFINISHED};
+use super::places::{CONTROL, State, TAKEN_OVER, UNFINISHED, version_directory};
 use super::plan::Plan;
 use crate::cluster::DataDir;
 use crate::disk::{durable, durable::Filesystem};
@@ -40,7 +40,11 @@ impl Target {
     /// Make the directories of the plan, and mark the restore as unfinished. They are empty, but for what is `kept` with
     /// `--delta`. Everything will be `owner`'s.
     pub(super) fn begin(plan: &Plan, owner: Option<(u32, u32)>, kept: Option<&Kept>) -> Result<Self> {
-        let before = plan.state()?;
+        let mut before = plan.state()?;
+        if before == State::Complete {
+            complete(plan, owner)?;
+            before = State::Cluster;
+        }
         let root_mode = plan.backup.directories.first().map_or(0o700, |directory| directory.mode);
         owner::create_dir_all(&plan.to, root_mode, owner)?;
         set_mode(&plan.to, root_mode)?;
@@ -51,7 +55,7 @@ impl Target {
             State::Empty => None,
             State::Unfinished(known) => known.clone(),
             // Of a run that was killed before it had taken over.
-            State::Cluster => Attempt::read(&mark),
+            State::Complete | State::Cluster => Attempt::read(&mark),
         };
         let attempt = match &known {
             Some(known) => known.clone(),
@@ -67,10 +71,10 @@ impl Target {
                 tracing::info!(path = %plan.to.display(), "an interrupted restore goes on");
                 clean(plan, known.as_ref(), kept)?;
             }
-            (State::Cluster, None) => {
+            (State::Complete | State::Cluster, None) => {
                 return Err(Error::impossible(format!("{} is not empty", plan.to.display())));
             }
-            (State::Cluster, Some(kept)) => {
+            (State::Complete | State::Cluster, Some(kept)) => {
                 take_over(plan, &attempt)?;
                 clean(plan, Some(&attempt), kept)?;
             }
@@ -146,9 +150,6 @@ impl Target {
         remove_if_there(&self.root.join(TAKEN_OVER))?;
         let control = self.control.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?;
         let (bytes, mode) = control.as_ref().ok_or_else(|| Error::corrupt("the backup has no pg_control"))?;
-        for version in &self.tablespaces {
-            Attempt::unmark(version)?;
-        }
         // Deepest first: a directory may keep its owner out, too.
         for (path, mode) in self.late_modes.iter().rev() {
             set_mode(path, *mode)?;
@@ -158,11 +159,29 @@ impl Target {
             self.tablespaces.iter().try_for_each(|version| owner::give(version, owner))?;
         }
         self.sync()?;
+        // Without their marks nothing would prove that the tablespaces may be filled again; from here on nothing has to be.
         let unfinished = self.root.join(UNFINISHED);
-        write_durably(&unfinished, bytes)?;
-        set_mode(&unfinished, *mode)?;
+        durable::write_file(&unfinished, bytes, *mode)?;
+        let _lock = lock(&unfinished, &self.root)?;
+        self.owner.map_or(Ok(()), |owner| owner::give(&unfinished, owner))?;
+        self.tablespaces.iter().try_for_each(|version| Attempt::unmark(version))?;
         durable::rename(&unfinished, &self.root.join(CONTROL))
     }
+}
+
+/// Do what is left of a restore that was killed when all was there.
+pub(super) fn complete(plan: &Plan, owner: Option<(u32, u32)>) -> Result<()> {
+    tracing::info!(path = %plan.to.display(), "an interrupted restore lacked nothing but its commit");
+    let unfinished = plan.to.join(UNFINISHED);
+    let _lock = lock(&unfinished, &plan.to)?;
+    owner.map_or(Ok(()), |owner| owner::give(&unfinished, owner))?;
+    for link in contents(&plan.to.join("pg_tblspc"))? {
+        let version = link.join(version_directory(&plan.backup));
+        if version.is_dir() {
+            Attempt::unmark(&version)?;
+        }
+    }
+    durable::rename(&unfinished, &plan.to.join(CONTROL))
 }
 
 /// Make a cluster's directory this attempt's. From the last line on no server can start there.
@@ -249,13 +268,6 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     write().map_err(|cause: std::io::Error| Error::io("write", path, &cause))
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &cause)),
-        _ => Ok(()),
-    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {

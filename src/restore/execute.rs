@@ -7,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::delta::Kept;
 use super::destination::set_mode;
-use super::directory::Target;
+use super::directory::{Target, complete};
 use super::fetch::{Pack, Piece, Request, pack_missing, requests, shares, stretches};
-use super::finish::{Handover, write_recovery};
+use super::finish::{Handover, leads_as, write_recovery};
 use super::flush::Flusher;
 use super::part::{Part, Parts};
 use super::places::State;
@@ -50,7 +50,10 @@ pub async fn execute(
 ) -> Result<Restored> {
     plan.check_directories()?;
     let kept = match plan.state()? {
-        State::Unfinished(_) | State::Cluster if plan.delta => Some(Kept::read(repository, plan).await?),
+        State::Complete if !plan.delta => return complete_as(plan, handover),
+        State::Unfinished(_) | State::Complete | State::Cluster if plan.delta => {
+            Some(Kept::read(repository, plan).await?)
+        }
         _ => None,
     };
     let target = Arc::new(Target::begin(plan, handover.owner, kept.as_ref())?);
@@ -66,6 +69,21 @@ pub async fn execute(
         target.commit()
     })?;
     Ok(Restored { files: plan.backup.files, bytes: plan.backup.size_bytes, found: parts.found() })
+}
+
+/// Complete a restore that was killed when all was there, if it was by the same plan.
+fn complete_as(plan: &Plan, handover: &Handover) -> Result<Restored> {
+    let same = leads_as(plan, handover)?;
+    complete(plan, handover.owner)?;
+    if same {
+        let (files, bytes) = (plan.backup.files, plan.backup.size_bytes);
+        return Ok(Restored { files, bytes, found: bytes });
+    }
+    Err(Error::impossible(format!(
+        "an interrupted restore to another state had all but its last step in {}, and is complete now",
+        plan.to.display()
+    ))
+    .hint("to have the state that you ask for, restore into an empty directory, or use --delta"))
 }
 
 /// Fetch what all parts want, several requests at a time, and write it; the next part is read meanwhile.

@@ -33,8 +33,22 @@ pub(super) fn write_recovery(target: &Target, plan: &Plan, handover: &Handover) 
     let mode = file_mode(plan);
     write(&auto_conf, &text, mode)?;
     write(&target.path("backup_label")?, plan.backup.backup_label.as_bytes(), mode)?;
-    let signal = if handover.standby { "standby.signal" } else { "recovery.signal" };
-    write(&target.path(signal)?, b"", mode)
+    write(&target.path(signal(handover))?, b"", mode)
+}
+
+const fn signal(handover: &Handover) -> &'static str {
+    if handover.standby { "standby.signal" } else { "recovery.signal" }
+}
+
+/// Whether the recovery of what lies in the plan's directory is what was written there for this plan.
+pub(super) fn leads_as(plan: &Plan, handover: &Handover) -> Result<bool> {
+    let read = |name: &str| {
+        let path = plan.to.join(name);
+        std::fs::read(&path).map_err(|cause| Error::io("read", &path, &cause))
+    };
+    Ok(read("backup_label")? == plan.backup.backup_label.as_bytes()
+        && read("postgresql.auto.conf")?.ends_with(settings(plan, handover)?.as_bytes())
+        && plan.to.join(signal(handover)).exists())
 }
 
 /// The lines for the end of postgresql.auto.conf, where they win.

@@ -8,9 +8,11 @@ use crate::cluster::DataDir;
 use crate::disk::Space;
 use crate::error::{Error, Kind, Result};
 use crate::format::Manifest;
+use crate::postgres::ControlFile;
 
 /// `pg_control` under the name that it has until everything else is durable: as long as it is there and `pg_control`
-/// is not, the directory holds an unfinished restore, and nothing else. It names the attempt.
+/// is not, the directory holds an unfinished restore, and nothing else. It names the attempt, until it is replaced by the bytes
+/// of `pg_control` when all is there.
 pub(super) const UNFINISHED: &str = "global/pg_control.walproof";
 /// Beside it, while a restore with `--delta` goes on: the system identifier of the cluster whose directory it was.
 pub(super) const TAKEN_OVER: &str = "walproof.delta";
@@ -40,7 +42,7 @@ impl Plan {
                 State::Unfinished(attempt) => {
                     attempt.as_ref().is_some_and(|attempt| attempt.owns(&place.version))
                 }
-                State::Cluster => is_linked(&self.to, place.oid, place.location),
+                State::Complete | State::Cluster => is_linked(&self.to, place.oid, place.location),
             };
             if !empty && !own {
                 return Err(place.not_empty());
@@ -178,6 +180,8 @@ pub(super) enum State {
     Empty,
     /// Begun by this attempt, if it is known.
     Unfinished(Option<Attempt>),
+    /// A restore of this cluster that lacks nothing but the name of `pg_control`.
+    Complete,
     /// This very cluster, at rest; with `--delta` only.
     Cluster,
 }
@@ -186,12 +190,18 @@ impl Plan {
     /// What is in the data directory. An error where the plan may not touch it (R17).
     pub(super) fn state(&self) -> Result<State> {
         let root = &self.to;
-        if contents(root)?.is_empty() {
+        let mark = root.join(UNFINISHED);
+        // A restore that was killed before its mark has made the directory for it.
+        let of_mark = mark.parent().filter(|path| path.is_dir());
+        let found = contents(root)?;
+        if found.iter().all(|path| of_mark == Some(path)) && of_mark.map_or(Ok(true), is_empty)? {
             return Ok(State::Empty);
         }
-        let mark = root.join(UNFINISHED);
         if mark.exists() && !root.join(CONTROL).exists() {
             self.check_taken_over()?;
+            if self.is_control(&mark) {
+                return Ok(State::Complete);
+            }
             return Ok(State::Unfinished(Attempt::read(&mark)));
         }
         if self.delta {
@@ -202,6 +212,11 @@ impl Plan {
             "restore into an empty directory, and move the old one away only when the new one is proven good; or, to keep \
              of this cluster's own directory what is as in the backup, --delta",
         ))
+    }
+
+    fn is_control(&self, path: &Path) -> bool {
+        let control = std::fs::read(path).ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
+        control.is_some_and(|control| control.system_identifier == self.backup.system_identifier)
     }
 
     /// Whether an interrupted attempt that took over a cluster's directory may go on with this plan.
@@ -251,6 +266,10 @@ impl Plan {
     }
 }
 
+fn is_empty(directory: &Path) -> Result<bool> {
+    Ok(contents(directory)?.is_empty())
+}
+
 /// Whether the data directory's link to the tablespace `oid` leads to `location`.
 fn is_linked(data_dir: &Path, oid: u32, location: &Path) -> bool {
     let resolved = |path: PathBuf| std::fs::canonicalize(path).ok();
@@ -258,6 +277,6 @@ fn is_linked(data_dir: &Path, oid: u32, location: &Path) -> bool {
     linked.is_some() && linked == resolved(location.to_owned())
 }
 
-fn version_directory(backup: &Manifest) -> String {
+pub(super) fn version_directory(backup: &Manifest) -> String {
     format!("PG_{}_{}", backup.pg_version_num / 10_000, backup.catalog_version)
 }

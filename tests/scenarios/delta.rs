@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 const ROWS: &str = "select string_agg(n::text, ' ' order by n) from t";
 
-/// Everything below `dir`: permissions, and what files hold. Where links lead is left out.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
+/// Permissions, and what files hold. Where links lead is left out.
+pub(crate) type Tree = BTreeMap<PathBuf, (u32, Option<Vec<u8>>)>;
+
+/// Everything below `dir`.
+pub(crate) fn tree(dir: &Path) -> Tree {
     let mut found = BTreeMap::new();
     let mut open = vec![dir.to_owned()];
     while let Some(directory) = open.pop() {
@@ -32,14 +35,13 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
 }
 
 #[track_caller]
-fn assert_same(dir: &Path, fresh: &Path) {
-    let (here, there) = (tree(dir), tree(fresh));
-    let names = |tree: &BTreeMap<PathBuf, _>| tree.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&here), names(&there));
-    for (path, entry) in &here {
+pub(crate) fn assert_same(here: &Tree, there: &Tree, when: &str) {
+    let names = |tree: &Tree| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(here), names(there), "{when}");
+    for (path, entry) in here {
         assert!(
             there[path] == *entry,
-            "{} differs: modes {:o} and {:o}",
+            "{when}: {} differs: modes {:o} and {:o}",
             path.display(),
             entry.0,
             there[path].0
@@ -115,8 +117,9 @@ impl Restored {
 
     #[track_caller]
     fn assert_as_fresh(&self, name: &str, fresh: &str) {
-        assert_same(&self.archived.target(name), &self.archived.target(fresh));
-        assert_same(&self.place_of(name), &self.place_of(fresh));
+        let same = |one: &Path, other: &Path| assert_same(&tree(one), &tree(other), name);
+        same(&self.archived.target(name), &self.archived.target(fresh));
+        same(&self.place_of(name), &self.place_of(fresh));
     }
 
     #[track_caller]
@@ -213,6 +216,17 @@ fn r18_a_killed_delta_restore_cannot_start_and_goes_on_with_delta_only() {
     restored.assert_opens("used");
 }
 
+/// In one page of so `many` of a larger file.
+pub(crate) fn spoil_pages(path: &Path, many: usize) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    if metadata.is_file() && metadata.len() > 3 * 8192 {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        for page in (0..metadata.len() / 8192).step_by(many) {
+            file.write_all_at(b"changed", page * 8192 + 4000).unwrap();
+        }
+    }
+}
+
 /// Bytes in one page of ten of each larger file are others, one file is gone, and one is there that should not be.
 fn spoil(dir: &Path, place: &Path) {
     for (path, _) in tree(&dir.join("base"))
@@ -220,13 +234,7 @@ fn spoil(dir: &Path, place: &Path) {
         .map(|(path, entry)| (dir.join("base").join(path), entry))
         .chain(tree(place).into_iter().map(|(path, entry)| (place.join(path), entry)))
     {
-        let metadata = fs::symlink_metadata(&path).unwrap();
-        if metadata.is_file() && metadata.len() > 3 * 8192 {
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            for page in (0..metadata.len() / 8192).step_by(10) {
-                file.write_all_at(b"changed", page * 8192 + 4000).unwrap();
-            }
-        }
+        spoil_pages(&path, 10);
     }
     fs::remove_file(dir.join("base/1/1259")).unwrap();
     fs::write(dir.join("base/stray"), "x").unwrap();

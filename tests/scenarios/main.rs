@@ -28,6 +28,7 @@ mod increments;
 mod increments_under_load;
 mod init;
 mod kill;
+mod kill_at_calls;
 mod lease;
 mod made_anew;
 mod monitoring;

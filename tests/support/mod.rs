@@ -40,6 +40,7 @@ pub mod dump;
 pub mod fabricate;
 pub mod faults;
 pub mod http;
+pub mod kill_at;
 pub mod postgres;
 pub mod process;
 pub mod program;
