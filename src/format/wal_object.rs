@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
 
@@ -55,99 +54,86 @@ pub(crate) fn context<'a>(identity: &'a str, name: &'a str) -> Context<'a> {
     Context { kind: ObjectKind::Wal, identity, name }
 }
 
-type Work = (u64, bool, Vec<u8>);
 type Done = (u64, Vec<u8>);
 
 /// Seal the WAL file `name` of `len` bytes from `source`, on `threads` threads; `inspect` sees every byte first.
-/// Holds the object and a few frames in memory, never the file.
+/// Holds the object and a frame for each thread in memory, never the file.
 pub fn seal_wal(
     keys: &KeyRing,
     identity: &str,
     name: &WalName,
     (level, threads): (i32, usize),
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     len: u64,
-    mut inspect: impl Inspect,
+    inspect: impl Inspect + Send,
 ) -> Result<SealedWal> {
     let name = name.to_string();
     let frame_limit = u32::try_from(WAL_FRAME).unwrap_or(u32::MAX);
     let sealer = Sealer::new(keys, context(identity, &name), frame_limit)?;
-    let mut hasher = blake3::Hasher::new();
-    let (work_in, work_out) = sync_channel::<Work>(threads);
-    let (spare_in, spare_out) = sync_channel::<Vec<u8>>(threads * 2 + 2);
-    let work_out = Mutex::new(work_out);
-    let (frames, read) = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1))
-            .map(|_| {
-                let (spare_in, work_out, sealer) = (spare_in.clone(), &work_out, &sealer);
-                scope.spawn(move || seal_frames(sealer, level, work_out, &spare_in))
-            })
-            .collect();
-        let read = read_frames(source, len, &work_in, &spare_out, &mut |bytes| {
-            inspect.feed(bytes)?;
-            hasher.update(bytes);
-            Ok(())
-        });
-        drop(work_in);
-        let mut frames = Vec::new();
-        for worker in workers {
-            frames.extend(worker.join().map_err(|_| Error::new(Kind::Other, "a sealing thread died"))??);
-        }
-        Ok::<_, Error>((frames, read))
+    let source =
+        Mutex::new(Source { file: source, left: len, index: 1, inspect, hasher: blake3::Hasher::new() });
+    let frames = std::thread::scope(|scope| {
+        let seal = || seal_frames(&sealer, level, &source);
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(seal)).collect();
+        let mut results = vec![seal()];
+        results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(thread_died()))));
+        results.into_iter().collect::<Result<Vec<_>>>()
     })?;
-    // The reader's error comes first: a worker that ended early would only repeat it.
-    let plain_len = read?;
-    let summary = inspect.finish(plain_len)?;
+    let Source { inspect, hasher, .. } = source.into_inner().map_err(|_| thread_died())?;
+    let summary = inspect.finish(len)?;
     let mut first = sealer.header().to_vec();
-    sealer.seal_frame(&mut Compressor::new(level)?, 0, frames.is_empty(), &summary.to_bytes(), &mut first)?;
-    let parts = in_order(first, frames);
+    sealer.seal_frame(&mut Compressor::new(level)?, 0, len == 0, &summary.to_bytes(), &mut first)?;
+    let parts = in_order(first, frames.concat());
     Ok(SealedWal { parts, plain_hash: *hasher.finalize().as_bytes(), summary })
 }
 
-/// Read `len` bytes in frames and hand each to a worker; the bytes read.
-fn read_frames(
-    source: &mut dyn Read,
-    len: u64,
-    work: &SyncSender<Work>,
-    spare: &Receiver<Vec<u8>>,
-    see: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<u64> {
-    let mut done = 0;
-    for index in 1.. {
-        if done == len {
-            break;
-        }
-        let mut frame = spare.try_recv().unwrap_or_default();
-        frame.resize(usize::try_from(len - done).map_or(WAL_FRAME, |rest| rest.min(WAL_FRAME)), 0);
-        source
-            .read_exact(&mut frame)
-            .map_err(|cause| Error::new(Kind::Other, format!("read the file: {cause}")))?;
-        see(&frame)?;
-        done += frame.len() as u64;
-        if work.send((index, done == len, frame)).is_err() {
-            break;
-        }
-    }
-    Ok(done)
+fn thread_died() -> Error {
+    Error::new(Kind::Other, "a sealing thread died")
 }
 
-fn seal_frames(
-    sealer: &Sealer,
-    level: i32,
-    work: &Mutex<Receiver<Work>>,
-    spare: &SyncSender<Vec<u8>>,
-) -> Result<Vec<Done>> {
+/// A WAL file that several threads read, a frame each in turn: a frame is sealed on the core in whose cache it lies.
+struct Source<'a, I> {
+    file: &'a mut (dyn Read + Send),
+    /// Bytes that are not read yet.
+    left: u64,
+    /// Of the next frame.
+    index: u64,
+    inspect: I,
+    hasher: blake3::Hasher,
+}
+
+impl<I: Inspect> Source<'_, I> {
+    /// Read the next frame into `frame`: its index, and whether it is the last one. `None` when all were read, or somebody
+    /// failed to.
+    fn next(&mut self, frame: &mut Vec<u8>) -> Result<Option<(u64, bool)>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let left = std::mem::take(&mut self.left);
+        frame.resize(usize::try_from(left).map_or(WAL_FRAME, |left| left.min(WAL_FRAME)), 0);
+        self.file
+            .read_exact(frame)
+            .map_err(|cause| Error::new(Kind::Other, format!("read the file: {cause}")))?;
+        self.inspect.feed(frame)?;
+        self.hasher.update(frame);
+        self.left = left - frame.len() as u64;
+        let index = self.index;
+        self.index += 1;
+        Ok(Some((index, self.left == 0)))
+    }
+}
+
+fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, source: &Mutex<Source<'_, I>>) -> Result<Vec<Done>> {
     let mut compressor = Compressor::new(level)?;
-    let mut scratch = Vec::new();
+    let (mut frame, mut scratch) = (Vec::new(), Vec::new());
     let mut done = Vec::new();
     loop {
-        let next = work.lock().map_err(|_| Error::new(Kind::Other, "a sealing thread died"))?.recv();
-        let Ok((index, last, frame)) = next else { return Ok(done) };
+        let next = source.lock().map_err(|_| thread_died())?.next(&mut frame)?;
+        let Some((index, last)) = next else { return Ok(done) };
         scratch.clear();
         sealer.seal_frame(&mut compressor, index, last, &frame, &mut scratch)?;
         // An exact copy: the scratch buffer is as large as the worst case, sixteen of those would be a segment.
         done.push((index, scratch.as_slice().to_vec()));
-        let _ = spare.try_send(frame);
     }
 }
 
