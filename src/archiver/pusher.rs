@@ -137,6 +137,16 @@ impl Pusher {
         self.queue().keep_stored(&still);
     }
 
+    /// Try no longer what is refused and not marked as ready: the operator has settled it (`.done`), and PostgreSQL will not
+    /// ask again.
+    pub(super) fn give_up_refused(&self) {
+        let refused = self.queue().refused();
+        for name in refused.into_iter().filter(|name| self.pg_wal.ready_since(name).is_none()) {
+            self.queue().gone(&name);
+            self.ledger.apply(Event::FileGone(name), Now::read());
+        }
+    }
+
     /// Which file is in pg_wal under `name` now.
     pub fn mark(&self, name: &WalName) -> Option<FileMark> {
         let metadata = std::fs::metadata(self.pg_wal.file(name)).ok()?;

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::postgres::WalName;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// What waits as long was tried three times.
+const GIVEN_UP_PAUSE: Duration = Duration::from_secs(2);
 
 /// Which file, beyond its name: another one under the same name is another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,13 @@ impl Queue {
         self.failed.iter()
     }
 
+    /// What is refused, and was again when it was tried again: other bytes are stored under these names (R2).
+    pub(super) fn refused(&self) -> Vec<WalName> {
+        let refused =
+            |failure: &Failure| failure.error.kind() == Kind::Conflict && failure.pause >= GIVEN_UP_PAUSE;
+        self.failed.iter().filter(|(_, failure)| refused(failure)).map(|(name, _)| *name).collect()
+    }
+
     /// Remember only what still waits to be acknowledged, so that the memory does not grow with the WAL.
     pub(super) fn keep_stored(&mut self, still: &BTreeSet<WalName>) {
         self.stored.retain(|name, _| still.contains(name));
@@ -141,7 +150,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     fn name(text: &str) -> WalName {
         text.parse().unwrap()
@@ -185,6 +193,19 @@ mod tests {
         assert!(queue.next_due().unwrap() - due > due - begin);
         queue.hurry(&first, due + Duration::from_secs(1));
         assert_eq!(queue.next(due + Duration::from_millis(1)), Some(first), "a caller is not kept waiting");
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_can_be_given_up() {
+        let mut queue = Queue::default();
+        let [refused, unreachable] = [name("000000010000000000000001"), name("000000010000000000000002")];
+        for (tries, given_up) in [(1, false), (2, false), (3, true)] {
+            queue.failed(refused, &Error::new(Kind::Conflict, "x"), Instant::now());
+            queue.failed(unreachable, &Error::new(Kind::Unreachable, "x"), Instant::now());
+            assert_eq!(queue.refused(), if given_up { vec![refused] } else { Vec::new() }, "{tries} tries");
+        }
+        queue.gone(&refused);
+        assert_eq!(queue.refused(), []);
     }
 
     #[test]

@@ -69,6 +69,7 @@ fn rescan(ledger: &LedgerHandle, pusher: &Pusher) -> Result<()> {
     let oldest = ready.iter().filter_map(|name| pusher.pg_wal.ready_since(name)).min();
     ledger.apply(Event::ReadyListed { count: ready.len() as u64, oldest }, Now::read());
     pusher.keep_stored(&ready);
+    pusher.give_up_refused();
     pusher.add(ready);
     Ok(())
 }

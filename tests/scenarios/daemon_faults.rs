@@ -160,6 +160,12 @@ fn r2_a_conflict_is_told_to_postgresql_and_shown() {
         status["problems"].to_string().contains("different contents")
     });
     archived.walproof.push(&next).fails_with(3).stderr_contains("hint: do two primaries archive");
+    // The operator has settled it: nobody asks for the file any more.
+    let mark = |state: &str| archived.cluster.pg_wal().join(format!("archive_status/{next}.{state}"));
+    std::fs::rename(mark("ready"), mark("done")).unwrap();
+    daemon.wait("it gives the file up", |status| {
+        !status["problems"].to_string().contains("cannot be archived")
+    });
 }
 
 #[test]
