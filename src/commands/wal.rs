@@ -51,6 +51,8 @@ pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
     Ok(0)
 }
 
+/// Not inlined: mostly the daemon has shipped the file, and what this needs on the stack is not touched.
+#[inline(never)]
 fn push_until(config: &Config, control: &ControlFile, path: &Path, end: Instant) -> Result<Pushed> {
     config.repository.refuse_root()?;
     let left = || end.saturating_duration_since(Instant::now());
