@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::base_files::BaseFiles;
+use super::pace::Pace;
 use super::packer::Packer;
 use super::pages::judge_again;
 use super::progress::Progress;
@@ -97,6 +98,7 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         stop: AtomicBool::new(false),
         next_pack: AtomicU32::new(0),
         stored: Mutex::new(StoredPacks::new()),
+        pace: Pace::default(),
         spare: Mutex::new(Vec::new()),
     };
     let mut table = TableWriter::new(&shared);
@@ -116,7 +118,8 @@ pub(super) async fn copy(request: CopyRequest<'_>) -> Result<Copied> {
         drop((packs_in, done_in));
         let flow = async {
             let packs = put_packs(&shared, packs_out, workers);
-            let both = async { tokio::try_join!(packs, collect(done_out, &mut table)).map(|_| ()) };
+            let collected = collect(&shared.pace, done_out, &mut table);
+            let both = async { tokio::try_join!(packs, collected).map(|_| ()) };
             tokio::select! {
                 result = both => result,
                 error = lost(request.session) => Err(error),
@@ -155,7 +158,7 @@ async fn conclude(
     for (name, pack) in &stored {
         table.tally.stored(name, pack.bytes)?;
     }
-    let reused: Vec<_> = table.tally.without_bytes().cloned().collect();
+    let reused: Vec<_> = table.tally.without_bytes().collect();
     for name in &reused {
         let bytes = base.pack_bytes(name);
         table.tally.stored(name, bytes.ok_or_else(|| Error::corrupt("a reused pack is not the base's"))?)?;
@@ -187,11 +190,24 @@ async fn put_packs(shared: &Shared<'_>, packs: mpsc::Receiver<SealedPack>, concu
     packs.map(Ok).try_for_each_concurrent(concurrent, |pack| shared.store(pack)).await
 }
 
-async fn collect(mut done: mpsc::UnboundedReceiver<RegionDone>, table: &mut TableWriter<'_>) -> Result<()> {
-    while let Some(region) = done.recv().await {
-        table.add(region).await?;
+async fn collect(
+    pace: &Pace,
+    mut done: mpsc::UnboundedReceiver<RegionDone>,
+    table: &mut TableWriter<'_>,
+) -> Result<()> {
+    loop {
+        let region = tokio::select! {
+            region = done.recv() => region,
+            () = pace.pack_stored() => {
+                table.store_parts().await?;
+                continue;
+            }
+        };
+        match region {
+            Some(region) => table.add(region).await?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Returns when the session dies: the backup is void then.

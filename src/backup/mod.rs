@@ -4,6 +4,7 @@ mod archiving;
 mod base_files;
 mod copy;
 mod outside;
+mod pace;
 mod packer;
 mod pages;
 mod part;

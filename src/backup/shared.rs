@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
+use super::pace::Pace;
 use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::throttle::Throttle;
@@ -46,6 +47,7 @@ pub(super) struct Shared<'a> {
     pub(super) next_pack: AtomicU32,
     /// Packs that are stored.
     pub(super) stored: Mutex<StoredPacks>,
+    pub(super) pace: Pace,
     /// Buffers of packs that are stored, to be filled again.
     pub(super) spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -64,6 +66,7 @@ impl Shared<'_> {
         let buffer = self.repository.put_pack(pack).await?;
         self.stored.lock().map_err(|_| stopped())?.insert(name, stored);
         self.spare.lock().map_err(|_| stopped())?.push(buffer);
+        self.pace.pack_is_stored();
         Ok(())
     }
 }
@@ -108,6 +111,14 @@ impl RegionDone {
             rewritten: 0,
             bad_pages: Vec::new(),
         }
+    }
+
+    /// Roughly how many bytes of memory it holds.
+    pub(super) fn weight(&self) -> usize {
+        let sums = self.unread.as_ref().map_or(0, |unread| unread.sums.len());
+        200 + size_of_val(self.extents.as_slice())
+            + size_of_val(self.packs.as_slice())
+            + 8 * (self.digests.len() + sums)
     }
 }
 

@@ -68,6 +68,7 @@ impl<'a> TableWriter<'a> {
         while let Some(done) = self.early.remove(&self.next) {
             self.next += 1;
             self.append(&done)?;
+            self.shared.pace.taken(done.weight());
             let full = self.part.weight() >= PART_WEIGHT || self.part.bytes() >= self.part_bytes;
             if self.current.is_none() && full {
                 self.waiting.push_back(std::mem::take(&mut self.part));
@@ -140,7 +141,8 @@ impl<'a> TableWriter<'a> {
     }
 
     /// Store the parts that are full and whose packs are stored: what a part names is always there.
-    async fn store_parts(&mut self) -> Result<()> {
+    pub(super) async fn store_parts(&mut self) -> Result<()> {
+        self.shared.pace.waits(self.waiting.iter().map(Part::weight).sum());
         while let Some(mut part) = self.waiting.pop_front() {
             let complete = {
                 let stored = self.shared.stored.lock().map_err(|_| stopped())?;
@@ -154,6 +156,7 @@ impl<'a> TableWriter<'a> {
                 .map_err(|_| Error::corrupt("the file table has too many parts"))?;
             let put = self.shared.repository.put_file_table(self.shared.id, number, part.table());
             self.parts.push(put.await?);
+            self.shared.pace.waits(self.waiting.iter().map(Part::weight).sum());
         }
         Ok(())
     }

@@ -5,10 +5,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 use super::base_files::BaseFile;
+use super::pace::Ahead;
 use super::packer::Packer;
 use super::pages::check_pages;
 use super::regions::Region;
@@ -19,6 +21,8 @@ use crate::format::{SealedPack, page_digest_seed};
 
 /// Files without pages up to this size are read whole, whatever the listing said: configuration is replaced at once.
 const SMALL: u64 = 4 << 20;
+/// Between two looks whether the file table has caught up.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Without these nothing starts: their absence is an error, not a concurrent drop.
 const ESSENTIAL: [&str; 2] = ["PG_VERSION", "global/pg_filenode.map"];
 
@@ -35,9 +39,24 @@ pub(super) fn work(
             return Err(stopped());
         }
         let result = read_region(shared, (region, base.as_ref()), &mut packer, &mut buffer)?;
+        shared.pace.done(result.weight());
         done.send(result).map_err(|_| stopped())?;
+        keep_pace(shared, &mut packer)?;
     }
     packer.flush()
+}
+
+/// Wait while the file table is behind. No region is in this worker's hands: the table has all that it needs to go on.
+fn keep_pace(shared: &Shared<'_>, packer: &mut Packer<'_>) -> Result<()> {
+    loop {
+        match shared.pace.ahead() {
+            Ahead::No => return Ok(()),
+            _ if shared.stop.load(Ordering::Relaxed) => return Err(stopped()),
+            Ahead::OfPacks => packer.flush()?,
+            Ahead::OfTable => {}
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn read_region(
