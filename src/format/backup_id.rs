@@ -10,10 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::seal::fill_random;
 
-/// The id of a backup; always in the form above, so it is safe in a key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Bytes of an id.
+const LEN: usize = 25;
+
+/// The id of a backup; always in the form above, so it is safe in a key. It takes no memory but its own: the names of all packs
+/// of a large backup have one each.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct BackupId(String);
+pub struct BackupId([u8; LEN]);
 
 impl BackupId {
     /// A new id for a backup that starts `now` by the database server's clock.
@@ -21,28 +25,32 @@ impl BackupId {
         let mut random = [0; 2];
         fill_random(&mut random)?;
         let fraction = (u64::from(now.subsec_nanosecond().unsigned_abs()) << 16) / 1_000_000_000;
-        Ok(Self(format!(
-            "{}-{fraction:04x}{:04x}",
-            now.strftime("%Y%m%dT%H%M%SZ"),
-            u16::from_be_bytes(random)
-        )))
+        let random = u16::from_be_bytes(random);
+        format!("{}-{fraction:04x}{random:04x}", now.strftime("%Y%m%dT%H%M%SZ")).parse()
     }
 
     /// When the backup began, to the second.
     pub fn began(&self) -> Option<Timestamp> {
-        let (time, _) = self.0.split_once('Z')?;
+        let (time, _) = self.as_str().split_once('Z')?;
         Timestamp::strptime("%Y%m%dT%H%M%S%z", format!("{time}+0000")).ok()
     }
 
     /// The text, as in keys.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // They are all ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackupId({self})")
     }
 }
 
 impl fmt::Display for BackupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
@@ -51,15 +59,14 @@ impl FromStr for BackupId {
 
     fn from_str(text: &str) -> Result<Self> {
         let shape = "dddddddd.dddddd.-hhhhhhhh";
-        let fits = text.len() == shape.len()
-            && text.bytes().zip(shape.bytes()).enumerate().all(|(at, (byte, expected))| match expected {
-                b'd' => byte.is_ascii_digit(),
-                b'h' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-                b'.' => byte == if at == 8 { b'T' } else { b'Z' },
-                _ => byte == expected,
-            });
-        if fits {
-            return Ok(Self(text.to_owned()));
+        let fits = text.bytes().zip(shape.bytes()).enumerate().all(|(at, (byte, expected))| match expected {
+            b'd' => byte.is_ascii_digit(),
+            b'h' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            b'.' => byte == if at == 8 { b'T' } else { b'Z' },
+            _ => byte == expected,
+        });
+        if fits && let Ok(bytes) = text.as_bytes().try_into() {
+            return Ok(Self(bytes));
         }
         Err(Error::usage(format!("\"{text}\" is not the id of a backup"))
             .hint("ids look like 20261122T130000Z-1a2b3c4d; `walproof backup-list` shows them"))
@@ -76,7 +83,7 @@ impl TryFrom<String> for BackupId {
 
 impl From<BackupId> for String {
     fn from(id: BackupId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

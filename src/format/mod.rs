@@ -34,7 +34,7 @@ pub use manifest::{
     DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord, WalRecord,
 };
 pub use pack::{FramePlace, PackName, PackReader, PackWriter, SealedPack};
-pub use pack_list::{PackList, PackTally, PackUse};
+pub use pack_list::{PackList, PackSizes, PackTally, PackUse};
 pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page, page_digest_seed};
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};

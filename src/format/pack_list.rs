@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::backup_id::BackupId;
 use super::file_table::{put_bytes, put_u32, take_bytes, take_u32};
+use super::key::ObjectKey;
 use super::manifest::PacksRecord;
 use super::pack::PackName;
 use crate::error::{Error, Result};
@@ -69,10 +70,53 @@ impl PackList {
     }
 }
 
+/// Packs that are stored, and their bytes. There may be a million: they take eight bytes each.
+#[derive(Debug, Clone, Default)]
+pub struct PackSizes(BTreeMap<BackupId, Vec<(u32, u32)>>);
+
+impl PackSizes {
+    /// Add the packs among objects of so many bytes.
+    pub fn add(&mut self, objects: impl Iterator<Item = (Option<ObjectKey>, u64)>) {
+        for (key, bytes) in objects {
+            if let (Some(ObjectKey::Pack(name)), Ok(bytes)) = (key, bytes.try_into()) {
+                self.push(&name, bytes);
+            }
+        }
+    }
+
+    /// Add a pack, in the order of their names, or `sorted` later.
+    pub fn push(&mut self, name: &PackName, bytes: u32) {
+        match self.0.get_mut(&name.backup) {
+            Some(packs) => packs.push((name.number, bytes)),
+            None => drop(self.0.insert(name.backup.clone(), vec![(name.number, bytes)])),
+        }
+    }
+
+    /// S3 promises an order; not every server of its kind keeps the promise.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.0.values_mut().for_each(|packs| packs.sort_unstable());
+        self
+    }
+
+    /// Add the packs of other backups.
+    pub fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
+    /// The bytes of a pack that is there.
+    pub fn get(&self, name: &PackName) -> Option<u32> {
+        let packs = self.0.get(&name.backup)?;
+        let at = packs.binary_search_by_key(&name.number, |(number, _)| *number).ok()?;
+        Some(packs[at].1)
+    }
+}
+
 /// Counts what a backup uses of packs, while it is taken.
 #[derive(Debug, Default)]
 pub struct PackTally {
-    packs: BTreeMap<PackName, Tally>,
+    /// By the number of the pack: there may be a million, and so an id is not held for each.
+    packs: BTreeMap<BackupId, BTreeMap<u32, Tally>>,
     key_ids: BTreeMap<BackupId, BTreeSet<KeyId>>,
 }
 
@@ -80,32 +124,44 @@ pub struct PackTally {
 struct Tally {
     bytes: u32,
     live_bytes: u32,
-    /// A bit for each frame that is used.
-    frames: Vec<u64>,
+    /// A bit for each frame that is used. Most packs have few.
+    first_frames: u64,
+    more_frames: Box<[u64]>,
 }
 
 impl PackTally {
     /// The pack `name` is stored and has so many bytes. Packs that nothing is used of are left out in the end.
     pub fn stored(&mut self, name: &PackName, bytes: u64) -> Result<()> {
         let bytes = u32::try_from(bytes).map_err(|_| Error::corrupt("a pack grew too large"))?;
-        self.packs.entry(name.clone()).or_default().bytes = bytes;
+        self.packs.entry(name.backup.clone()).or_default().entry(name.number).or_default().bytes = bytes;
         Ok(())
     }
 
     /// The packs that are used and whose bytes are not known yet.
-    pub fn without_bytes(&self) -> impl Iterator<Item = &PackName> {
-        self.packs.iter().filter(|(_, tally)| tally.bytes == 0).map(|(name, _)| name)
+    pub fn without_bytes(&self) -> impl Iterator<Item = PackName> {
+        self.packs.iter().flat_map(|(backup, packs)| {
+            let without = packs.iter().filter(|(_, tally)| tally.bytes == 0);
+            without.map(|(number, _)| PackName { backup: backup.clone(), number: *number })
+        })
     }
 
     /// A file uses this frame of the pack `name`, which has this header.
     pub fn used(&mut self, name: &PackName, header: &[u8], frame: u32, stored_len: u32) -> Result<()> {
-        let tally = self.packs.entry(name.clone()).or_default();
+        let tally = self.packs.entry(name.backup.clone()).or_default().entry(name.number).or_default();
         let (word, bit) = (frame as usize / 64, 1 << (frame % 64));
-        tally.frames.resize(tally.frames.len().max(word + 1), 0);
-        if tally.frames[word] & bit != 0 {
+        if tally.more_frames.len() < word {
+            let mut more = std::mem::take(&mut tally.more_frames).into_vec();
+            more.resize(word, 0);
+            tally.more_frames = more.into();
+        }
+        let frames = match word.checked_sub(1) {
+            None => &mut tally.first_frames,
+            Some(more) => &mut tally.more_frames[more],
+        };
+        if *frames & bit != 0 {
             return Ok(());
         }
-        tally.frames[word] |= bit;
+        *frames |= bit;
         if tally.live_bytes == 0 {
             let header = Header::parse(header)?;
             let key_ids = self.key_ids.entry(name.backup.clone()).or_default();
@@ -117,9 +173,18 @@ impl PackTally {
 
     /// The list, and its sums for the manifest.
     pub fn finish(self) -> (PackList, Vec<PacksRecord>) {
-        let used = self.packs.into_iter().filter(|(_, tally)| tally.live_bytes > 0);
         let list = PackList(
-            used.map(|(name, Tally { bytes, live_bytes, .. })| PackUse { name, bytes, live_bytes }).collect(),
+            self.packs
+                .into_iter()
+                .flat_map(|(backup, packs)| {
+                    let used = packs.into_iter().filter(|(_, tally)| tally.live_bytes > 0);
+                    used.map(move |(number, Tally { bytes, live_bytes, .. })| PackUse {
+                        name: PackName { backup: backup.clone(), number },
+                        bytes,
+                        live_bytes,
+                    })
+                })
+                .collect(),
         );
         let backups = list.0.chunk_by(|a, b| a.name.backup == b.name.backup);
         let records = backups.map(|packs| {

@@ -1,12 +1,16 @@
 //! The base: the backup whose extents a new one may reuse. It is found before the lease is taken, which then protects it,
 //! and looked at again under the lease: an expiry looks at the leases before it lists, so what is there then stays there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use super::namespace::Repository;
 use crate::error::{Kind, Result, ResultExt};
-use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackRef, PackUse, layout};
+use crate::format::{
+    BackupId, Harm, Manifest, ObjectKey, PackList, PackName, PackRef, PackSizes, PackUse, layout,
+};
 use crate::seal::{Cipher, Header, MasterKey};
+use crate::store::Object;
 
 /// Of a pack that is used for less than one part in so many, nothing is reused: it is kept for little.
 const LEAST_LIVE: u64 = 4;
@@ -40,7 +44,7 @@ pub struct Base {
     /// Which parts of whose file table to read, first those of an interrupted backup.
     parts: Vec<(BackupId, u32)>,
     /// The packs that are there, as long as they should be, and worth to be kept; with their bytes.
-    packs: HashMap<PackName, u64>,
+    packs: PackSizes,
 }
 
 impl Repository {
@@ -82,7 +86,7 @@ impl Repository {
         }
         let mut most = Vec::new();
         for id in &found.unfinished {
-            base.packs.extend(self.pack_sizes(id).await?);
+            base.packs.append(self.pack_sizes(id).await?);
             let parts = self.stored_parts(id).await?;
             if parts.len() > most.len() {
                 most = parts;
@@ -97,16 +101,18 @@ impl Repository {
         let list = self.get_pack_list(id).await?;
         // What a verification found damaged would harm the new backup as well.
         let harm = self.get_harm().await?;
-        let harmed: HashSet<PackName> = harm.iter().filter_map(|harm| pack_of(harm.key()?)).collect();
+        let harmed: HashSet<ObjectKey> = harm.iter().filter_map(Harm::key).collect();
         let worth = worth_keeping(&list);
         let mut missing = 0;
         for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
             let there = self.pack_sizes(&packs[0].name.backup).await?;
             for pack in packs {
-                if there.get(&pack.name) != Some(&pack.bytes.into()) || harmed.contains(&pack.name) {
+                if there.get(&pack.name) != Some(pack.bytes)
+                    || harmed.contains(&ObjectKey::Pack(pack.name.clone()))
+                {
                     missing += 1;
                 } else if worth(pack) {
-                    base.packs.insert(pack.name.clone(), pack.bytes.into());
+                    base.packs.push(&pack.name, pack.bytes);
                 }
             }
         }
@@ -122,15 +128,16 @@ impl Repository {
     }
 
     /// The packs that the backup `id` wrote, with their bytes.
-    async fn pack_sizes(&self, id: &BackupId) -> Result<HashMap<PackName, u64>> {
-        let directory = layout::packs_of(id);
-        let objects = self.store().list(&self.key(&directory)).await.context("list packs")?;
-        let listing = self.parse_listing(objects);
-        let pack = |listed: super::listing::Listed| match listed.key {
-            ObjectKey::Pack(name) => Some((name, listed.size)),
-            _ => None,
+    async fn pack_sizes(&self, id: &BackupId) -> Result<PackSizes> {
+        let mut sizes = PackSizes::default();
+        let key = |object: &Object| self.relative(&object.key)?.parse().ok();
+        let see = |page: Vec<Object>| {
+            sizes.add(page.iter().map(|object| (key(object), object.size)));
+            ControlFlow::Continue(())
         };
-        Ok(listing.objects.into_iter().filter_map(pack).collect())
+        let listed = self.store().list_pages(&self.key(&layout::packs_of(id)), None, see).await;
+        listed.context("list packs")?;
+        Ok(sizes.sorted())
     }
 
     /// The parts of the file table that an interrupted backup stored: from the first one on, without a gap.
@@ -141,13 +148,6 @@ impl Repository {
         let numbers = (0..).zip(keys.filter(|key| matches!(key, ObjectKey::FileTable(..))));
         let dense = numbers.take_while(|(at, key)| *key == ObjectKey::FileTable(id.clone(), *at));
         Ok(dense.map(|(number, _)| (id.clone(), number)).collect())
-    }
-}
-
-fn pack_of(key: ObjectKey) -> Option<PackName> {
-    match key {
-        ObjectKey::Pack(name) => Some(name),
-        _ => None,
     }
 }
 
@@ -179,12 +179,12 @@ impl Base {
     pub fn may_reuse(&self, repository: &Repository, pack: &PackRef) -> bool {
         let sealing = repository.keys().sealing().map(MasterKey::id);
         let is_ours = |header: Header| (header.cipher != Cipher::None).then_some(header.key_id) == sealing;
-        self.packs.contains_key(&pack.name) && Header::parse(&pack.header).is_ok_and(is_ours)
+        self.packs.get(&pack.name).is_some() && Header::parse(&pack.header).is_ok_and(is_ours)
     }
 
     /// Bytes of a pack that may be reused.
     pub fn pack_bytes(&self, name: &PackName) -> Option<u64> {
-        self.packs.get(name).copied()
+        self.packs.get(name).map(u64::from)
     }
 }
 

@@ -135,10 +135,11 @@ impl Store {
                 Some(offset) => self.objects.list_with_offset(Some(&directory), offset),
                 None => self.objects.list(Some(&directory)),
             };
-            objects.try_collect::<Vec<_>>().await
+            // Many are held at a time: only what is wanted of them.
+            objects.map_ok(object).try_collect::<Vec<_>>().await
         };
         let listed = self.run("list", || self.doing("list", scope.directory()), list).await?;
-        let mut objects = listed.into_iter().map(object).collect::<Result<Vec<_>>>()?;
+        let mut objects = listed.into_iter().collect::<Result<Vec<_>>>()?;
         objects.retain(|object| {
             object.key.starts_with(&prefix) && after.is_none_or(|after| *object.key > *after)
         });
