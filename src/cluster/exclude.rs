@@ -130,8 +130,9 @@ pub(super) struct Unlogged(HashSet<u32>);
 
 impl Unlogged {
     /// From all names in the directory: a relation is unlogged if it has an init fork.
-    pub(super) fn among<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let init_forks = names.filter_map(RelationFile::parse).filter(|file| file.fork == Fork::Init);
+    pub(super) fn among(names: impl Iterator<Item = impl AsRef<str>>) -> Self {
+        let relations = names.filter_map(|name| RelationFile::parse(name.as_ref()));
+        let init_forks = relations.filter(|file| file.fork == Fork::Init);
         Self(init_forks.map(|file| file.filenode).collect())
     }
 
