@@ -52,6 +52,12 @@ impl Records {
         Self { ignores_harm: true, ..Self::default() }
     }
 
+    /// The same, heeding what verifications found.
+    #[must_use]
+    pub fn with_harm(self) -> Self {
+        Self { ignores_harm: false, ..self }
+    }
+
     /// Read what `listing` names and is not known yet, and forget what it no longer names. What was damaged is read
     /// again: another key may be at hand by now.
     pub async fn read(&mut self, repository: &Repository, listing: &Listing) -> Result<()> {

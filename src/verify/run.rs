@@ -107,7 +107,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
     let mut lost = findings.lost.clone();
     if !looked_at_all && !noted.is_empty() {
         // What an earlier run found and this one did not open stands, for a restore as well.
-        (catalog, window) = look(repository, &listing, &mut Records::default(), &mut times).await?;
+        (catalog, window) = look(repository, &listing, &mut records.with_harm(), &mut times).await?;
         let harmed = catalog.harmed.iter().map(|(backup, why)| (backup.id.clone(), why.to_string()));
         lost = harmed.chain(lost).collect();
     }
