@@ -59,7 +59,7 @@ fn group<'a>(criterion: &'a mut Criterion, name: &str, bytes: usize) -> Benchmar
 fn wal(criterion: &mut Criterion) {
     let (keys, segment, name) = (keys(), data::segment(), WalName::Segment(name()));
     let seal = |threads| {
-        let source = &mut segment.as_slice();
+        let source = &segment.as_slice();
         seal_wal(&keys, IDENTITY, &name, (1, threads), source, segment.len() as u64, Nothing).expect("seal")
     };
     let mut group = group(criterion, "wal", segment.len());

@@ -128,10 +128,7 @@ async fn seal(
     let inspection = Inspection::of(name, control, path)?;
     let (keys, identity, level) =
         (namespace.keys().clone(), namespace.identity_name(control.system_identifier), namespace.level());
-    let work = move || {
-        let mut file = file;
-        seal_wal(&keys, &identity, &name, (level, threads), &mut file, metadata.len(), inspection)
-    };
+    let work = move || seal_wal(&keys, &identity, &name, (level, threads), &file, metadata.len(), inspection);
     let sealed = tokio::task::spawn_blocking(work)
         .await
         .map_err(|cause| Error::new(Kind::Other, format!("seal: {cause}")))?;

@@ -2,11 +2,13 @@
 
 mod digest;
 pub mod durable;
+mod read_at;
 mod same;
 mod space;
 mod times;
 
 pub use digest::digest_of;
+pub use read_at::ReadAt;
 pub use same::{FileId, FileStamp};
 pub use space::Space;
 pub use times::device_that_keeps_times;

@@ -1,16 +1,18 @@
 //! WAL files as sealed objects: a summary frame, then the content in frames of 1 MiB.
 
-use std::io::Read;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::identity::{Identity, WalDigest};
 use super::summary::Summary;
+use crate::disk::ReadAt;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::WalName;
 use crate::seal::{
     Compressor, Context, Decompressor, FRAME_OVERHEAD, HEADER_LEN, KeyRing, ObjectKind, Opener, Sealer,
+    tree_hash,
 };
 
 /// The largest segment size that PostgreSQL knows: no WAL file is larger.
@@ -54,92 +56,138 @@ pub(crate) fn context<'a>(identity: &'a str, name: &'a str) -> Context<'a> {
     Context { kind: ObjectKind::Wal, identity, name }
 }
 
-type Done = (u64, Vec<u8>);
-
-/// Seal the WAL file `name` of `len` bytes from `source`, on `threads` threads; `inspect` sees every byte first.
+/// Seal the WAL file `name` of `len` bytes from `source`, on `threads` threads; `inspect` sees every byte, in order.
 /// Holds the object and a frame for each thread in memory, never the file.
 pub fn seal_wal(
     keys: &KeyRing,
     identity: &str,
     name: &WalName,
     (level, threads): (i32, usize),
-    source: &mut (dyn Read + Send),
+    source: &dyn ReadAt,
     len: u64,
     inspect: impl Inspect + Send,
 ) -> Result<SealedWal> {
     let name = name.to_string();
     let frame_limit = u32::try_from(WAL_FRAME).unwrap_or(u32::MAX);
     let sealer = Sealer::new(keys, context(identity, &name), frame_limit)?;
-    let source =
-        Mutex::new(Source { file: source, left: len, index: 1, inspect, hasher: blake3::Hasher::new() });
-    let frames = std::thread::scope(|scope| {
-        let seal = || seal_frames(&sealer, level, &source);
+    let turns = Mutex::new(Turns { next: 0, inspect, failed: false });
+    let work = Work { source, len, claimed: AtomicU64::new(0), turns, turn: Condvar::new() };
+    let mut frames = std::thread::scope(|scope| {
+        let seal = || seal_frames(&sealer, level, &work);
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(seal)).collect();
         let mut results = vec![seal()];
         results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(thread_died()))));
-        results.into_iter().collect::<Result<Vec<_>>>()
+        Ok::<_, Error>(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
     })?;
-    let Source { inspect, hasher, .. } = source.into_inner().map_err(|_| thread_died())?;
+    frames.sort_unstable_by_key(|frame| frame.index);
+    let inspect = work.turns.into_inner().map_err(|_| thread_died())?.inspect;
     let summary = inspect.finish(len)?;
     let mut first = sealer.header().to_vec();
     sealer.seal_frame(&mut Compressor::new(level)?, 0, len == 0, &summary.to_bytes(), &mut first)?;
-    let parts = in_order(first, frames.concat());
-    Ok(SealedWal { parts, plain_hash: *hasher.finalize().as_bytes(), summary })
+    let sums: Vec<_> = frames.iter().map(|frame| frame.sum).collect();
+    let plain_hash = tree_hash::of_parts(&sums);
+    let parts = std::iter::once(first).chain(frames.into_iter().map(|frame| frame.sealed));
+    Ok(SealedWal { parts: parts.map(Bytes::from).collect(), plain_hash, summary })
 }
 
 fn thread_died() -> Error {
     Error::new(Kind::Other, "a sealing thread died")
 }
 
-/// A WAL file that several threads read, a frame each in turn: a frame is sealed on the core in whose cache it lies.
-struct Source<'a, I> {
-    file: &'a mut (dyn Read + Send),
-    /// Bytes that are not read yet.
-    left: u64,
-    /// Of the next frame.
-    index: u64,
-    inspect: I,
-    hasher: blake3::Hasher,
+/// A WAL file that several threads seal, a frame each: a frame is read, hashed and sealed on one core.
+struct Work<'a, I> {
+    source: &'a dyn ReadAt,
+    len: u64,
+    /// Frames that somebody seals, or has sealed.
+    claimed: AtomicU64,
+    turns: Mutex<Turns<I>>,
+    turn: Condvar,
 }
 
-impl<I: Inspect> Source<'_, I> {
-    /// Read the next frame into `frame`: its index, and whether it is the last one. `None` when all were read, or somebody
-    /// failed to.
-    fn next(&mut self, frame: &mut Vec<u8>) -> Result<Option<(u64, bool)>> {
-        if self.left == 0 {
-            return Ok(None);
+/// What goes on in the order of the frames.
+struct Turns<I> {
+    /// The frame that is looked at next.
+    next: u64,
+    inspect: I,
+    /// Somebody left before it was done.
+    failed: bool,
+}
+
+impl<I> Work<'_, I> {
+    /// Let `inspect` see a frame when it has seen all before it; `false` if that will never be.
+    fn look_at(&self, frame: &[u8], index: u64) -> Result<bool>
+    where
+        I: Inspect,
+    {
+        let turns = self.turns.lock().map_err(|_| thread_died())?;
+        let mut turns = self
+            .turn
+            .wait_while(turns, |turns| turns.next != index && !turns.failed)
+            .map_err(|_| thread_died())?;
+        if turns.failed {
+            return Ok(false);
         }
-        let left = std::mem::take(&mut self.left);
-        frame.resize(usize::try_from(left).map_or(WAL_FRAME, |left| left.min(WAL_FRAME)), 0);
-        self.file
-            .read_exact(frame)
-            .map_err(|cause| Error::new(Kind::Other, format!("read the file: {cause}")))?;
-        self.inspect.feed(frame)?;
-        self.hasher.update(frame);
-        self.left = left - frame.len() as u64;
-        let index = self.index;
-        self.index += 1;
-        Ok(Some((index, self.left == 0)))
+        turns.inspect.feed(frame)?;
+        turns.next += 1;
+        drop(turns);
+        self.turn.notify_all();
+        Ok(true)
     }
 }
 
-fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, source: &Mutex<Source<'_, I>>) -> Result<Vec<Done>> {
+/// Lets nobody wait for the turn of a thread that has left.
+struct Leaves<'a, 'b, I>(&'a Work<'b, I>);
+
+impl<I> Drop for Leaves<'_, '_, I> {
+    fn drop(&mut self) {
+        self.0.turns.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+        self.0.turn.notify_all();
+    }
+}
+
+/// A sealed frame.
+#[derive(Clone)]
+struct Frame {
+    /// From 0 on.
+    index: u64,
+    /// Of its plaintext.
+    sum: tree_hash::PartHash,
+    sealed: Vec<u8>,
+}
+
+fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, work: &Work<'_, I>) -> Result<Vec<Frame>> {
+    let leaves = Leaves(work);
     let mut compressor = Compressor::new(level)?;
-    let (mut frame, mut scratch) = (Vec::new(), Vec::new());
+    let (mut plain, mut scratch) = (Vec::new(), Vec::new());
     let mut done = Vec::new();
     loop {
-        let next = source.lock().map_err(|_| thread_died())?.next(&mut frame)?;
-        let Some((index, last)) = next else { return Ok(done) };
+        let index = work.claimed.fetch_add(1, Ordering::Relaxed);
+        let at = index * WAL_FRAME as u64;
+        if at >= work.len {
+            // Those that it claimed it has looked at.
+            std::mem::forget(leaves);
+            return Ok(done);
+        }
+        let left = work.len - at;
+        plain.resize(usize::try_from(left).map_or(WAL_FRAME, |left| left.min(WAL_FRAME)), 0);
+        work.source
+            .read_exact_at(&mut plain, at)
+            .map_err(|cause| Error::new(Kind::Other, format!("read the file: {cause}")))?;
+        let sum = tree_hash::of_part(&plain, at, work.len);
+        if !work.look_at(&plain, index)? {
+            return Ok(done);
+        }
         scratch.clear();
-        sealer.seal_frame(&mut compressor, index, last, &frame, &mut scratch)?;
+        sealer.seal_frame(
+            &mut compressor,
+            index + 1,
+            at + plain.len() as u64 == work.len,
+            &plain,
+            &mut scratch,
+        )?;
         // An exact copy: the scratch buffer is as large as the worst case, sixteen of those would be a segment.
-        done.push((index, scratch.as_slice().to_vec()));
+        done.push(Frame { index, sum, sealed: scratch.as_slice().to_vec() });
     }
-}
-
-fn in_order(first: Vec<u8>, mut frames: Vec<Done>) -> Vec<Bytes> {
-    frames.sort_unstable_by_key(|(index, _)| *index);
-    std::iter::once(first).chain(frames.into_iter().map(|(_, frame)| frame)).map(Bytes::from).collect()
 }
 
 /// Open a whole WAL object: its summary and content, authenticated. The caller checks the content's digest
@@ -208,23 +256,46 @@ mod tests {
         }
     }
 
+    /// Refuses what begins with a one.
+    struct Refuse;
+
+    impl Inspect for Refuse {
+        fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+            if bytes[0] == 1 { Err(Error::corrupt("refused")) } else { Ok(()) }
+        }
+
+        fn finish(self, _: u64) -> Result<Summary> {
+            panic!("it was refused")
+        }
+    }
+
+    #[test]
+    fn what_one_thread_refuses_or_cannot_read_ends_them_all() {
+        let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
+        let name: WalName = "000000010000000000000001".parse().unwrap();
+        for refused in [0, 1, 4] {
+            let mut plain = vec![0; 5 * WAL_FRAME];
+            plain[refused * WAL_FRAME] = 1;
+            let sealed =
+                seal_wal(&keys, "main/7", &name, (1, 3), &plain.as_slice(), plain.len() as u64, Refuse);
+            assert!(sealed.unwrap_err().to_string().contains("refused"));
+        }
+        let short = vec![0; 3 * WAL_FRAME];
+        let sealed =
+            seal_wal(&keys, "main/7", &name, (1, 3), &short.as_slice(), 4 * WAL_FRAME as u64, Refuse);
+        assert!(sealed.unwrap_err().to_string().contains("read the file"));
+    }
+
     #[test]
     fn wal_objects_of_all_sizes_round_trip_with_one_and_more_threads() {
         let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
         let name: WalName = "000000010000000000000001".parse().unwrap();
-        for len in [0, 1, WAL_FRAME, WAL_FRAME + 1, 5 * WAL_FRAME] {
+        for len in [0, 1, WAL_FRAME, WAL_FRAME + 1, 2 * WAL_FRAME, 5 * WAL_FRAME, 6 * WAL_FRAME + 1025] {
             let plain: Vec<u8> = (0..len).map(|at| u8::try_from(at % 253).unwrap()).collect();
             for threads in [1, 3] {
-                let sealed = seal_wal(
-                    &keys,
-                    "main/7",
-                    &name,
-                    (1, threads),
-                    &mut plain.as_slice(),
-                    len as u64,
-                    Count(0),
-                )
-                .unwrap();
+                let sealed =
+                    seal_wal(&keys, "main/7", &name, (1, threads), &plain.as_slice(), len as u64, Count(0))
+                        .unwrap();
                 let bytes = sealed.parts.concat();
                 let (summary, opened) = open_wal(&keys, "main/7", &name, &bytes).unwrap();
                 assert_eq!(opened, plain);

@@ -107,10 +107,8 @@ pub(crate) async fn archive(repository: &Repository, segment: &SegmentName, page
 pub(crate) async fn archive_bytes(repository: &Repository, segment: &SegmentName, bytes: &[u8]) {
     let name = WalName::Segment(*segment);
     let scan = Scan(WalScanner::new(segment.start(size()), size()));
-    let mut source = bytes;
     let sealed =
-        seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, SIZE.into(), scan)
-            .unwrap();
+        seal_wal(repository.keys(), repository.name(), &name, (1, 1), &bytes, SIZE.into(), scan).unwrap();
     let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }
@@ -145,9 +143,9 @@ impl Inspect for OfHistory {
 /// Archive the history of a timeline.
 pub(crate) async fn archive_history(repository: &Repository, timeline: u32, text: &[u8]) {
     let name = WalName::History(crate::postgres::TimelineId::new(timeline).unwrap());
-    let (mut source, len) = (text, text.len() as u64);
+    let len = text.len() as u64;
     let sealed =
-        seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, len, OfHistory).unwrap();
+        seal_wal(repository.keys(), repository.name(), &name, (1, 1), &text, len, OfHistory).unwrap();
     let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }

@@ -117,9 +117,9 @@ impl Repository {
             return Ok(false);
         }
         let (summary, plain) = self.open_wal_file(file, &self.get_wal_sealed(file).await?)?;
-        let (mut source, len) = (plain.as_slice(), plain.len() as u64);
+        let (source, len) = (plain.as_slice(), plain.len() as u64);
         let level = (self.level(), 1);
-        let sealed = seal_wal(self.keys(), self.name(), &file.name, level, &mut source, len, Known(summary))?;
+        let sealed = seal_wal(self.keys(), self.name(), &file.name, level, &source, len, Known(summary))?;
         self.put_wal(&file.name, file.digest, sealed).await?;
         Ok(true)
     }

@@ -9,6 +9,7 @@ mod header;
 mod key;
 mod object;
 mod page_filter;
+pub(crate) mod tree_hash;
 
 pub use compression::{Compressor, Decompressor, PageCompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};

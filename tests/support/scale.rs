@@ -136,9 +136,8 @@ impl Inspect for Scan {
 }
 
 async fn put_wal(repository: &Repository, name: WalName, bytes: &[u8], scan: Scan) {
-    let (mut source, len) = (bytes, bytes.len() as u64);
-    let sealed =
-        seal_wal(repository.keys(), repository.name(), &name, (1, 1), &mut source, len, scan).unwrap();
+    let len = bytes.len() as u64;
+    let sealed = seal_wal(repository.keys(), repository.name(), &name, (1, 1), &bytes, len, scan).unwrap();
     let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }
