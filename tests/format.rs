@@ -5,9 +5,9 @@ use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::format::{
     FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse, Summary,
-    TailPieceName, Verbatim, WalDigest, digest_sum, open_wal, page_digest_seed,
+    TailPieceName, WalDigest, digest_sum, open_wal, page_digest_seed,
 };
-use walproof::postgres::{Lsn, PgTime, WalName};
+use walproof::postgres::{Lsn, PgTime, Verbatim, WalName};
 use walproof::repository::{ExpiryRecord, Hold, Namespace};
 use walproof::seal::{
     Cipher, Compression, Context, Decompressor, Header, KeyId, KeyRing, MasterKey, ObjectKind, PageFilter,

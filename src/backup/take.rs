@@ -11,9 +11,9 @@ use super::progress::Progress;
 use super::unread::{Moment, Unread};
 use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, Verbatim, WalRecord};
+use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, WalRecord};
 use crate::format::{Protection, Purpose, WalFrom};
-use crate::postgres::{BackupLabel, ControlFile, PgTime};
+use crate::postgres::{BackupLabel, ControlFile, PgTime, Verbatim};
 use crate::repository::{Found, Lease, Namespace, Repository};
 
 /// What to back up and how.

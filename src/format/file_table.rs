@@ -7,9 +7,8 @@ use std::ops::Range;
 use super::pack::{FramePlace, PackName};
 use super::page_digests::PAGES_PER_SUM;
 use super::summary::take;
-use super::verbatim::Verbatim;
 use crate::error::{Error, Result};
-use crate::postgres::PAGE_SIZE;
+use crate::postgres::{PAGE_SIZE, Verbatim};
 use crate::seal::HEADER_LEN;
 
 /// A pack that extents of this part lie in.

@@ -5,9 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::as_text;
 use super::backup_id::BackupId;
 use super::identity::{ClusterName, ContentDigest};
-use super::verbatim::Verbatim;
 use crate::error::{Error, Result};
-use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, version_text};
+use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, Verbatim, version_text};
 use crate::seal::{KeyId, VERSION};
 
 /// A finished base backup. JSON, sealed; unknown fields are ignored so that later versions may add some.

@@ -18,7 +18,6 @@ mod pack_list;
 mod page_digests;
 mod summary;
 mod tail_name;
-mod verbatim;
 mod verify_record;
 mod wal_object;
 
@@ -38,7 +37,6 @@ pub use pack_list::{PackList, PackSizes, PackTally, PackUse};
 pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page, page_digest_seed};
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};
-pub use verbatim::Verbatim;
 pub use verify_record::VerifyRecord;
 pub use wal_object::{Inspect, SealedWal, WAL_FRAME, open_wal, seal_wal};
 pub(crate) use wal_object::{LONGEST_SUMMARY_RANGE, SUMMARY_RANGE, open_summary};

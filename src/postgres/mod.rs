@@ -10,6 +10,7 @@ mod recovery_settings;
 mod segment_size;
 mod time;
 mod timeline;
+mod verbatim;
 mod version;
 mod wal_name;
 
@@ -26,5 +27,6 @@ pub use recovery_settings::{
 pub use segment_size::SegmentSize;
 pub use time::PgTime;
 pub use timeline::{History, HistoryEntry, Stretch, TimelineId};
+pub use verbatim::Verbatim;
 pub use version::{Major, version_text};
 pub use wal_name::{SegmentName, WalName};

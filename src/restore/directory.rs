@@ -15,7 +15,7 @@ use super::plan::Plan;
 use crate::cluster::DataDir;
 use crate::disk::{durable, durable::Filesystem};
 use crate::error::{Error, Kind, Result};
-use crate::format::Verbatim;
+use crate::postgres::Verbatim;
 
 /// What the owner may do in a directory while it is being filled, whatever it may do there in the end.
 const WHILE_FILLED: u32 = 0o700;
