@@ -49,8 +49,15 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
     let may_reach = || {
         let size = facts.catalog.segment_size;
         let stranded = |Stranded { backup, .. }: &Stranded| {
+            // What does not follow the segment before it serves whoever begins in it.
+            let begins = |segment: &SegmentName| {
+                let span_begins = branch.spans.iter().any(|span| span.begin == segment.start(size));
+                span_begins && segment.start(size) <= backup.start_lsn
+            };
             let unusable = |segment: &SegmentName| {
-                segment.end(size) > backup.start_lsn && segment.start(size) < backup.stop_lsn
+                segment.end(size) > backup.start_lsn
+                    && segment.start(size) < backup.stop_lsn
+                    && !begins(segment)
             };
             backup.finished_at > horizon && branch.unusable.iter().any(|(segment, _)| unusable(segment))
         };

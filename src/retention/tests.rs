@@ -125,8 +125,8 @@ fn newest(window: &RecoveryWindow) -> BTreeMap<u32, Lsn> {
 #[test]
 fn r21_every_instant_of_the_window_stays_reachable_and_a_second_run_deletes_nothing() {
     let base = seed();
-    for round in 0..1_500 {
-        let seed = base.wrapping_add(round);
+    // The last one once kept a tail that a second run deleted.
+    for seed in (0..1_500).map(|round| base.wrapping_add(round)).chain([1_795_963_521_100_620]) {
         stays_reachable(seed, World::grow(seed, 6 + seed % 40).undamaged());
     }
 }
