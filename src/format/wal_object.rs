@@ -77,7 +77,8 @@ pub fn seal_wal(
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(seal)).collect();
         let mut results = vec![seal()];
         results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(thread_died()))));
-        Ok::<_, Error>(results.into_iter().collect::<Result<Vec<_>>>()?.concat())
+        let parts = results.into_iter().collect::<Result<Vec<Vec<Frame>>>>()?;
+        Ok::<_, Error>(parts.into_iter().flatten().collect::<Vec<Frame>>())
     })?;
     frames.sort_unstable_by_key(|frame| frame.index);
     let inspect = work.turns.into_inner().map_err(|_| thread_died())?.inspect;
@@ -113,12 +114,9 @@ struct Turns<I> {
     failed: bool,
 }
 
-impl<I> Work<'_, I> {
+impl<I: Inspect> Work<'_, I> {
     /// Let `inspect` see a frame when it has seen all before it; `false` if that will never be.
-    fn look_at(&self, frame: &[u8], index: u64) -> Result<bool>
-    where
-        I: Inspect,
-    {
+    fn look_at(&self, frame: &[u8], index: u64) -> Result<bool> {
         let turns = self.turns.lock().map_err(|_| thread_died())?;
         let mut turns = self
             .turn
@@ -146,7 +144,6 @@ impl<I> Drop for Leaves<'_, '_, I> {
 }
 
 /// A sealed frame.
-#[derive(Clone)]
 struct Frame {
     /// From 0 on.
     index: u64,
