@@ -141,8 +141,9 @@ pub(super) async fn wait_for_wal(
             "what does the server's log say of archive_command? on a standby: does the primary archive here?",
         ));
     }
-    let mut ends = found.arrived;
-    ends.drain(1..ends.len().saturating_sub(1).max(1));
+    let ends = [found.arrived.first(), found.arrived.last()];
+    let mut ends: Vec<WalRecord> = ends.into_iter().flatten().cloned().collect();
+    ends.dedup();
     Ok(ends)
 }
 
