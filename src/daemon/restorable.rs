@@ -10,7 +10,7 @@ use crate::retention::{Policy, held_bytes, next};
 use crate::status::{
     BackupLine, Backups, BranchLine, Code, HoldLine, NextLine, RepositoryBytes, Retention, Trouble, Window,
 };
-use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Stranded, Usage};
+use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Usage};
 
 /// The backups of the repository that count, and those of `branch` that cannot be made consistent: no claim rests on them.
 pub(super) fn backups(
@@ -18,21 +18,18 @@ pub(super) fn backups(
     branch: Option<&Branch>,
     counts: impl Fn(&Manifest) -> bool,
 ) -> Backups {
-    let stranded = branch.map(|branch| &branch.stranded[..]).unwrap_or_default();
-    let is_stranded = |backup: &Manifest| stranded.iter().any(|stranded| stranded.backup.id == backup.id);
-    // Of WAL that is missing or damaged the window tells by itself.
-    let replaced = stranded.iter().filter(|stranded| matches!(stranded.lack, Lack::Own(_)));
-    let replaced = replaced.map(|Stranded { backup, lack }| {
-        let error =
-            Error::corrupt(lack.to_string()).context(format!("backup {} cannot be restored", backup.id));
-        Trouble::new(Code::BackupDamaged, &error)
-    });
     let unread = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
-    let harmed = catalog.harmed.iter().filter(|(backup, _)| counts(backup)).map(|(backup, error)| {
-        let error = error.clone().context(format!("backup {} cannot be restored", backup.id));
-        Trouble::new(Code::BackupDamaged, &error)
+    let harmed = catalog.harmed.iter().filter(|(backup, _)| counts(backup));
+    let harmed = harmed.map(|(backup, error)| (&backup.id, error.clone()));
+    // Of WAL that is missing or damaged the window tells by itself.
+    let stranded = branch.into_iter().flat_map(|branch| &branch.stranded);
+    let replaced = stranded.filter(|stranded| matches!(stranded.lack, Lack::Own(_)));
+    let replaced = replaced.map(|stranded| (&stranded.backup.id, Error::corrupt(stranded.lack.to_string())));
+    let lost = harmed.chain(replaced).map(|(id, error)| {
+        Trouble::new(Code::BackupDamaged, &error.context(format!("backup {id} cannot be restored")))
     });
-    let damaged: Vec<Trouble> = unread.chain(harmed).chain(replaced).collect();
+    let damaged: Vec<Trouble> = unread.chain(lost).collect();
+    let is_stranded = |backup: &Manifest| branch.is_some_and(|branch| branch.lack_of(&backup.id).is_some());
     Backups {
         finished: catalog
             .backups

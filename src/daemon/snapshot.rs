@@ -277,8 +277,7 @@ fn push_line(attempt: &Attempt) -> PushLine {
 fn backups(ledger: &Ledger) -> Backups {
     let known = ledger.coverage().map(|coverage| {
         let (catalog, history) = (coverage.catalog(), coverage.history());
-        let branch = ledger.window.as_ref().and_then(|window| window.branch(history.timeline));
-        restorable::backups(catalog, branch, |backup| Branch::leads_here(history, backup))
+        restorable::backups(catalog, ledger.own_branch(), |backup| Branch::leads_here(history, backup))
     });
     Backups { backup_failed_at: ledger.backup_failed_at, ..known.unwrap_or_default() }
 }
@@ -286,7 +285,7 @@ fn backups(ledger: &Ledger) -> Backups {
 /// As of the last survey, and what was stored since.
 fn window(ledger: &Ledger) -> Window {
     let Some(known) = &ledger.window else { return Window::default() };
-    let ours = ledger.coverage().and_then(|coverage| known.branch(coverage.history().timeline));
+    let ours = ledger.own_branch();
     let mut window = restorable::window(known, ours.or_else(|| known.last_writer()));
     // What was stored since leads on from where the WAL ends, and not from a hole or damage.
     let leads_on = |branch: &Branch| branch.farthest().is_some_and(|span| !span.cut.is_fault());

@@ -15,8 +15,6 @@ pub struct Coverage {
     history: History,
     /// Where the prefix begins: with the newest backup, else with the oldest WAL.
     base: Lsn,
-    /// There are backups, and from none of them a restore leads here.
-    unreachable: bool,
     /// Whole segments without a gap from `base` on.
     archived: Lsn,
     /// What they lead to.
@@ -39,7 +37,6 @@ impl Coverage {
             catalog,
             history,
             base: oldest_here,
-            unreachable: false,
             archived: oldest_here,
             lead: Lead::default(),
             limit: Lsn::new(u64::MAX),
@@ -80,10 +77,7 @@ impl Coverage {
     /// The claim begins with the backup that a restore along `branch` begins with, which need not be the newest, and what the
     /// restore stops at stops the claim as well.
     pub(super) fn limit_to(&mut self, branch: &Branch) {
-        let Some(farthest) = branch.farthest() else {
-            self.unreachable = !branch.stranded.is_empty();
-            return;
-        };
+        let Some(farthest) = branch.farthest() else { return };
         let size = self.catalog.segment_size;
         let leads = || branch.reaches.iter().filter(|reach| branch.span_of(reach).end == farthest.end);
         let start = |reach: &Reach| reach.backup.start_lsn.segment_start(size);
@@ -136,11 +130,6 @@ impl Coverage {
             self.limit = first.map_or(self.limit, |first| self.limit.min(first));
             self.archived = self.archived.min(self.limit);
         }
-    }
-
-    /// Whether there are backups, and from none of them a restore leads here.
-    pub(super) const fn is_unreachable(&self) -> bool {
-        self.unreachable
     }
 
     /// Whether another life's WAL is among what a restore would read.

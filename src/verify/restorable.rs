@@ -95,15 +95,10 @@ fn state(id: &BackupId, window: &RecoveryWindow, lost: &BTreeMap<BackupId, Strin
         Some(why) => Some(why.clone()),
         None if window.branches.iter().any(leads) => None,
         None => {
-            let stranded =
-                |branch: &&Branch| branch.stranded.iter().any(|stranded| stranded.backup.id == *id);
-            let branch = window.branches.iter().find(stranded);
-            let on_it = branch.into_iter().flat_map(|branch| &branch.stranded);
-            let lack =
-                on_it.filter(|stranded| stranded.backup.id == *id).map(|stranded| stranded.lack).next();
-            Some(match (lack, branch.and_then(|branch| branch.unusable.first())) {
-                (Some(lack @ Lack::Own(_)), _) => lack.to_string(),
-                (_, Some((segment, error))) => format!("its WAL cannot be read: {segment}: {error}"),
+            let lacks = |branch: &Branch| Some((branch.lack_of(id)?, branch.unusable.first().cloned()));
+            Some(match window.branches.iter().find_map(lacks) {
+                Some((lack @ Lack::Own(_), _)) => lack.to_string(),
+                Some((_, Some((segment, error)))) => format!("its WAL cannot be read: {segment}: {error}"),
                 _ => "WAL that makes it consistent is missing".to_owned(),
             })
         }

@@ -8,7 +8,7 @@ use super::reach::{Lack, Reach, Stranded, replaced};
 use super::times::{Need, WalTimes};
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::format::{Manifest, Summary, WalDigest};
+use crate::format::{BackupId, Manifest, Summary, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::wal::Lead;
 
@@ -124,6 +124,12 @@ impl Branch {
             .map(|reach| &reach.backup)
             .chain(self.stranded.iter().map(|stranded| &stranded.backup));
         all.max_by_key(|backup| (backup.finished_at, &backup.id))
+    }
+
+    /// What a backup lacks that cannot be made consistent on it.
+    pub fn lack_of(&self, backup: &BackupId) -> Option<Lack> {
+        let stranded = self.stranded.iter().find(|stranded| stranded.backup.id == *backup);
+        stranded.map(|stranded| stranded.lack)
     }
 
     /// Whether a backup leads to this branch's end: it was finished before its timeline was left.
@@ -376,7 +382,7 @@ fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
 }
 
 /// The backups that lead along `history`: those that its WAL makes consistent, and those that it does not.
-pub(super) fn reaches(
+fn reaches(
     catalog: &Catalog,
     history: &History,
     spans: &[Span],

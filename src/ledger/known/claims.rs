@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Ledger, Role, STALE};
 use crate::postgres::{Lsn, SegmentName, TimelineId, WAL_PAGE_SIZE};
+use crate::window::Branch;
 
 /// The WAL writer flushes whole pages, also where a record goes on behind them (XLogBackgroundFlush in xlog.c): a crash
 /// then cuts it off. Longer records are hardly ever written.
@@ -60,6 +61,11 @@ impl Ledger {
         window.default_branch().is_ok_and(|branch| branch.timeline() == coverage.history().timeline)
     }
 
+    /// The branch that the server writes, as of the last survey.
+    pub fn own_branch(&self) -> Option<&Branch> {
+        self.window.as_ref()?.branch(self.coverage.as_ref()?.history().timeline)
+    }
+
     /// Seconds of flushed WAL that would be lost now; `None` where nothing can be claimed.
     pub fn rpo(&self, now: Instant) -> Option<f64> {
         let coverage = self.coverage.as_ref()?;
@@ -69,7 +75,8 @@ impl Ledger {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
-        if coverage.is_unreachable() {
+        if self.own_branch().is_some_and(|branch| branch.reaches.is_empty() && !branch.stranded.is_empty()) {
+            // There are backups, and from none of them a restore leads here.
             return None;
         }
         let foreign = self.divergence().is_some() || self.doubt.is_some();
