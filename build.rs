@@ -6,7 +6,8 @@
 //! notes that need in the program, so an older loader refuses it with a clear word.
 //!
 //! For the same reason the functions that such a call runs lie side by side (wal-push.ld, from scripts/order-wal-push): 2.5 MB
-//! less of the program is mapped.
+//! less of the program is mapped. And GCC's unwinder is linked in where the compiler has it as an archive: one library
+//! less to find, map and relocate.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,9 +27,28 @@ fn main() {
     if is_native_glibc && glibc_version().is_some_and(|version| version >= FIRST_GLIBC_WITH_RELR) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+    if is_native_glibc && of("PROFILE") == "release" {
+        link_unwinder();
+    }
     println!("cargo:rerun-if-changed=wal-push.ld");
     if is_native_glibc && of("PROFILE") == "release" && is_linker_usual() {
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/wal-push.ld", of("CARGO_MANIFEST_DIR"));
+    }
+}
+
+/// Before std asks for the shared one, so that this one answers; the linker leaves the shared one out then, as unneeded.
+fn link_unwinder() {
+    const ARCHIVE: &str = "libgcc_eh.a";
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    println!("cargo:rerun-if-env-changed=CC");
+    let Ok(output) = Command::new(compiler).arg(format!("-print-file-name={ARCHIVE}")).output() else {
+        return;
+    };
+    let Ok(text) = String::from_utf8(output.stdout) else { return };
+    // What it does not find it prints as it was asked.
+    if let Some(dir) = Path::new(text.trim()).parent().filter(|dir| dir.is_absolute()) {
+        println!("cargo:rustc-link-search=native={}", dir.display());
+        println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
     }
 }
 
