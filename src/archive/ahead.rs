@@ -13,7 +13,7 @@ use tempfile::TempPath;
 
 use super::fetch::directory_of;
 use super::spool::Spool;
-use crate::disk::FileStamp;
+use crate::disk::{FileStamp, ReadBuffer};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{ClusterName, Identity, WalDigest};
 use crate::postgres::{SegmentName, TimelineId};
@@ -206,7 +206,8 @@ impl Taken {
         let of = self.identity.system_identifier;
         let mut checker = SegmentChecker::new(segment, size, of, SegmentContent::Full);
         let mut hasher = blake3::Hasher::new();
-        let mut chunk = vec![0; CHUNK];
+        let mut buffer = ReadBuffer::default();
+        let chunk = buffer.take(CHUNK);
         let mut file = &self.file;
         std::io::Seek::rewind(&mut file).map_err(|cause| Error::io("read", &self.path, &cause))?;
         let mut left = size.bytes();

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::ready::PgWal;
+use crate::disk::ReadBuffer;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::wal::WalScanner;
@@ -16,7 +17,7 @@ pub fn wal_end_on_disk(pg_wal: &PgWal, size: SegmentSize, timeline: TimelineId, 
     let mut segment = SegmentName::containing(timeline, from, size);
     // A record whose checksum is wrong is not replayed, nor what lies behind it.
     let mut scanner = WalScanner::new(segment.start(size), size).checking();
-    let mut end = from;
+    let (mut end, mut buffer) = (from, ReadBuffer::default());
     loop {
         let path = pg_wal.path().join(segment.to_string());
         let mut file = match std::fs::File::open(&path) {
@@ -24,7 +25,7 @@ pub fn wal_end_on_disk(pg_wal: &PgWal, size: SegmentSize, timeline: TimelineId, 
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(end),
             Err(cause) => return Err(Error::io("open", &path, &cause)),
         };
-        let mut buffer = vec![0; PIECE];
+        let buffer = buffer.take(PIECE);
         let mut left = size.bytes();
         while left > 0 {
             let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));

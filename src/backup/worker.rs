@@ -16,6 +16,7 @@ use super::pages::check_pages;
 use super::regions::Region;
 use super::shared::{EXTENT, RegionDone, Shared, stopped};
 use crate::cluster::FileEntry;
+use crate::disk::ReadBuffer;
 use crate::error::{Error, Result};
 use crate::format::{SealedPack, page_digest_seed};
 
@@ -33,7 +34,7 @@ pub(super) fn work(
     done: &UnboundedSender<RegionDone>,
 ) -> Result<()> {
     let mut packer = Packer::new(shared, full)?;
-    let mut buffer = Vec::new();
+    let mut buffer = ReadBuffer::default();
     while let Some((region, base)) = shared.regions.next() {
         if shared.stop.load(Ordering::Relaxed) {
             return Err(stopped());
@@ -63,7 +64,7 @@ fn read_region(
     shared: &Shared<'_>,
     (region, base): (Region, Option<&BaseFile>),
     packer: &mut Packer<'_>,
-    buffer: &mut Vec<u8>,
+    buffer: &mut ReadBuffer,
 ) -> Result<RegionDone> {
     let entry = &shared.files[region.file];
     let path = shared.data_dir.join(&entry.path);
@@ -94,7 +95,7 @@ fn read_region(
     if entry.relation.is_none() && entry.size <= SMALL {
         read_small(shared, (&file, &path), base, packer, &mut done)?;
     } else if let Some(base) = base {
-        buffer.resize(usize::try_from(region.len).unwrap_or(usize::MAX), 0);
+        let buffer = buffer.take(usize::try_from(region.len).unwrap_or(usize::MAX));
         let source = Source { file: &file, entry, path: &path };
         for (extent, position) in buffer.chunks_mut(EXTENT).zip((region.offset..).step_by(EXTENT)) {
             read_extent(shared, &source, extent, position, &mut done)?;
@@ -145,7 +146,7 @@ fn read_pages(
     shared: &Shared<'_>,
     source: &Source<'_>,
     packer: &mut Packer<'_>,
-    buffer: &mut Vec<u8>,
+    buffer: &mut ReadBuffer,
     done: &mut RegionDone,
 ) -> Result<()> {
     let region = done.region;
@@ -153,9 +154,9 @@ fn read_pages(
     let mut position = region.offset;
     while position < end {
         let wanted = usize::try_from(end - position).map_or(EXTENT, |rest| rest.min(EXTENT));
-        buffer.resize(wanted, 0);
-        read_extent(shared, source, buffer, position, done)?;
-        packer.add(buffer, done)?;
+        let extent = buffer.take(wanted);
+        read_extent(shared, source, extent, position, done)?;
+        packer.add(extent, done)?;
         position += wanted as u64;
     }
     Ok(())

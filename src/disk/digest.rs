@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::read_buffer::ReadBuffer;
 use super::same::FileId;
 use crate::error::{Error, Kind, Result};
 
@@ -18,9 +19,10 @@ pub async fn digest_of(path: PathBuf) -> Result<Option<blake3::Hash>> {
 
 fn read(path: &Path) -> io::Result<Option<blake3::Hash>> {
     let mut file = File::open(path)?;
-    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; PIECE]);
+    let (mut hasher, mut buffer) = (blake3::Hasher::new(), ReadBuffer::default());
     loop {
-        match file.read(&mut buffer)? {
+        let buffer = buffer.take(PIECE);
+        match file.read(buffer)? {
             0 => break,
             read => drop(hasher.update(&buffer[..read])),
         }

@@ -3,12 +3,14 @@
 mod digest;
 pub mod durable;
 mod read_at;
+mod read_buffer;
 mod same;
 mod space;
 mod times;
 
 pub use digest::digest_of;
 pub use read_at::ReadAt;
+pub use read_buffer::ReadBuffer;
 pub use same::{FileId, FileStamp};
 pub use space::Space;
 pub use times::device_that_keeps_times;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::identity::{Identity, WalDigest};
 use super::summary::Summary;
-use crate::disk::ReadAt;
+use crate::disk::{ReadAt, ReadBuffer};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::WalName;
 use crate::seal::{
@@ -155,7 +155,7 @@ struct Frame {
 fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, work: &Work<'_, I>) -> Result<Vec<Frame>> {
     let leaves = Leaves(work);
     let mut compressor = Compressor::new(level)?;
-    let (mut plain, mut scratch) = (Vec::new(), Vec::new());
+    let (mut buffer, mut scratch) = (ReadBuffer::default(), Vec::new());
     let mut done = Vec::new();
     loop {
         let index = work.claimed.fetch_add(1, Ordering::Relaxed);
@@ -166,12 +166,12 @@ fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, work: &Work<'_, I>) -> R
             return Ok(done);
         }
         let left = work.len - at;
-        plain.resize(usize::try_from(left).map_or(WAL_FRAME, |left| left.min(WAL_FRAME)), 0);
+        let plain = buffer.take(usize::try_from(left).map_or(WAL_FRAME, |left| left.min(WAL_FRAME)));
         work.source
-            .read_exact_at(&mut plain, at)
+            .read_exact_at(plain, at)
             .map_err(|cause| Error::new(Kind::Other, format!("read the file: {cause}")))?;
-        let sum = tree_hash::of_part(&plain, at, work.len);
-        if !work.look_at(&plain, index)? {
+        let sum = tree_hash::of_part(plain, at, work.len);
+        if !work.look_at(plain, index)? {
             return Ok(done);
         }
         scratch.clear();
@@ -179,7 +179,7 @@ fn seal_frames<I: Inspect>(sealer: &Sealer, level: i32, work: &Work<'_, I>) -> R
             &mut compressor,
             index + 1,
             at + plain.len() as u64 == work.len,
-            &plain,
+            plain,
             &mut scratch,
         )?;
         // An exact copy: the scratch buffer is as large as the worst case, sixteen of those would be a segment.

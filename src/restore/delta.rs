@@ -14,6 +14,7 @@ use super::destination::{Destination, create, set_mode};
 use super::fetch::Piece;
 use super::places::{TAKEN_OVER, UNFINISHED};
 use super::plan::Plan;
+use crate::disk::ReadBuffer;
 use crate::error::{Error, Kind, Result};
 use crate::format::first_other_page;
 use crate::postgres::PAGE_SIZE;
@@ -129,7 +130,7 @@ pub(super) fn missing(wanted: &[Wanted], seed: u64, count: &(dyn Fn(u64) + Sync)
     let shares: Vec<Share<'_>> = wanted.iter().flat_map(Wanted::shares).collect();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let compare = || {
-        let mut buffer = Vec::new();
+        let mut buffer = ReadBuffer::default();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(share) = shares.get(number) else { return Ok(()) };
@@ -165,7 +166,12 @@ impl Wanted {
 }
 
 impl Share<'_> {
-    fn missing(&self, seed: u64, buffer: &mut Vec<u8>, count: &(dyn Fn(u64) + Sync)) -> Result<Vec<Piece>> {
+    fn missing(
+        &self,
+        seed: u64,
+        buffer: &mut ReadBuffer,
+        count: &(dyn Fn(u64) + Sync),
+    ) -> Result<Vec<Piece>> {
         let path = &self.of.file.path;
         if path.exists() {
             set_mode_if_less(path, 0o600)?;
@@ -177,7 +183,7 @@ impl Share<'_> {
         }
         let mut missing = Vec::new();
         for piece in self.pieces {
-            buffer.resize(piece.extent.plain_len as usize, 0);
+            let buffer = buffer.take(piece.extent.plain_len as usize);
             // What cannot be read is written again.
             let read = before.as_ref().map(|file| file.read_exact_at(buffer, piece.position));
             if !matches!(read, Some(Ok(()))) {
