@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 /// The walproof that cargo built for this test. Used in place where every user may reach it; where the clone
 /// lies in a closed directory (/root), once linked or copied into the temporary directory, one directory per
-/// build and shared by all test processes.
+/// build and shared by all test processes. `WALPROOF_TEST_PROGRAM` names another one to be used instead.
 pub fn walproof() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_walproof"));
+        let given = std::env::var_os("WALPROOF_TEST_PROGRAM");
+        let built = PathBuf::from(given.unwrap_or_else(|| env!("CARGO_BIN_EXE_walproof").into()));
         if reachable_by_all(&built) { built } else { published(&built) }
     })
 }
