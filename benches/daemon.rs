@@ -295,6 +295,7 @@ fn idle(table: &mut Table) {
     table.judge("idle: CPU of one core", used, "%", &Target::AtMost(1.0));
     table.judge("idle: memory now", resident(daemon.pid()), "MiB", &Target::AtMost(32.0));
     complaints(&daemon);
+    daemon.terminate().success();
 }
 
 // --- 4
@@ -305,7 +306,11 @@ fn load(table: &mut Table) {
     let daemon = Daemon::start_whole(&walproof);
     daemon.wait_all_stored();
     let (begin, cpu_before, puts_before) = (Instant::now(), cpu(daemon.pid()), puts(&server));
-    let (rpo, waiting) = pgbench_for(&cluster, &daemon, table.seconds(20), || {});
+    let (rpo, waiting) = pgbench_for(&cluster, &daemon, table.seconds(20), || {
+        for path in ["/", "/healthz"] {
+            daemon.get(path);
+        }
+    });
     let used = (cpu(daemon.pid()) - cpu_before) / begin.elapsed().as_secs_f64() * 100.0;
     let shipped = puts(&server) - puts_before;
     let calm = seconds_until_safe(&daemon);
@@ -318,6 +323,7 @@ fn load(table: &mut Table) {
     Table::tell("load: until RPO is 0 after it", calm, "s");
     Table::tell("load: memory then", resident(daemon.pid()), "MiB");
     complaints(&daemon);
+    daemon.terminate().success();
 }
 
 /// pgbench at full speed, with checkpoints for more WAL; the highest RPO meanwhile, sampled each second, and what waits
@@ -397,6 +403,7 @@ fn outage(table: &mut Table) {
     Table::tell("outage: memory now", resident(daemon.pid()), "MiB");
     stored_once(table, &walproof, &server);
     complaints(&daemon);
+    daemon.terminate().success();
 }
 
 /// Every segment from the first to the last is stored, under one key, and was put once.
