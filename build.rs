@@ -24,7 +24,8 @@ fn main() {
     println!("cargo:rustc-env=WALPROOF_PROFILE={}", of("PROFILE"));
     println!("cargo:rustc-env=WALPROOF_FEATURES={}", features());
     let is_native_glibc = of("HOST") == of("TARGET") && of("CARGO_CFG_TARGET_ENV") == "gnu";
-    if is_native_glibc && glibc_version().is_some_and(|version| version >= FIRST_GLIBC_WITH_RELR) {
+    let has_relr = || glibc_version().is_some_and(|version| version >= FIRST_GLIBC_WITH_RELR);
+    if is_native_glibc && is_linker_usual() && has_relr() {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
     if is_native_glibc && of("PROFILE") == "release" {
@@ -52,7 +53,8 @@ fn link_unwinder() {
     }
 }
 
-/// Whether nobody asked for another linker than rustc's own: lld and GNU ld read such a script, mold does not.
+/// Whether nobody asked for another linker than rustc's own. mold does not read a script like wal-push.ld, and Debian 12's packs
+/// relocations without noting the need: the loader refuses such a program.
 fn is_linker_usual() -> bool {
     let is_chosen = |flags: String| flags.contains("-fuse-ld=") || flags.contains("linker=");
     std::env::var_os("RUSTC_LINKER").is_none()
