@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::delta::Kept;
 use super::destination::set_mode;
 use super::directory::{Target, complete};
-use super::fetch::{Pack, Piece, Request, pack_missing, requests, shares, stretches};
+use super::fetch::{Pack, Piece, Request, Stretches, pack_missing, requests, shares};
 use super::finish::{Handover, leads_as, write_recovery};
 use super::flush::Flusher;
 use super::part::{Part, Parts};
@@ -22,8 +22,10 @@ use crate::repository::Repository;
 const CONCURRENT_FETCHES: usize = 8;
 /// Stretches that are fetched at a time, as far as the memory lets them.
 const CONCURRENT_STRETCHES: usize = 6;
-/// Stored bytes that are asked for, or wait to be written, in KiB: this bounds the memory.
-const MEMORY_KIB: u32 = 96 << 10;
+/// Stored bytes that are asked for of a remote repository, or wait to be written, in KiB: this bounds the memory.
+const REMOTE_KIB: u32 = 64 << 10;
+/// The same of a local one, which answers at once.
+const LOCAL_KIB: u32 = 32 << 10;
 /// Shares that wait for a worker.
 const WAITING: usize = 4;
 /// Parts of the file table that are read ahead of the one that is written.
@@ -104,12 +106,15 @@ async fn write_all(
         .collect();
     // With the last writer gone the channel closes, and fetching ends.
     drop(shares_out);
-    let limits = Limits::default();
+    let limits = Limits::of(repository);
+    let mut stretches = Stretches::default();
     let fetching = stream::iter(parts.numbers())
         .map(|number| parts.read(number))
         .buffered(1 + PARTS_AHEAD)
         .map_ok(|Part { packs, pieces }| {
-            stream::iter(stretches(pieces).into_iter().map(move |stretch| Ok((Arc::clone(&packs), stretch))))
+            stream::iter(
+                stretches.of(pieces).into_iter().map(move |stretch| Ok((Arc::clone(&packs), stretch))),
+            )
         })
         .try_flatten()
         .map_ok(|(packs, stretch)| {
@@ -144,13 +149,17 @@ async fn hand_on(workers: &mpsc::Sender<Fetched>, shares: Vec<Fetched>) -> Resul
 struct Limits {
     requests: Arc<Semaphore>,
     kib: Arc<Semaphore>,
+    /// Of `kib`.
+    most_kib: u32,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    fn of(repository: &Repository) -> Self {
+        let most_kib = if repository.store().is_remote() { REMOTE_KIB } else { LOCAL_KIB };
         Self {
             requests: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
-            kib: Arc::new(Semaphore::new(MEMORY_KIB as usize)),
+            kib: Arc::new(Semaphore::new(most_kib as usize)),
+            most_kib,
         }
     }
 }
@@ -165,7 +174,7 @@ async fn fetch(
 ) -> Result<Vec<Fetched>> {
     let requests = requests(&stretch);
     let bytes: u64 = requests.iter().map(|request| request.range.end - request.range.start).sum();
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(MEMORY_KIB).min(MEMORY_KIB);
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(limits.most_kib).min(limits.most_kib);
     let memory = take(&limits.kib, kib).await?;
     let chunks = stream::iter(requests)
         .map(|request| {

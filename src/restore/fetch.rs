@@ -15,9 +15,11 @@ use crate::postgres::PAGE_SIZE;
 const LONGEST_RANGE: u64 = 32 << 20;
 /// Bytes that nobody wants, and that cost less than another request.
 const GAP: u64 = 256 << 10;
-/// Stored bytes of a stretch, and plain bytes of a share of it, so that every worker gets some. Up to twice as many where frames
-/// are shared across the end.
-const STRETCH: u64 = 16 << 20;
+/// Stored bytes of the first stretch, of which each later one holds twice as many as the one before, and of the longest: the
+/// disk has something to write early, and most comes in few requests. Up to twice as many where frames are shared across the end.
+const FIRST_STRETCH: u64 = 1 << 20;
+const LONGEST_STRETCH: u64 = 16 << 20;
+/// Plain bytes of a share of a stretch, so that every worker gets some; up to twice as many, as above.
 const SHARE: u64 = 8 << 20;
 
 /// A pack that is read.
@@ -69,34 +71,59 @@ pub(super) struct Request {
     pub(super) range: Range<u64>,
 }
 
-/// The pieces, which are in the order of the files, cut into stretches.
-pub(super) fn stretches(pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
-    let mut seen = HashSet::new();
-    let stored = move |piece: &Piece| {
-        let is_new = seen.insert((piece.extent.pack, piece.extent.offset));
-        if is_new { u64::from(piece.extent.stored_len) } else { 0 }
-    };
-    cut(pieces, STRETCH, stored)
+/// Cuts pieces into stretches.
+#[derive(Debug)]
+pub(super) struct Stretches {
+    /// Stored bytes of the next one.
+    next: u64,
+}
+
+impl Default for Stretches {
+    fn default() -> Self {
+        Self { next: FIRST_STRETCH }
+    }
+}
+
+impl Stretches {
+    /// The pieces, which are in the order of the files.
+    pub(super) fn of(&mut self, pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
+        let mut seen = HashSet::new();
+        let stored = move |piece: &Piece| {
+            let is_new = seen.insert((piece.extent.pack, piece.extent.offset));
+            if is_new { u64::from(piece.extent.stored_len) } else { 0 }
+        };
+        let limit = || {
+            let this = self.next;
+            self.next = LONGEST_STRETCH.min(this * 2);
+            this
+        };
+        cut(pieces, limit, stored)
+    }
 }
 
 /// A stretch cut into shares.
 pub(super) fn shares(stretch: Vec<Piece>) -> Vec<Vec<Piece>> {
-    cut(stretch, SHARE, |piece| u64::from(piece.extent.plain_len))
+    cut(stretch, || SHARE, |piece| u64::from(piece.extent.plain_len))
 }
 
-/// Cut where the weight is reached and no frame is wanted on both sides; in any case when it is reached twice.
-fn cut(pieces: Vec<Piece>, most: u64, mut weight: impl FnMut(&Piece) -> u64) -> Vec<Vec<Piece>> {
+/// Cut where the weight that `limit` gives for each is reached and no frame is wanted on both sides; in any case when it is
+/// reached twice.
+fn cut(
+    pieces: Vec<Piece>,
+    mut limit: impl FnMut() -> u64,
+    mut weight: impl FnMut(&Piece) -> u64,
+) -> Vec<Vec<Piece>> {
     let place = |piece: &Piece| (piece.extent.pack, piece.extent.offset);
     let last: HashMap<_, _> = pieces.iter().enumerate().map(|(at, piece)| (place(piece), at)).collect();
     let (mut found, mut open) = (Vec::new(), Vec::new());
-    let (mut sum, mut wanted_until) = (0, 0);
+    let (mut sum, mut wanted_until, mut most) = (0, 0, limit());
     for (at, piece) in pieces.into_iter().enumerate() {
         wanted_until = wanted_until.max(last.get(&place(&piece)).copied().unwrap_or(at));
         sum += weight(&piece);
         open.push(piece);
         if sum >= most && (wanted_until <= at || sum >= 2 * most) {
             found.push(std::mem::take(&mut open));
-            sum = 0;
+            (sum, most) = (0, limit());
         }
     }
     found.extend(Some(open).filter(|open| !open.is_empty()));
@@ -212,11 +239,21 @@ mod tests {
         let lengths = |cut: Vec<Vec<Piece>>| cut.iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths(shares(pieces.clone())), [8, 8, 4]);
         // Three of the twenty are in one frame: 18 frames of 3 MiB.
+        let stretches = |pieces| Stretches { next: LONGEST_STRETCH }.of(pieces);
         assert_eq!(lengths(stretches(pieces)), [6, 8, 6]);
         // A frame that is wanted everywhere does not make it endless.
         let one_frame: Vec<_> = (0..40).map(|number| piece(0, 64, 10, number)).collect();
         assert_eq!(lengths(shares(one_frame.clone())), [16, 16, 8]);
         assert_eq!(lengths(stretches(one_frame)), [40]);
+    }
+
+    #[test]
+    fn the_first_stretches_are_short() {
+        let pieces: Vec<_> = (0..40).map(|number| piece(0, number, MIB, 0)).collect();
+        let mut stretches = Stretches::default();
+        let lengths = |cut: Vec<Vec<Piece>>| cut.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(stretches.of(pieces.clone())), [1, 2, 4, 8, 16, 9]);
+        assert_eq!(lengths(stretches.of(pieces)), [16, 16, 8], "those of the next part are long");
     }
 
     #[test]
