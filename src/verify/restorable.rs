@@ -67,7 +67,8 @@ impl Restorable {
             why: Some(why.clone()),
         }));
         backups.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut promised = Promised { from: oldest(catalog, lost), until: now, why: None };
+        let finished = catalog.backups.iter().map(|backup| (&backup.id, backup.finished_at)).collect();
+        let mut promised = Promised { from: oldest(&finished, lost.keys()), until: now, why: None };
         let instants = match window.default_branch() {
             Ok(branch) => {
                 let branch = branch.from_those(|backup| !lost.contains_key(&backup.id));
@@ -114,13 +115,14 @@ struct Promised {
     why: Option<String>,
 }
 
-/// Before the oldest backup, damaged or not, there was nothing to restore.
-fn oldest(catalog: &Catalog, lost: &BTreeMap<BackupId, String>) -> PgTime {
-    let sound = catalog.backups.iter().map(|backup| (&backup.id, backup.finished_at));
-    let known: BTreeMap<&BackupId, PgTime> = sound.collect();
-    let unread = lost.keys().filter(|id| !known.contains_key(id));
-    let began = unread.filter_map(|id| id.began().map(PgTime::from));
-    known.values().copied().chain(began).min().unwrap_or(PgTime::from_unix_micros(i64::MIN))
+/// Before the oldest backup, damaged or not, there was nothing to restore. `finished` says when those were that can be read.
+fn oldest<'a>(finished: &BTreeMap<&BackupId, PgTime>, lost: impl Iterator<Item = &'a BackupId>) -> PgTime {
+    // Ids are in the order in which backups began; as a time an id tells the second only, and another backup may have been
+    // finished within it.
+    let first = finished.keys().next();
+    let older = lost.filter(|id| first.is_none_or(|first| id < first));
+    let began = older.filter_map(|id| id.began().map(PgTime::from));
+    finished.values().copied().chain(began).min().unwrap_or(PgTime::from_unix_micros(i64::MIN))
 }
 
 /// The end of the WAL that is stored, reachable or not: a segment that cannot be used counts.
@@ -166,4 +168,27 @@ fn hole(instants: &[Instants], from: i64, until: i64) -> Option<String> {
 fn date(micros: i64) -> String {
     let time = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
     time.to_zoned(TimeZone::UTC).date().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unread_backup_that_is_not_the_oldest_promises_nothing_before_it() {
+        let id = |text: &str| text.parse::<BackupId>().unwrap();
+        let time = |text: &str| PgTime::from(text.parse::<Timestamp>().unwrap());
+        let (before, sound, after) = (
+            id("20261129T192543Z-ffff0000"),
+            id("20261129T192544Z-01000000"),
+            id("20261129T192544Z-08000000"),
+        );
+        let finished = time("2026-11-29T19:25:44.029432Z");
+        let known = BTreeMap::from([(&sound, finished)]);
+        assert_eq!(oldest(&known, [].into_iter()), finished);
+        assert_eq!(oldest(&known, [&sound].into_iter()), finished);
+        // That it began in the same second is all that its id tells in a time.
+        assert_eq!(oldest(&known, [&after].into_iter()), finished);
+        assert_eq!(oldest(&known, [&before, &after].into_iter()), time("2026-11-29T19:25:43Z"));
+    }
 }
