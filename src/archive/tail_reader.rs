@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::ready::PgWal;
-use crate::disk::FileId;
+use crate::disk::{FileId, ReadBuffer};
 use crate::error::{Error, Result, ResultExt};
 use crate::postgres::{ControlFile, Major, PgTime, SegmentName, SegmentSize, WAL_PAGE_SIZE};
 use crate::wal::{PageHeader, WalScanner};
@@ -59,7 +59,8 @@ impl TailReader {
     pub fn read(&mut self, start: u32, end: u32) -> Result<TailSlice> {
         let page = WAL_PAGE_SIZE as u64;
         let from = u64::from(start).min(self.scanned) / page * page;
-        let bytes = self.read_pages(from, u64::from(end))?;
+        let mut buffer = ReadBuffer::default();
+        let bytes = self.read_pages(from, u64::from(end), &mut buffer)?;
         let whole = u64::from(end) / page * page;
         let part = |from_byte: u64, to_byte: u64| {
             let index = |byte: u64| usize::try_from(byte.saturating_sub(from)).unwrap_or(usize::MAX);
@@ -79,12 +80,12 @@ impl TailReader {
         Ok(TailSlice { bytes: slice, last_time: scanner.finish().last_time })
     }
 
-    fn read_pages(&self, from: u64, end: u64) -> Result<Vec<u8>> {
+    fn read_pages<'a>(&self, from: u64, end: u64, buffer: &'a mut ReadBuffer) -> Result<&'a [u8]> {
         let path = self.pg_wal.path().join(self.segment.to_string());
         let failed = |verb: &str, cause: &std::io::Error| Error::io(verb, &path, cause);
         let file = File::open(&path).map_err(|cause| failed("open", &cause))?;
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(from)).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, from).map_err(|cause| failed("read", &cause))?;
+        let bytes = buffer.take(usize::try_from(end.saturating_sub(from)).unwrap_or(0));
+        file.read_exact_at(bytes, from).map_err(|cause| failed("read", &cause))?;
         for (number, page) in bytes.chunks(WAL_PAGE_SIZE).enumerate() {
             let offset = from + (number * WAL_PAGE_SIZE) as u64;
             self.check_page(offset, page)
