@@ -20,8 +20,8 @@ pub async fn digest_of(path: PathBuf) -> Result<Option<blake3::Hash>> {
 fn read(path: &Path) -> io::Result<Option<blake3::Hash>> {
     let mut file = File::open(path)?;
     let (mut hasher, mut buffer) = (blake3::Hasher::new(), ReadBuffer::default());
+    let buffer = buffer.take(PIECE);
     loop {
-        let buffer = buffer.take(PIECE);
         match file.read(buffer)? {
             0 => break,
             read => drop(hasher.update(&buffer[..read])),
