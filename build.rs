@@ -28,12 +28,12 @@ fn main() {
     if is_native_glibc && is_linker_usual() && has_relr() {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+    println!("cargo:rerun-if-changed=order.ld");
     if is_native_glibc && of("PROFILE") == "release" {
         link_unwinder();
-    }
-    println!("cargo:rerun-if-changed=order.ld");
-    if is_native_glibc && is_linker_usual() && of("PROFILE") == "release" {
-        println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/order.ld", of("CARGO_MANIFEST_DIR"));
+        if is_linker_usual() {
+            println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/order.ld", of("CARGO_MANIFEST_DIR"));
+        }
     }
 }
 
