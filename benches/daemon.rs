@@ -183,6 +183,12 @@ fn complaints(daemon: &Daemon) {
     }
 }
 
+/// The end of a section: ended as systemd does it, a daemon that is recorded writes what it ran.
+fn end(daemon: Daemon) {
+    complaints(&daemon);
+    daemon.terminate().success();
+}
+
 fn percentile(sorted: &[f64], of_100: usize) -> f64 {
     sorted[(sorted.len() * of_100 / 100).min(sorted.len() - 1)]
 }
@@ -294,8 +300,7 @@ fn idle(table: &mut Table) {
     let used = (cpu(daemon.pid()) - before) / begin.elapsed().as_secs_f64() * 100.0;
     table.judge("idle: CPU of one core", used, "%", &Target::AtMost(1.0));
     table.judge("idle: memory now", resident(daemon.pid()), "MiB", &Target::AtMost(32.0));
-    complaints(&daemon);
-    daemon.terminate().success();
+    end(daemon);
 }
 
 // --- 4
@@ -322,8 +327,7 @@ fn load(table: &mut Table) {
     Table::tell("load: segments waiting at its end", waiting as f64, "");
     Table::tell("load: until RPO is 0 after it", calm, "s");
     Table::tell("load: memory then", resident(daemon.pid()), "MiB");
-    complaints(&daemon);
-    daemon.terminate().success();
+    end(daemon);
 }
 
 /// pgbench at full speed, with checkpoints for more WAL; the highest RPO meanwhile, sampled each second, and what waits
@@ -402,8 +406,7 @@ fn outage(table: &mut Table) {
     table.judge("outage: peak memory", peak, "MiB", &Target::AtMost(128.0));
     Table::tell("outage: memory now", resident(daemon.pid()), "MiB");
     stored_once(table, &walproof, &server);
-    complaints(&daemon);
-    daemon.terminate().success();
+    end(daemon);
 }
 
 /// Every segment from the first to the last is stored, under one key, and was put once.
