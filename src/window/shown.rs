@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Those of which one is in the repository, whoever put it there.
-    fn archived_histories(&self) -> BTreeMap<u32, &(History, i64)> {
+    pub(crate) fn archived_histories(&self) -> BTreeMap<u32, &(History, i64)> {
         let ours = self.histories.iter().filter(|(of, _)| !self.hidden.contains(of));
         ours.chain(&self.foreign).map(|(of, history)| (*of, history)).collect()
     }
