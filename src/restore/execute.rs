@@ -63,6 +63,7 @@ pub async fn execute(
     let seed = repository.identity().page_seed()?;
     let parts = Parts::new(repository, plan, &target, seed, kept.is_some(), Arc::clone(&count));
     write_all(repository, &parts, seed, count).await?;
+    parts.made().await?;
     tokio::task::block_in_place(|| {
         write_recovery(&target, plan, handover)?;
         // Nothing is written any more: take away the permission to write where the backup has none.

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::task::JoinHandle;
+
 use super::delta::{Found, Wanted, missing};
 use super::destination::{Destination, create};
 use super::directory::Target;
@@ -34,6 +36,8 @@ pub(super) struct Parts<'a> {
     count: Arc<dyn Fn(u64) + Send + Sync>,
     /// Files that are read-only in the end.
     read_only: Mutex<Vec<Arc<Destination>>>,
+    /// The making of files without content, of which a cluster has hundreds: what has one is fetched meanwhile.
+    making: Mutex<Vec<JoinHandle<Result<()>>>>,
 }
 
 impl<'a> Parts<'a> {
@@ -45,8 +49,8 @@ impl<'a> Parts<'a> {
         delta: bool,
         count: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Self {
-        let (digests, found, read_only) = Default::default();
-        Self { repository, plan, target, seed, delta, digests, found, count, read_only }
+        let (digests, found, read_only, making) = Default::default();
+        Self { repository, plan, target, seed, delta, digests, found, count, read_only, making }
     }
 
     /// Bytes of the parts read so far that were there already.
@@ -64,6 +68,19 @@ impl<'a> Parts<'a> {
         self.read_only.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wait until the files without content of the parts read so far are there.
+    pub(super) async fn made(&self) -> Result<()> {
+        let making = std::mem::take(&mut *self.making());
+        for made in making {
+            made.await.map_err(|_| Error::new(Kind::Other, "a restore thread died"))??;
+        }
+        Ok(())
+    }
+
+    fn making(&self) -> MutexGuard<'_, Vec<JoinHandle<Result<()>>>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Read part `number`, and see to the files that need nothing from a pack. `pg_control` is dealt with here.
     pub(super) async fn read(&self, number: usize) -> Result<Part> {
         let id = &self.plan.backup.id;
@@ -76,12 +93,12 @@ impl<'a> Parts<'a> {
             self.restore_control(&table, index).await?;
             table.files.remove(index);
         }
-        let mut wanted = Vec::new();
+        let (mut wanted, mut empty) = (Vec::new(), Vec::new());
         for file in &table.files {
             let path = self.target.path(file.path.as_path())?;
             let destination = Arc::new(Destination::new(path, file.mode));
             if file.extents.is_empty() && !self.delta {
-                create(&destination)?;
+                empty.push(Arc::clone(&destination));
             }
             if file.mode & 0o200 == 0 {
                 self.read_only().push(Arc::clone(&destination));
@@ -89,6 +106,9 @@ impl<'a> Parts<'a> {
             let pieces = pieces(file, &destination).collect();
             wanted.push(Wanted { file: destination, size: file.size, pieces });
         }
+        self.making().push(tokio::task::spawn_blocking(move || {
+            empty.iter().try_for_each(|file| create(file).map(drop))
+        }));
         let pieces = if self.delta {
             self.missing(wanted).await?
         } else {
