@@ -1,15 +1,18 @@
 //! What the restored server will find when it calls walproof: its user, its environment (R19).
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use crate::cluster::user_name;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::postgres::{TimelineId, restore_command_argument};
-use crate::restore::{Handover, Plan};
+use crate::restore::Plan;
 
 /// Longer than a store that works takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,68 +45,103 @@ pub(crate) fn restore_command(
     ))
 }
 
-fn program() -> Result<std::path::PathBuf> {
+fn program() -> Result<PathBuf> {
     super::start::own_program().map_err(|cause| Error::io("find", Path::new("walproof"), &cause))
 }
 
-/// What would keep the server from starting or from getting its WAL, in words.
-pub(crate) fn warnings(config: &Config, plan: &Plan, handover: &Handover) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let is_root = rustix::process::geteuid().is_root();
-    if is_root && handover.owner.is_none() {
-        let places = plan.tablespaces.iter().map(|(_, place)| format!(" {}", place.display()));
-        found.push(format!(
-            "the files are root's, and PostgreSQL does not run as root: before the start, chown -R postgres: {}{}",
-            plan.to.display(),
-            places.collect::<String>()
-        ));
-    } else if let Some(why) = rehearse(config, plan.backup.system_identifier, handover.owner)? {
-        let who = handover
-            .owner
-            .map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
-        found.push(format!(
-            "the server will not get WAL: its restore_command fails for {who} without this shell's environment \
-             ({why}); the configuration has to name files with the key and the credentials that this user can read"
-        ));
-    }
-    Ok(found)
+/// The question whether the restored server will get its WAL, asked of the repository as the server will ask: as `owner`,
+/// with no variable of this shell. It is answered by a process of its own while the restore is planned.
+pub(crate) struct Rehearsal {
+    owner: Option<(u32, u32)>,
+    asked: Option<Asked>,
 }
 
-/// Ask the repository as the server will: as `owner`, with no variable of this shell. What went wrong, if anything did.
-fn rehearse(config: &Config, system_identifier: u64, owner: Option<(u32, u32)>) -> Result<Option<String>> {
-    let scratch = tempfile::tempdir()
-        .map_err(|cause| Error::io("create a directory in", &std::env::temp_dir(), &cause))?;
-    let said = scratch.path().join("stderr");
-    let stderr = std::fs::File::create(&said).map_err(|cause| Error::io("create", &said, &cause))?;
-    let mut command = Command::new(program()?);
-    command.args(["wal-fetch", NEVER_THERE, "/nonexistent/history", "--quiet"]);
-    command.args(["--system-identifier", &system_identifier.to_string(), "--config"]).arg(&config.path);
-    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    if let Some((user, group)) = owner {
-        // This drops root's supplementary groups, too.
-        command.uid(user).gid(group);
+/// A call that is under way.
+struct Asked {
+    child: std::io::Result<Child>,
+    /// Holds what the call says.
+    scratch: TempDir,
+    begin: Instant,
+}
+
+impl Rehearsal {
+    /// Ask for a server whose files will be `owner`'s. As root none will run, and nothing is asked.
+    pub(crate) fn begin(config: &Config, system_identifier: u64, owner: Option<(u32, u32)>) -> Result<Self> {
+        let no_server = rustix::process::geteuid().is_root() && owner.is_none();
+        let ask = || Asked::begin(config, system_identifier, owner);
+        Ok(Self { owner, asked: (!no_server).then(ask).transpose()? })
     }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(cause) => return Ok(Some(format!("cannot be run: {cause}"))),
-    };
-    let begin = Instant::now();
-    loop {
-        match child.try_wait() {
-            // 1: the repository was asked, and answered.
-            Ok(Some(status)) if status.code() == Some(1) => return Ok(None),
-            Ok(Some(status)) => {
-                let text = std::fs::read_to_string(&said).unwrap_or_default();
-                let line = text.lines().next().unwrap_or_default().trim_start_matches("walproof: error: ");
-                return Ok(Some(if line.is_empty() { status.to_string() } else { line.to_owned() }));
-            }
-            Ok(None) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Ok(Some(format!("no answer within {} s", PATIENCE.as_secs())));
+
+    /// What would keep the server of `plan` from starting or from getting its WAL, in words.
+    pub(crate) fn warnings(self, plan: &Plan) -> Vec<String> {
+        let Some(asked) = self.asked else {
+            let places = plan.tablespaces.iter().map(|(_, place)| format!(" {}", place.display()));
+            return vec![format!(
+                "the files are root's, and PostgreSQL does not run as root: before the start, chown -R postgres: {}{}",
+                plan.to.display(),
+                places.collect::<String>()
+            )];
+        };
+        let Some(why) = asked.answer() else { return Vec::new() };
+        let who =
+            self.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
+        vec![format!(
+            "the server will not get WAL: its restore_command fails for {who} without this shell's environment \
+             ({why}); the configuration has to name files with the key and the credentials that this user can read"
+        )]
+    }
+}
+
+impl Asked {
+    fn begin(config: &Config, system_identifier: u64, owner: Option<(u32, u32)>) -> Result<Self> {
+        let scratch = tempfile::tempdir()
+            .map_err(|cause| Error::io("create a directory in", &std::env::temp_dir(), &cause))?;
+        let said = said(&scratch);
+        let stderr = File::create(&said).map_err(|cause| Error::io("create", &said, &cause))?;
+        let mut command = Command::new(program()?);
+        command.args(["wal-fetch", NEVER_THERE, "/nonexistent/history", "--quiet"]);
+        command.args(["--system-identifier", &system_identifier.to_string(), "--config"]).arg(&config.path);
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        if let Some((user, group)) = owner {
+            // This drops root's supplementary groups, too.
+            command.uid(user).gid(group);
+        }
+        Ok(Self { child: command.spawn(), scratch, begin: Instant::now() })
+    }
+
+    /// What went wrong, if anything did.
+    fn answer(mut self) -> Option<String> {
+        let child = match &mut self.child {
+            Ok(child) => child,
+            Err(cause) => return Some(format!("cannot be run: {cause}")),
+        };
+        loop {
+            match child.try_wait() {
+                // 1: the repository was asked, and answered.
+                Ok(Some(status)) if status.code() == Some(1) => return None,
+                Ok(Some(status)) => {
+                    let text = std::fs::read_to_string(said(&self.scratch)).unwrap_or_default();
+                    let line =
+                        text.lines().next().unwrap_or_default().trim_start_matches("walproof: error: ");
+                    return Some(if line.is_empty() { status.to_string() } else { line.to_owned() });
+                }
+                Ok(None) if self.begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                _ => return Some(format!("no answer within {} s", PATIENCE.as_secs())),
             }
         }
     }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Ok(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn said(scratch: &TempDir) -> PathBuf {
+    scratch.path().join("stderr")
 }

@@ -11,7 +11,7 @@ use super::restore_words::Words;
 use crate::backup::Progress;
 use crate::cli::{
     args::ArchiveMode, args::Global, args::Restore, args::Target, context::Context, context::patience,
-    server_view, start,
+    server_view, server_view::Rehearsal, start,
 };
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
     let begin = Instant::now();
     start::run_large(async {
         let repository = context.repository(system_identifier).await?;
+        let owner = owner_for(&request.to);
+        let rehearsal = Rehearsal::begin(&context.config, repository.identity().system_identifier, owner)?;
         let plan = plan(&repository, &request, &|_, _| {}).await?;
         check_directories(&context.config, &plan)?;
         let restore_command = server_view::restore_command(
@@ -41,9 +43,8 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
             plan.backup.system_identifier,
             (!standby).then_some(plan.timeline),
         )?;
-        let handover = Handover { restore_command, standby, archive_off, owner: owner_for(&plan.to) };
-        let warnings = server_view::warnings(&context.config, &plan, &handover)?;
-        let mut words = Words { plan: &plan, handover: &handover, warnings };
+        let handover = Handover { restore_command, standby, archive_off, owner };
+        let mut words = Words { plan: &plan, handover: &handover, warnings: rehearsal.warnings(&plan) };
         if !global.json {
             words.plan()?;
         } else if dry_run {
