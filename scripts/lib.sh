@@ -24,7 +24,8 @@ apt_install() {
         sudo -n true 2>/dev/null || die "missing: $* ($why); run 'sudo apt-get install $*', then run this again"
         as_root=(sudo -n)
     fi
-    say "installing $* with apt-get ($why)"
+    # Not a result: what a script prints may be read by another.
+    say "installing $* with apt-get ($why)" >&2
     log=$(mktemp)
     if ! {
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y update || true
