@@ -48,6 +48,8 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tracing::info!(listen = %setup.listen, socket = %setup.socket.display(), "daemon started");
 
     let mut tasks = JoinSet::new();
+    // A task, too: here each call would wake a second thread, and that one a third.
+    tasks.spawn(socket.serve(Arc::clone(&desk)));
     tasks.spawn(http::serve(listener, Arc::clone(&desk)));
     tasks.spawn(watchdog::run(Arc::clone(&desk)));
     tasks.spawn(desk.drills_handle().clone().run(Arc::clone(&archiver)));
@@ -60,7 +62,6 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
         tasks.spawn(ping::run(Arc::clone(&desk), url));
     }
     tokio::select! {
-        () = socket.serve(desk) => {}
         error = work => return Err(error),
         () = shutdown => {}
         // None of them ends unless it panicked.

@@ -60,7 +60,7 @@ impl Socket {
     }
 
     /// Answer for ever.
-    pub(super) async fn serve(&self, desk: Arc<Desk>) {
+    pub(super) async fn serve(self, desk: Arc<Desk>) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
