@@ -106,12 +106,26 @@ fn reachable(world: &World, window: &RecoveryWindow, good: bool) -> BTreeMap<u32
     tips.filter(|(_, instants)| !instants.is_empty()).collect()
 }
 
-/// What was reachable on a branch still is. A branch that had expired may seem to reach more than before: without its own
-/// first file its path goes on in the older timeline's.
+/// What was reachable on a branch still is. It may seem to reach more than before: a branch that had expired goes on in the
+/// older timeline's files without its own first one; and where files went that others do not follow, those that are left do
+/// not tell any more. What is said of it then has to be what recovery gives.
 #[track_caller]
-fn assert_still(before: &BTreeMap<u32, Vec<Instants>>, after: &BTreeMap<u32, Vec<Instants>>, seed: u64) {
+fn assert_still(before: &BTreeMap<u32, Vec<Instants>>, world: &World, window: &RecoveryWindow, seed: u64) {
+    let after = reachable(world, window, true);
     for (of, instants) in before {
-        assert_eq!(Some(instants), after.get(of), "seed {seed}: timeline {of}");
+        let now = after.get(of).map(Vec::as_slice).unwrap_or_default();
+        if instants == now {
+            continue;
+        }
+        let holds = |one: &Instants| now.iter().any(|now| now.start <= one.start && now.end >= one.end);
+        assert!(instants.iter().all(holds), "seed {seed}: timeline {of}: {instants:?}, now {now:?}");
+        for branch in window.tips().filter(|branch| branch.timeline().get() == *of) {
+            for reach in &branch.reaches {
+                let end = world.recover(&reach.backup, &branch.history, &|_| false).map(|(_, end)| end);
+                let said = branch.span_of(reach).end.get();
+                assert!(end >= Some(said), "seed {seed}: {} reaches {end:?}, not {said}", reach.backup.id);
+            }
+        }
     }
 }
 
@@ -125,8 +139,10 @@ fn newest(window: &RecoveryWindow) -> BTreeMap<u32, Lsn> {
 #[test]
 fn r21_every_instant_of_the_window_stays_reachable_and_a_second_run_deletes_nothing() {
     let base = seed();
-    // The last one once kept a tail that a second run deleted.
-    for seed in (0..1_500).map(|round| base.wrapping_add(round)).chain([1_795_963_521_100_620]) {
+    // Of the last two one once kept a tail that a second run deleted; in the other the segment before one without a record
+    // goes, which alone told that the one behind it does not follow.
+    let known = [1_795_963_521_100_620, 1_796_719_173_664_663];
+    for seed in (0..1_500).map(|round| base.wrapping_add(round)).chain(known) {
         stays_reachable(seed, World::grow(seed, 6 + seed % 40).undamaged());
     }
 }
@@ -173,12 +189,12 @@ fn stays_reachable(seed: u64, mut world: World) {
         delete(&mut world, &key.key);
     }
     let (_, window, _) = world.window();
-    let after = (reachable(&world, &window, true), reachable(&world, &window, false), newest(&window));
-    assert_still(&before.0, &after.0, seed);
+    let after = (reachable(&world, &window, false), newest(&window));
+    assert_still(&before.0, &world, &window, seed);
     for (of, instants) in &before.1 {
         // With damaged pages an instant is reachable only as long as no good backup gives it.
         let good = before.0.get(of).cloned().unwrap_or_default();
-        let still = after.1.get(of).cloned().unwrap_or_default();
+        let still = after.0.get(of).cloned().unwrap_or_default();
         for one in instants {
             let covered =
                 good.iter().chain(&still).any(|other| other.start <= one.start && other.end >= one.end);
@@ -188,7 +204,7 @@ fn stays_reachable(seed: u64, mut world: World) {
             );
         }
     }
-    assert_eq!(before.2, after.2, "seed {seed}: the newest state");
+    assert_eq!(before.2, after.1, "seed {seed}: the newest state");
     let again = planned(&world, &[]).plan;
     assert_eq!(again.deletes(), 0, "seed {seed}: {:#?}\nfirst {plan:#?}", again.delete);
 }
@@ -294,7 +310,7 @@ fn settled(world: &World) -> BTreeSet<String> {
 #[track_caller]
 fn assert_consistent(world: &World, before: &BTreeMap<u32, Vec<Instants>>, seed: u64, key: &ObjectKey) {
     let (_, window, _) = world.window();
-    assert_still(before, &reachable(world, &window, true), seed);
+    assert_still(before, world, &window, seed);
     for backup in &world.backups {
         assert_eq!(world.packs.get(&backup.id), Some(&3), "seed {seed}: killed after {key}");
     }
