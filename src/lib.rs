@@ -13,7 +13,7 @@
 //!  8  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
 //!  7  window  snapshot                            what can be restored: branches, recovery window; all that is known
 //!  6  catalog                                     what one listing says, and what the small objects that it names say
-//!  5  records                                     the small objects that a listing names, read once
+//!  5  records  world                              the small objects that a listing names, read once; for tests: a repository made up
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
@@ -107,3 +107,5 @@ pub mod store;
 pub mod verify;
 pub mod wal;
 pub mod window;
+#[cfg(test)]
+mod world;

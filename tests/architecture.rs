@@ -12,7 +12,7 @@ const RANKS: [&[&str]; 16] = [
     &["seal", "store", "cluster"],
     &["format", "signing"],
     &["repository"],
-    &["records"],
+    &["records", "world"],
     &["catalog"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "verify"],

@@ -20,7 +20,7 @@ use crate::ledger::Now;
 use crate::postgres::PgTime;
 use crate::repository::ExpiryRecord;
 use crate::status::Verifications;
-use crate::window::generator::{Commit, SIZE, World};
+use crate::world::{Commit, SIZE, World};
 
 /// Midnight, by Unix time.
 const START: i64 = 1_800_057_600;

@@ -4,7 +4,7 @@ use super::histories::{Key, Life};
 use crate::ledger::{Event, Ledger};
 use crate::postgres::Lsn;
 use crate::wal::Links;
-use crate::window::generator::{SIZE, Stored, World};
+use crate::world::{SIZE, Stored, World};
 
 impl Life {
     /// A copy of this server writes to the repository, too: on this timeline, from here on.
@@ -83,6 +83,28 @@ impl Life {
             self.world.go_on(timeline, lsn);
         }
         self.looked = false;
+    }
+
+    /// The server of another timeline is alive: a copy with archiving on, or the old primary after a failover. Whoever holds
+    /// this one's tail loses it all the same when a restore follows the other's.
+    pub(super) fn other_writes_on(&mut self) {
+        let ours = self.world.timeline;
+        let is_stored = |of: u32| of == 1 || !self.world.hidden.contains(&of) && !self.is_taken(of);
+        let mut others = self.world.commits.iter().rev().filter(|(of, _)| **of != ours && is_stored(**of));
+        let Some((of, last)) = others.find_map(|(of, all)| Some((*of, all.last()?.0))) else {
+            return;
+        };
+        // Behind where this server left it.
+        let left = self.world.history(ours).lineage().into_iter().find(|left| left.timeline.get() == of);
+        let last = last.max(left.and_then(|left| left.end).map_or(0, Lsn::get));
+        self.log.push(format!("timeline {of} is written behind {last:X}"));
+        self.foreign(|world| {
+            world.now += 1 + i64::try_from(world.random.below(5)).unwrap();
+            world.go_on(of, last + 8);
+            let (lsn, now) = (world.lsn, world.now);
+            world.commits.entry(of).or_default().push((lsn, now));
+            world.put_tail((of, lsn / u64::from(SIZE)), u32::try_from(lsn % u64::from(SIZE)).unwrap(), 0);
+        });
     }
 
     /// PGDATA is put back to an older copy, and the server started again.

@@ -51,14 +51,13 @@ impl Survey {
         if let Some(branch) = branch {
             coverage.limit_to(branch);
         }
-        if let Ok(stored) = coverage.catalog().history(timeline) {
-            coverage.limit_to_stored(&stored);
-        }
+        let stored_history = coverage.catalog().history(timeline);
+        let parts = stored_history.is_ok_and(|stored| coverage.limit_to_stored(&stored));
         coverage.set_others(seen.others);
         coverage.set_holes(end.map(|end| holes(&coverage, files, end, size)).unwrap_or_default());
         let last_time = branch.and_then(Branch::last_commit);
         // The last commit that is stored may be another life's.
-        let unknown = unknown(last_time.filter(|_| !coverage.is_shared()));
+        let unknown = unknown(last_time.filter(|_| !parts && !coverage.is_shared()));
         let bytes = coverage.catalog().usage;
         (Self { coverage, window, stored_end, unknown, last_time, bytes }, missing)
     }
@@ -124,7 +123,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::window::sample_manifest;
+    use crate::world::manifest as sample_manifest;
 
     #[test]
     fn r9_what_is_older_than_every_backup_is_not_shipped_again() {

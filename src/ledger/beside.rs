@@ -20,7 +20,7 @@ pub(super) fn grew_beside(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::window::generator::World;
+    use crate::world::World;
 
     fn timeline(number: u32) -> TimelineId {
         TimelineId::new(number).unwrap()

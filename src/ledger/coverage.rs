@@ -92,14 +92,15 @@ impl Coverage {
     }
 
     /// What is `stored` under the name of our history may be another life's; a restore follows that one. The claim ends where
-    /// the two part, unless the restore begins behind that.
-    pub(super) fn limit_to_stored(&mut self, stored: &History) {
+    /// the two part, unless the restore begins behind that. Whether they do.
+    pub(super) fn limit_to_stored(&mut self, stored: &History) -> bool {
         let (ours, theirs) = (self.history.lineage(), stored.lineage());
         let needed = |stretch: &&Stretch| stretch.end.is_none_or(|end| end > self.base);
         let from_base = |stretch: &Stretch| (stretch.timeline, stretch.begin.max(self.base), stretch.end);
         let ours: Vec<_> = ours.iter().filter(needed).map(from_base).collect();
         let theirs: Vec<_> = theirs.iter().filter(needed).map(from_base).collect();
-        if let Some((a, b)) = ours.iter().zip(&theirs).find(|(a, b)| a != b) {
+        let parted = ours.iter().zip(&theirs).find(|(a, b)| a != b);
+        if let Some((a, b)) = parted {
             let ends = [a.2, b.2].into_iter().flatten();
             let parting = if (a.0, a.1) == (b.0, b.1) { ends.min() } else { Some(a.1.min(b.1)) };
             // Up to there, too, the restore reads the files that their history names.
@@ -107,6 +108,7 @@ impl Coverage {
             self.limit = self.limit.min(parting.unwrap_or(self.base)).min(end).max(self.base);
             self.archived = self.archived.min(self.limit);
         }
+        parted.is_some()
     }
 
     /// R29: under these names other bytes are stored than the server has written, in this life.

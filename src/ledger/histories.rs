@@ -4,14 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::{Event, Ledger, LeftBehind, Now, Sample, Seen, Survey, Wanted};
-use crate::archive::Pushed;
-use crate::cluster::WalStatus;
-use crate::error::Error;
-use crate::format::{BackupId, TailGeneration, WalDigest};
+use super::{Event, Ledger, Now, Seen, Survey, Wanted};
+use crate::format::BackupId;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, WalName};
-use crate::window::Cut;
-use crate::window::generator::{Commit, SIZE, Stored, StoredTail, World, name, seconds, seed, size};
+use crate::window::{Cut, RecoveryWindow, WalTimes};
+use crate::world::{Commit, SIZE, Stored, StoredTail, World, name, seconds, seed, size};
 
 /// A sample may be so old, and claims count as of now all the same; and a second for the world's whole seconds.
 const SLACK: i64 = 4;
@@ -39,6 +36,8 @@ pub(super) struct Life {
     pub(super) asked: bool,
     /// Nobody but this daemon changed the repository since it last looked.
     pub(super) looked: bool,
+    /// While a look is under way: how many more have to follow it.
+    looks_due: Option<u32>,
     /// What happened, for whoever reads a failure.
     pub(super) log: Vec<String>,
     pub(super) claims: u64,
@@ -63,6 +62,7 @@ impl Life {
             lives: 0,
             asked: false,
             looked: false,
+            looks_due: None,
             log: Vec::new(),
             claims: 0,
             zeros: 0,
@@ -89,8 +89,12 @@ impl Life {
     }
 
     pub(super) fn apply(&mut self, event: Event) {
-        if self.ledger.apply(event, self.now()) == Some(Wanted::Survey) {
-            self.look();
+        if self.ledger.apply(event, self.now()) != Some(Wanted::Survey) {
+            return;
+        }
+        match &mut self.looks_due {
+            Some(due) => *due = 1,
+            None => self.look(),
         }
     }
 
@@ -168,111 +172,17 @@ impl Life {
 
     // --- the daemon
 
-    fn sample(&mut self) {
-        if !self.up {
-            self.asked = true;
-            let now = self.now();
-            if self.ledger.apply(Event::ServerFailed(Error::server("down")), now) == Some(Wanted::DiskRead) {
-                let timeline = TimelineId::new(self.world.timeline).unwrap();
-                let end = Lsn::new(self.world.lsn);
-                let left = Some(LeftBehind { timeline, end, recovering: false });
-                self.apply(Event::DiskRead { left, took: Duration::ZERO });
-            }
-            return;
+    fn look(&mut self) {
+        let mut due = 1;
+        while due > 0 {
+            self.looks_due = Some(0);
+            self.look_once();
+            due = self.looks_due.take().unwrap_or_default();
         }
-        let status = WalStatus {
-            in_recovery: false,
-            flushed: Lsn::new(self.world.lsn),
-            timeline: TimelineId::new(self.world.timeline).ok(),
-            started: PgTime::from_unix_micros(self.lives),
-        };
-        let asked_at = self.now().instant;
-        self.asked = true;
-        self.apply(Event::Sampled(Sample { asked_at, status }));
-    }
-
-    /// Push what waits: the history first, then a segment, mostly the oldest.
-    pub(super) fn push(&mut self) {
-        let (now, took) = (self.now(), Duration::ZERO);
-        let history = self.history_ready.map(|of| (of, WalName::History(TimelineId::new(of).unwrap())));
-        match history {
-            // What follows is stored all the same.
-            Some((of, name)) if self.is_taken(of) => {
-                let error = crate::repository::conflict(&name);
-                self.apply(Event::PushFailed { name, error, took });
-            }
-            Some((of, name)) => {
-                self.history_ready = None;
-                self.world.hidden.remove(&of);
-                self.world.histories.get_mut(&of).unwrap().1 = self.world.now;
-                let file = pushed(name, WalDigest::from_bytes([1; 16]), false, now.time);
-                return self.apply(Event::Pushed { file, took });
-            }
-            None => {}
-        }
-        let at = if self.chance(60) { 0 } else { self.below(self.ready.len() as u64) };
-        let Some(key) = self.ready.iter().nth(usize::try_from(at).unwrap()).copied() else { return };
-        self.ready.remove(&key);
-        let wal = WalName::Segment(name(key.0, key.1));
-        let commits = self.world.file(key.0, key.1);
-        let race = self.chance(20);
-        match self.world.segments.get_mut(&key) {
-            Some(stored) if stored.commits == commits => {
-                let file = pushed(wal, stored.digests().next().unwrap(), true, now.time);
-                self.apply(Event::Pushed { file, took });
-            }
-            Some(stored) => {
-                if race {
-                    // Neither saw the other.
-                    stored.versions = vec![1, 2];
-                }
-                self.ready.insert(key);
-                let error = crate::repository::conflict(&wal);
-                self.apply(Event::PushFailed { name: wal, error, took });
-            }
-            None => {
-                let stored = self.world.finished(key);
-                let file = pushed(wal, stored.digests().next().unwrap(), false, now.time);
-                self.world.segments.insert(key, stored);
-                self.world.tails.remove(&key);
-                self.apply(Event::Pushed { file, took });
-            }
-        }
-    }
-
-    fn ship(&mut self) {
-        if !self.up {
-            return;
-        }
-        // The shipper asks first.
-        self.sample();
-        let key = (self.world.timeline, self.world.lsn / u64::from(SIZE));
-        let len = u32::try_from(self.world.lsn % u64::from(SIZE)).unwrap();
-        if len == 0 {
-            return;
-        }
-        let before = self.world.tails.get(&key).map(|tail| tail.generation);
-        let count = match self.growing {
-            Some((growing, count)) if growing == key => count,
-            _ => before.map_or(0, |count| count + 1),
-        };
-        self.growing = Some((key, count));
-        if before.is_none_or(|theirs| theirs <= count) {
-            self.world.put_tail(key, len, count);
-        }
-        let segment = name(key.0, key.1);
-        let last_time = self.world.file(key.0, key.1).last().map(|(_, time)| seconds(*time));
-        self.apply(Event::TailStored {
-            segment,
-            generation: TailGeneration { count, writer: 0 },
-            len,
-            end: segment.position(len.into(), size()),
-            last_time,
-        });
     }
 
     /// A look at the repository, as the survey takes it.
-    fn look(&mut self) {
+    fn look_once(&mut self) {
         let now = self.now();
         self.ledger.apply(Event::SurveyBegan, now);
         let (sample, end) = (self.ledger.sample(), self.ledger.end_of_wal());
@@ -326,6 +236,9 @@ impl Life {
     fn step(&mut self) {
         let what = self.below(100);
         self.log.push(format!("{what} at {:X} of {}", self.world.lsn, self.world.timeline));
+        if self.chance(10) {
+            self.other_writes_on();
+        }
         match what {
             0..=29 => self.commit(),
             30..=49 => self.sample(),
@@ -381,22 +294,28 @@ impl Life {
         if !self.asked || !self.looked {
             return Ok(());
         }
-        let Some(restored) = self.restored() else { return Ok(()) };
-        self.claims += 1;
-        self.zeros += u64::from(claim == 0.0);
-        let lost = self.truth().into_iter().find(|commit| !restored.contains(commit));
-        let Some((lsn, time)) = lost else { return Ok(()) };
-        let age = self.world.now - time;
-        #[expect(clippy::cast_precision_loss, reason = "seconds")]
-        if age as f64 > claim + SLACK as f64 {
-            return Err(format!("{claim} s are claimed, and the commit at {lsn:X}, {age} s old, is lost"));
+        let (_, window, times) = self.world.window();
+        let now = self.restored(&window, &times);
+        self.claims += u64::from(now.is_some());
+        self.zeros += u64::from(now.is_some() && claim == 0.0);
+        // Or a moment later, when another server that is alive has stored something.
+        let later = window.in_a_moment().filter_map(|window| self.restored(&window, &times));
+        for restored in now.into_iter().chain(later) {
+            let lost = self.truth().into_iter().find(|commit| !restored.contains(commit));
+            let Some((lsn, time)) = lost else { continue };
+            let age = self.world.now - time;
+            #[expect(clippy::cast_precision_loss, reason = "seconds")]
+            if age as f64 > claim + SLACK as f64 {
+                return Err(format!(
+                    "{claim} s are claimed, and the commit at {lsn:X}, {age} s old, is lost"
+                ));
+            }
         }
         Ok(())
     }
 
     /// What a default restore gives; `None`: it refuses.
-    fn restored(&self) -> Option<Vec<Commit>> {
-        let (_, window, times) = self.world.window();
+    fn restored(&self, window: &RecoveryWindow, times: &WalTimes) -> Option<Vec<Commit>> {
         let branch = window.default_branch().ok()?;
         let end = branch.farthest()?.end;
         let leads = || branch.reaches.iter().rev().filter(|reach| branch.span_of(reach).end == end);
@@ -410,10 +329,6 @@ impl Life {
         let (replayed, _) = self.world.recover(backup, &branch.history, &known)?;
         Some(self.held.get(&backup.id).into_iter().flatten().copied().chain(replayed).collect())
     }
-}
-
-fn pushed(name: WalName, digest: WalDigest, already_there: bool, time: PgTime) -> Pushed {
-    Pushed { name, already_there, raw_len: 1, stored_len: 1, digest, last_time: Some(time) }
 }
 
 /// The claims of one history, and how many of them were 0.

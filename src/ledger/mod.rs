@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod accidents;
+#[cfg(test)]
+mod agent;
 mod assess;
 mod beside;
 mod counted;

@@ -11,7 +11,7 @@ use super::plan::{Line, Plan, plan};
 use crate::format::{BackupId, ObjectKey, Protection, Purpose, WalFrom};
 use crate::postgres::PgTime;
 use crate::repository::{HeldLease, Listed, Listing, REPORTS_KEPT};
-use crate::window::generator::{World, seconds};
+use crate::world::{World, seconds};
 
 const WINDOW: i64 = 60_000;
 const DAY: u64 = 86_400;

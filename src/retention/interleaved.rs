@@ -17,7 +17,7 @@ use crate::repository::{
     fixture::size,
 };
 use crate::store::{Observe, Outcome};
-use crate::window::sample_manifest;
+use crate::world::manifest as sample_manifest;
 
 /// Lets one side go on for so many requests.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use super::plan::{Plan, lists_needed, plan};
 use crate::format::{ObjectKey, WalDigest};
 use crate::postgres::{Lsn, SegmentName, WalName};
 use crate::repository::Hold;
-use crate::window::generator::{World, seconds, seed, size};
 use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
+use crate::world::{World, seconds, seed, size};
 
 const WINDOW: i64 = 60_000;
 /// Seeds of worlds whose expiry, killed at some point, was once completed to another end: a tail that its segment covered,

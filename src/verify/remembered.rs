@@ -13,7 +13,8 @@ use crate::repository::{
     fixture::size,
 };
 use crate::wal::writer::Writer;
-use crate::window::{Catalog, Chooser, Chosen, Records, RecoveryWindow, WalTimes, look, sample_manifest};
+use crate::window::{Catalog, Chooser, Chosen, Records, RecoveryWindow, WalTimes, look};
+use crate::world::manifest as sample_manifest;
 
 async fn run(repository: &Repository, content: bool, max_bytes: u64) -> Verified {
     let window = Duration::from_hours(24);

@@ -5,16 +5,14 @@
 //! window, and nothing else: a claim is never better than what a default restore gives (R28).
 
 mod branch;
-mod choice;
 #[cfg(test)]
-pub(crate) mod generator;
+mod branches;
+mod choice;
 mod locate;
 mod look;
 mod pieces;
 mod reach;
 mod recovery;
-#[cfg(test)]
-mod replay;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -22,9 +20,6 @@ mod shown;
 #[cfg(test)]
 mod tests;
 mod times;
-
-#[cfg(test)]
-pub(crate) use samples::manifest as sample_manifest;
 
 pub use crate::catalog::{Catalog, Gap, Run, Usage};
 pub use crate::records::Records;

@@ -10,6 +10,10 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
 
+/// A server that writes stores something of its branch within this: its heartbeat makes WAL every ten seconds, of which the
+/// daemon ships a tail. Twice the time between two looks.
+const ALIVE: jiff::SignedDuration = jiff::SignedDuration::from_secs(120);
+
 /// Instants that can be reached, both ends included: from the end of a backup to the last commit that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instants {
@@ -79,6 +83,17 @@ impl RecoveryWindow {
     /// The branch of the last writer: the one that something was stored of last. Of two in the same second, the higher.
     pub fn last_writer(&self) -> Option<&Branch> {
         self.tips().max_by_key(|branch| (branch.last_written, branch.timeline()))
+    }
+
+    /// The branch that takes over from that of `timeline` whenever its server stores something: a higher one that is still
+    /// written, if not last.
+    pub fn about_to_lead(&self, timeline: TimelineId) -> Option<&Branch> {
+        let last = self.last_writer()?.last_written;
+        let is_alive = |other: &&Branch| {
+            let since = last.zip(other.last_written).map(|(last, theirs)| last.duration_since(theirs));
+            other.timeline() > timeline && since.is_some_and(|since| since < ALIVE)
+        };
+        self.tips().find(is_alive)
     }
 
     /// The branch that a restore follows unless told otherwise. Impossible, naming both, when another one has a newer

@@ -7,23 +7,11 @@ use super::recovery::RecoveryWindow;
 use super::times::{Need, WalTimes};
 pub(crate) use crate::catalog::samples::{catalog, file};
 use crate::error::{Error, Result};
-use crate::format::{Manifest, Summary, WalDigest};
+use crate::format::{Summary, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, TimelineId};
 use crate::repository::UnfinishedScan;
 use crate::wal::{Links, WalScanner};
-
-/// A manifest of a backup between two positions.
-pub(crate) fn manifest(start: Lsn, stop: Lsn, timeline: u32) -> Manifest {
-    let text = include_str!("../format/FORMAT.md");
-    let json = text.split("```json manifest\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let mut manifest = Manifest::parse(json.as_bytes()).unwrap();
-    manifest.start_lsn = start;
-    manifest.stop_lsn = stop;
-    manifest.timeline = TimelineId::new(timeline).unwrap();
-    manifest.page_errors.clear();
-    manifest.wal.clear();
-    manifest
-}
+pub(crate) use crate::world::manifest;
 
 /// A history by its text.
 pub(crate) fn history(timeline: u32, text: &str) -> History {

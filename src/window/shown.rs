@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Catalog;
-use super::generator::{World, name, seconds, size, timeline};
+use super::branch::Branch;
 use super::recovery::RecoveryWindow;
 use super::samples::{self, window};
 use super::times::WalTimes;
@@ -15,6 +15,7 @@ use crate::format::{BackupId, Harm, ObjectKey, PackName, Summary, TailGeneration
 use crate::postgres::{History, Lsn, SegmentName, WalName};
 use crate::records::Records;
 use crate::repository::{Listed, Listing};
+use crate::world::{World, name, seconds, size, timeline};
 
 fn lacks_a_pack(id: &BackupId) -> Harm {
     let object = ObjectKey::Pack(PackName { backup: id.clone(), number: 99 }).to_string();
@@ -104,5 +105,32 @@ impl World {
             return Ok(Summary { end: segment.end(size()), complete: true, ..Summary::default() });
         };
         Ok(samples::summary(segment.end(size()), *last))
+    }
+}
+
+impl WalTimes {
+    /// Whether it was read that a segment is damaged.
+    pub(crate) fn is_known_damage(&self, segment: SegmentName) -> bool {
+        self.summaries.iter().any(|((name, _), summary)| *name == segment && summary.is_err())
+    }
+}
+
+impl RecoveryWindow {
+    /// The same once another branch that was written within the last minute is written again, one for each.
+    pub(crate) fn in_a_moment(&self) -> impl Iterator<Item = Self> {
+        let last = self.last_writer().map(|last| (last.timeline(), last.last_written));
+        let alive = move |other: &&Branch| {
+            last.is_some_and(|(timeline, at)| {
+                let since = at.zip(other.last_written).map(|(last, theirs)| last.duration_since(theirs));
+                other.timeline() != timeline && since.is_some_and(|since| since.as_secs() < 60)
+            })
+        };
+        self.tips().filter(alive).map(move |other| {
+            let mut later = self.clone();
+            let same = |branch: &&mut Branch| branch.timeline() == other.timeline();
+            let at = last.and_then(|(_, at)| at).map(|at| at + jiff::SignedDuration::from_secs(1));
+            later.branches.iter_mut().find(same).unwrap().last_written = at;
+            later
+        })
     }
 }

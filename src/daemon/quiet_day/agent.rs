@@ -19,7 +19,7 @@ use crate::repository::fixture;
 use crate::status::Promises;
 use crate::store::Outcome;
 use crate::wal::Links;
-use crate::window::generator::{Commit, SIZE, StoredTail, name, seconds, size};
+use crate::world::{Commit, SIZE, StoredTail, name, seconds, size};
 
 /// The pauses of the daemon's tasks, milliseconds.
 const RESCAN: i64 = millis(archiver::RESCAN);

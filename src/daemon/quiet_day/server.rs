@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::WalStatus;
 use crate::postgres::{Lsn, PgTime, TimelineId};
 use crate::wal::Links;
-use crate::window::generator::{Commit, SIZE, Stored, World};
+use crate::world::{Commit, SIZE, Stored, World};
 
 /// A file of pg_wal: its timeline, and its number.
 pub(super) type Key = (u32, u64);

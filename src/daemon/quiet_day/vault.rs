@@ -12,8 +12,9 @@ use crate::postgres::Lsn;
 use crate::repository::{ExpiryRecord, Listing};
 use crate::retention::{Policy, next};
 use crate::status::{Verifications, VerifyLine};
-use crate::window::generator::{SIZE, World, seconds};
-use crate::window::{Catalog, RecoveryWindow, sample_manifest};
+use crate::window::{Catalog, RecoveryWindow};
+use crate::world::manifest as sample_manifest;
+use crate::world::{SIZE, World, seconds};
 
 /// The repository, and the store that it is in.
 pub(super) struct Vault {

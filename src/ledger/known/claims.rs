@@ -55,6 +55,13 @@ impl Ledger {
         (!self.is_standby() && default != ours.timeline).then_some(default)
     }
 
+    /// R28: a default restore that is refused now may follow another timeline before the next look: two servers write, and
+    /// the last one counts.
+    fn is_rivalled(&self) -> bool {
+        let Some((coverage, window)) = self.coverage.as_ref().zip(self.window.as_ref()) else { return false };
+        window.about_to_lead(coverage.history().timeline).is_some()
+    }
+
     /// Whether a restore that is told nothing would follow what this server writes, as of the last survey.
     pub(super) fn is_followed(&self) -> bool {
         let Some((coverage, window)) = self.coverage.as_ref().zip(self.window.as_ref()) else { return true };
@@ -75,12 +82,18 @@ impl Ledger {
             // Promoted: what is stored of the timeline before says nothing of this one.
             return None;
         }
+        if self.own_branch().is_none()
+            && self.window.as_ref().is_some_and(|window| !window.branches.is_empty())
+        {
+            // Its history is not stored yet: whatever a restore follows, or asks about, is another timeline.
+            return None;
+        }
         if self.own_branch().is_some_and(|branch| branch.reaches.is_empty() && !branch.stranded.is_empty()) {
             // There are backups, and from none of them a restore leads here.
             return None;
         }
         let foreign = self.divergence().is_some() || self.doubt.is_some();
-        if foreign || self.second_writer.is_some() || self.led_astray().is_some() {
+        if foreign || self.second_writer.is_some() || self.led_astray().is_some() || self.is_rivalled() {
             // What is stored is not, or not all, what this server wrote.
             return None;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::samples::manifest;
+use super::manifest;
 use crate::format::{BackupId, ContentDigest, Manifest, PacksRecord, WalDigest, WalRecord};
 use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId};
 use crate::wal::Links;
@@ -109,7 +109,7 @@ pub(crate) struct World {
     pub(crate) was_put_back: bool,
 }
 
-pub(super) fn timeline(number: u32) -> TimelineId {
+pub(crate) fn timeline(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 

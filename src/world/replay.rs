@@ -2,7 +2,6 @@
 //! Nothing here knows the window.
 
 use super::generator::{Commit, SIZE, World, name};
-use super::times::WalTimes;
 use crate::format::Manifest;
 use crate::postgres::{History, Lsn, SegmentName};
 use crate::wal::{Lead, Links};
@@ -83,13 +82,13 @@ impl World {
     }
 
     /// What is stored of it says so.
-    pub(super) fn stored_links(&self, key: (u32, u64)) -> Links {
+    pub(crate) fn stored_links(&self, key: (u32, u64)) -> Links {
         let archived = self.segments.get(&key).map(|stored| stored.links);
         archived.or_else(|| self.tails.get(&key).map(|tail| tail.links)).unwrap_or_default()
     }
 
     /// The commits in what is stored of a segment.
-    pub(super) fn content(&self, of: u32, number: u64) -> Vec<Commit> {
+    pub(crate) fn content(&self, of: u32, number: u64) -> Vec<Commit> {
         match (self.segments.get(&(of, number)), self.tails.get(&(of, number))) {
             (Some(stored), _) => stored.commits.clone(),
             (None, Some(tail)) => tail.commits.clone(),
@@ -109,12 +108,5 @@ impl World {
             found.extend(own.iter().filter(|(lsn, _)| inside(*lsn)));
         }
         found
-    }
-}
-
-impl WalTimes {
-    /// Whether it was read that a segment is damaged.
-    pub(crate) fn is_known_damage(&self, segment: SegmentName) -> bool {
-        self.summaries.iter().any(|((name, _), summary)| *name == segment && summary.is_err())
     }
 }

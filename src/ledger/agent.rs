@@ -1,0 +1,121 @@
+//! For tests: what the daemon's tasks do, and say to the ledger.
+
+use std::time::Duration;
+
+use super::histories::Life;
+use crate::archive::Pushed;
+use crate::cluster::WalStatus;
+use crate::error::Error;
+use crate::format::{TailGeneration, WalDigest};
+use crate::ledger::{Event, LeftBehind, Sample, Wanted};
+use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
+use crate::world::{SIZE, name, seconds, size};
+
+impl Life {
+    pub(super) fn sample(&mut self) {
+        if !self.up {
+            self.asked = true;
+            let now = self.now();
+            if self.ledger.apply(Event::ServerFailed(Error::server("down")), now) == Some(Wanted::DiskRead) {
+                let timeline = TimelineId::new(self.world.timeline).unwrap();
+                let end = Lsn::new(self.world.lsn);
+                let left = Some(LeftBehind { timeline, end, recovering: false });
+                self.apply(Event::DiskRead { left, took: Duration::ZERO });
+            }
+            return;
+        }
+        let status = WalStatus {
+            in_recovery: false,
+            flushed: Lsn::new(self.world.lsn),
+            timeline: TimelineId::new(self.world.timeline).ok(),
+            started: PgTime::from_unix_micros(self.lives),
+        };
+        let asked_at = self.now().instant;
+        self.asked = true;
+        self.apply(Event::Sampled(Sample { asked_at, status }));
+    }
+
+    /// Push what waits: the history first, then a segment, mostly the oldest.
+    pub(super) fn push(&mut self) {
+        let (now, took) = (self.now(), Duration::ZERO);
+        let history = self.history_ready.map(|of| (of, WalName::History(TimelineId::new(of).unwrap())));
+        match history {
+            // What follows is stored all the same.
+            Some((of, name)) if self.is_taken(of) => {
+                let error = crate::repository::conflict(&name);
+                self.apply(Event::PushFailed { name, error, took });
+            }
+            Some((of, name)) => {
+                self.history_ready = None;
+                self.world.hidden.remove(&of);
+                self.world.histories.get_mut(&of).unwrap().1 = self.world.now;
+                let file = pushed(name, WalDigest::from_bytes([1; 16]), false, now.time);
+                return self.apply(Event::Pushed { file, took });
+            }
+            None => {}
+        }
+        let at = if self.chance(60) { 0 } else { self.below(self.ready.len() as u64) };
+        let Some(key) = self.ready.iter().nth(usize::try_from(at).unwrap()).copied() else { return };
+        self.ready.remove(&key);
+        let wal = WalName::Segment(name(key.0, key.1));
+        let commits = self.world.file(key.0, key.1);
+        let race = self.chance(20);
+        match self.world.segments.get_mut(&key) {
+            Some(stored) if stored.commits == commits => {
+                let file = pushed(wal, stored.digests().next().unwrap(), true, now.time);
+                self.apply(Event::Pushed { file, took });
+            }
+            Some(stored) => {
+                if race {
+                    // Neither saw the other.
+                    stored.versions = vec![1, 2];
+                }
+                self.ready.insert(key);
+                let error = crate::repository::conflict(&wal);
+                self.apply(Event::PushFailed { name: wal, error, took });
+            }
+            None => {
+                let stored = self.world.finished(key);
+                let file = pushed(wal, stored.digests().next().unwrap(), false, now.time);
+                self.world.segments.insert(key, stored);
+                self.world.tails.remove(&key);
+                self.apply(Event::Pushed { file, took });
+            }
+        }
+    }
+
+    pub(super) fn ship(&mut self) {
+        if !self.up {
+            return;
+        }
+        // The shipper asks first.
+        self.sample();
+        let key = (self.world.timeline, self.world.lsn / u64::from(SIZE));
+        let len = u32::try_from(self.world.lsn % u64::from(SIZE)).unwrap();
+        if len == 0 {
+            return;
+        }
+        let before = self.world.tails.get(&key).map(|tail| tail.generation);
+        let count = match self.growing {
+            Some((growing, count)) if growing == key => count,
+            _ => before.map_or(0, |count| count + 1),
+        };
+        self.growing = Some((key, count));
+        if before.is_none_or(|theirs| theirs <= count) {
+            self.world.put_tail(key, len, count);
+        }
+        let segment = name(key.0, key.1);
+        let last_time = self.world.file(key.0, key.1).last().map(|(_, time)| seconds(*time));
+        self.apply(Event::TailStored {
+            segment,
+            generation: TailGeneration { count, writer: 0 },
+            len,
+            end: segment.position(len.into(), size()),
+            last_time,
+        });
+    }
+}
+
+fn pushed(name: WalName, digest: WalDigest, already_there: bool, time: PgTime) -> Pushed {
+    Pushed { name, already_there, raw_len: 1, stored_len: 1, digest, last_time: Some(time) }
+}
