@@ -106,9 +106,10 @@ impl<'a> Parts<'a> {
             let pieces = pieces(file, &destination).collect();
             wanted.push(Wanted { file: destination, size: file.size, pieces });
         }
-        self.making().push(tokio::task::spawn_blocking(move || {
-            empty.iter().try_for_each(|file| create(file).map(drop))
-        }));
+        if !empty.is_empty() {
+            let make = move || empty.iter().try_for_each(|file| create(file).map(drop));
+            self.making().push(tokio::task::spawn_blocking(make));
+        }
         let pieces = if self.delta {
             self.missing(wanted).await?
         } else {
