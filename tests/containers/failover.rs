@@ -88,7 +88,8 @@ fn assert_safe_rows_came_back(claim: &Claim, from: &Host, restored: &Host, port:
 }
 
 /// The old primary's network comes back and it writes on, to its own timeline: nothing is overwritten, both are told, and no
-/// restore chooses in silence. Then it is rewound, follows the new primary, and is promoted in its turn.
+/// restore chooses in silence. Then it is rewound, follows the new primary, is backed up, and is promoted in its turn. What
+/// another host restored it has again by a delta, whatever was done to it.
 #[test]
 fn an_old_primary_that_comes_back_is_told_and_rejoins_rewound() {
     let site = Site::create();
@@ -142,6 +143,10 @@ fn an_old_primary_that_comes_back_is_told_and_rejoins_rewound() {
         let claim = Claim::of(&two);
         !claim.critical && claim.rpo.is_some_and(|rpo| rpo < 30.0)
     });
+    // It waits for the primary to finish a segment, which it does each minute under load.
+    one.postgres("walproof backup-push");
+    let backups = staging.ask("walproof backup-list --json");
+    assert!(backups.contains("\"from_standby\": true"), "{backups}");
     two.stop_load();
     let expected = two.sql(ROWS);
     wait_until("the standby has all", LONG, || one.sql(ROWS) == expected);
@@ -155,5 +160,10 @@ fn an_old_primary_that_comes_back_is_told_and_rejoins_rewound() {
     one.all_stored();
     one.cut();
     staging.restore();
+    assert_eq!(staging.sql(ROWS), expected);
+    staging.sql("delete from ledger where id % 3 = 0; update ledger set at = now() where id % 3 = 1");
+    assert_ne!(staging.sql(ROWS), expected);
+    staging.stop_server();
+    staging.restore_delta();
     assert_eq!(staging.sql(ROWS), expected);
 }

@@ -205,7 +205,15 @@ impl Host {
         open(self, 5432);
     }
 
-    /// The same in a cluster `name` of its own, at another port.
+    /// The same once more, over the stopped cluster that is there: only what differs is fetched.
+    #[track_caller]
+    pub fn restore_delta(&self) {
+        self.postgres(&format!("walproof restore --to {DATA} --archive-mode off --delta"));
+        self.root("pg_ctlcluster 15 main start");
+        open(self, 5432);
+    }
+
+    /// The same as [`Self::restore`] in a cluster `name` of its own, at another port.
     #[track_caller]
     pub fn restore_beside(&self, name: &str, port: u16) {
         let data = format!("/var/lib/postgresql/15/{name}");
