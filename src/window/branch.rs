@@ -151,7 +151,7 @@ impl Branch {
             line.add(catalog.segment_size, piece, usable, &mut |pair, why| parted(times, pair, &why, needs));
         }
         let Line { mut spans, pieces, unusable, .. } = line;
-        let (reaches, stranded) = reaches(catalog, &history, &spans, &pieces);
+        let (reaches, stranded) = reaches((catalog, times), &history, (&spans, &pieces), needs);
         for (index, span) in spans.iter_mut().enumerate() {
             if reaches.iter().any(|reach| reach.span == index) {
                 span.learn_end(times, &pieces[span.pieces.clone()], needs);
@@ -383,20 +383,19 @@ fn facts(times: &WalTimes, piece: &Piece) -> Option<(Option<PgTime>, Lsn)> {
 
 /// The backups that lead along `history`: those that its WAL makes consistent, and those that it does not.
 fn reaches(
-    catalog: &Catalog,
+    (catalog, times): (&Catalog, &WalTimes),
     history: &History,
-    spans: &[Span],
-    pieces: &[Piece],
+    (spans, pieces): (&[Span], &[Piece]),
+    needs: &mut Vec<Need>,
 ) -> (Vec<Reach>, Vec<Stranded>) {
     let (mut reaches, mut stranded) = (Vec::new(), Vec::new());
     for backup in catalog.backups.iter().filter(|backup| Branch::leads_here(history, backup)) {
         let holds = |span: &Span| span.holds(backup.start_lsn, catalog.segment_size);
         let span = spans.iter().position(holds).filter(|span| spans[*span].end >= backup.stop_lsn);
-        let reach =
-            span.ok_or(Lack::Whole).and_then(|span| match replaced(backup, pieces, catalog.segment_size) {
-                Some(segment) => Err(Lack::Own(segment)),
-                None => Ok(span),
-            });
+        let reach = span.ok_or(Lack::Whole).and_then(|span| {
+            let own = replaced(backup, (catalog, times), (history, pieces), needs);
+            own.map_or(Ok(span), |segment| Err(Lack::Own(segment)))
+        });
         let backup = Arc::clone(backup);
         match reach {
             Ok(span) => reaches.push(Reach { backup, span }),

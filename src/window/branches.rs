@@ -57,6 +57,7 @@ impl Facts {
             |segment, _| self.forked.get(&segment.segment).map(|second| at(*second)),
             answer,
             |_, _| panic!(),
+            |_, _, _| true,
         )
         .0
     }

@@ -244,7 +244,7 @@ mod tests {
             let end = segment.end(size());
             Ok(Summary { writer, ..summary(end, i64::try_from(segment.number(size())).unwrap()) })
         };
-        window(catalog, |_, _| None, said, |_, _| panic!()).0
+        window(catalog, |_, _| None, said, |_, _| panic!(), |_, _, _| panic!()).0
     }
 
     #[test]

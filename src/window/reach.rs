@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::pieces::Piece;
+use super::times::{Need, Stored, Twins, WalTimes};
+use crate::catalog::Catalog;
 use crate::format::{Manifest, WalRecord};
-use crate::postgres::{SegmentName, SegmentSize};
+use crate::postgres::{History, SegmentName, WalName};
 
 /// How far a backup leads on a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +49,49 @@ impl fmt::Display for Lack {
     }
 }
 
-/// The first segment of which another content is stored than when the backup was made, or no more than a tail.
-pub(super) fn replaced(backup: &Manifest, pieces: &[Piece], size: SegmentSize) -> Option<SegmentName> {
-    let other = |wal: &&WalRecord| {
-        let at = pieces.partition_point(|piece| piece.number < wal.segment.number(size));
-        // Of two timelines' copies the newer one serves; up to where it begins they are the same.
-        let piece = pieces.get(at).filter(|piece| piece.segment == wal.segment);
-        piece.is_some_and(|piece| piece.digest.is_none_or(|stored| stored.content() != wal.digest))
+/// The first segment of which another content is stored than when the backup was made, or no more than a tail. Where the next
+/// timeline begins in it, that one's copy serves, and has to repeat it up to there: it does not where the data directory was
+/// put back, and the life after that was the one to be promoted. Whether it does cannot be said once the segment is gone.
+pub(super) fn replaced(
+    backup: &Manifest,
+    (catalog, times): (&Catalog, &WalTimes),
+    (history, pieces): (&History, &[Piece]),
+    needs: &mut Vec<Need>,
+) -> Option<SegmentName> {
+    let size = catalog.segment_size;
+    let mut other = |wal: &&WalRecord| {
+        let number = wal.segment.number(size);
+        let at = pieces.partition_point(|piece| piece.number < number);
+        let Some(piece) = pieces.get(at).filter(|piece| piece.number == number) else { return false };
+        if piece.segment == wal.segment {
+            return piece.digest.is_none_or(|stored| stored.content() != wal.digest);
+        }
+        let Some(until) = history.stretch(wal.segment.timeline).and_then(|stretch| stretch.end) else {
+            return false;
+        };
+        let mut versions = catalog.versions(&WalName::Segment(wal.segment));
+        let Some(own) = versions.find(|file| file.digest.content() == wal.digest) else {
+            return catalog.has(&wal.segment);
+        };
+        let newer_is = match piece.digest {
+            Some(digest) => Stored::Whole(digest),
+            None => match catalog.tail(&piece.segment) {
+                Some(tail) => Stored::Tail(tail.generation),
+                None => return false,
+            },
+        };
+        let twins = Twins { older: (wal.segment, own.digest), newer: piece.segment, newer_is, until };
+        match times.twins.get(&twins) {
+            Some(Ok(same)) => !same,
+            // Which of the two is damaged, and whether it matters, is said elsewhere.
+            Some(Err(_)) => false,
+            None => {
+                needs.push(Need::Twins(twins));
+                false
+            }
+        }
     };
-    backup.wal.iter().find(other).map(|wal| wal.segment)
+    backup.wal.iter().find(|wal| other(wal)).map(|wal| wal.segment)
 }
 
 #[cfg(test)]
@@ -68,8 +104,8 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// Of a backup over segments 3 and 4, which were stored with digests of these bytes: what it lacks on a timeline, where
-    /// these files are stored with a digest of ones, and segment 5 has a tail.
-    fn lack(digests: [u8; 2], files: &[&str], timeline: u32) -> Option<Lack> {
+    /// these files are stored with a digest of ones. `repeats`: whether a newer timeline's repeats what it takes the place of.
+    fn lack_of(digests: [u8; 2], files: &[&str], timeline: u32, repeats: bool) -> Option<Lack> {
         let mut catalog = catalog(1 << 20, files);
         if timeline > 1 {
             catalog = catalog.with_history(timeline, Ok(history(timeline, "1\t0/480000\tx")));
@@ -89,23 +125,42 @@ mod tests {
             |_, _| None,
             |segment, _| Ok(summary(segment.end(catalog.segment_size), 1)),
             |_, _| panic!(),
+            |older, newer, until| {
+                assert_eq!((older.to_string(), newer.to_string()), (OLD[1].to_owned(), NEW.to_owned()));
+                assert_eq!(until, Lsn::new(0x48_0000));
+                repeats
+            },
         );
         let branch = window.branch(TimelineId::new(timeline).unwrap()).unwrap();
         assert_eq!(branch.reaches.len() + branch.stranded.len(), 1);
         branch.stranded.first().map(|stranded| stranded.lack)
     }
 
+    const OLD: [&str; 2] = ["000000010000000000000003", "000000010000000000000004"];
+    const NEW: &str = "000000020000000000000004";
+
+    fn own(segment: &str) -> Lack {
+        Lack::Own(segment.parse().unwrap())
+    }
+
     #[test]
     fn r28_a_backup_needs_the_wal_that_was_stored_when_it_was_made() {
-        const OLD: [&str; 2] = ["000000010000000000000003", "000000010000000000000004"];
-        let own = |segment: &str| Some(Lack::Own(segment.parse().unwrap()));
+        let lack = |digests, files: &[&str], timeline| lack_of(digests, files, timeline, true);
         assert_eq!(lack([1, 1], &OLD, 1), None);
-        assert_eq!(lack([2, 1], &OLD, 1), own(OLD[0]));
-        assert_eq!(lack([1, 2], &OLD, 1), own(OLD[1]));
+        assert_eq!(lack([2, 1], &OLD, 1), Some(own(OLD[0])));
+        assert_eq!(lack([1, 2], &OLD, 1), Some(own(OLD[1])));
         assert_eq!(lack([1, 1], &OLD[1..], 1), Some(Lack::Whole));
-        // Where the next timeline begins in the last segment, its copy holds the same up to there.
-        let newer = [OLD[0], OLD[1], "000000020000000000000004"];
-        assert_eq!(lack([1, 2], &newer, 2), None);
-        assert_eq!(lack([2, 1], &newer, 2), own(OLD[0]));
+        assert_eq!(lack([2, 1], &[OLD[0], OLD[1], NEW], 2), Some(own(OLD[0])));
+    }
+
+    #[test]
+    fn r28_the_next_timelines_copy_has_to_repeat_what_was_stored_up_to_where_it_begins() {
+        let both = [OLD[0], OLD[1], NEW];
+        assert_eq!(lack_of([1, 1], &both, 2, true), None);
+        assert_eq!(lack_of([1, 1], &both, 2, false), Some(own(OLD[1])));
+        // Another server archived under the old name: whose copy the new timeline's is, nobody knows.
+        assert_eq!(lack_of([1, 2], &both, 2, true), Some(own(OLD[1])));
+        // The old one is gone.
+        assert_eq!(lack_of([1, 1], &[OLD[0], NEW], 2, false), None);
     }
 }

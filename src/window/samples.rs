@@ -19,12 +19,13 @@ pub(crate) fn history(timeline: u32, text: &str) -> History {
 }
 
 /// The window of `catalog`, whose segments answer as `summary` says, or are damaged; `before` says when the last commit of
-/// a segment before a position was.
+/// a segment before a position was, and `twins` whether a newer timeline's file repeats an older one's.
 pub(crate) fn window(
     catalog: &Catalog,
     mut before: impl FnMut(crate::postgres::SegmentName, Lsn) -> Option<PgTime>,
     mut summary: impl FnMut(crate::postgres::SegmentName, WalDigest) -> Result<Summary>,
     mut tail: impl FnMut(crate::postgres::SegmentName, u32) -> (Lsn, Option<PgTime>, Links),
+    mut twins: impl FnMut(crate::postgres::SegmentName, crate::postgres::SegmentName, Lsn) -> bool,
 ) -> (RecoveryWindow, WalTimes) {
     let mut times = WalTimes::default();
     loop {
@@ -41,6 +42,10 @@ pub(crate) fn window(
                             let name = crate::postgres::WalName::Segment(segment);
                             let digests = catalog.versions(&name).map(|file| file.digest).collect();
                             times.genuine.insert((segment, digests), Err(Error::corrupt("two versions")));
+                        }
+                        Need::Twins(two) => {
+                            let same = twins(two.older.0, two.newer, two.until);
+                            times.twins.insert(two, Ok(same));
                         }
                         Need::Before(segment, digest, until) => {
                             let time = before(segment, until);

@@ -91,7 +91,11 @@ impl World {
             let times = commits.iter().filter(|(lsn, _)| *lsn <= end).map(|(_, time)| seconds(*time));
             (Lsn::new(end), times.max(), self.stored_links((segment.timeline.get(), segment.number(size()))))
         };
-        let (window, times) = window(&catalog, before, summary, tail);
+        let twins = |older: SegmentName, newer: SegmentName, until: Lsn| {
+            let key = |of: SegmentName| (of.timeline.get(), of.number(size()));
+            self.repeats(key(older), key(newer), until.get())
+        };
+        let (window, times) = window(&catalog, before, summary, tail, twins);
         (catalog, window, times)
     }
 

@@ -9,11 +9,12 @@ use super::pieces::pieces;
 use super::samples::{catalog, file, history, manifest, summary, window};
 use super::*;
 use crate::error::{Error, Kind};
-use crate::format::{Manifest, TailGeneration, TailPieceName};
+use crate::format::{Manifest, ObjectKey, TailGeneration, TailPieceName, WalRecord};
 use crate::postgres::{History, Lsn, PgTime, RecoveryTarget, SegmentName, TimelineId, WalName};
 use crate::repository::{
-    Repository, TailPiece, fixture::PAGE, fixture::SIZE, fixture::archive, fixture::memory, fixture::number,
-    fixture::put_piece, fixture::size, fixture::wal,
+    Repository, TailPiece, fixture::PAGE, fixture::SIZE, fixture::archive, fixture::archive_bytes,
+    fixture::archive_history, fixture::memory, fixture::number, fixture::put_piece, fixture::size,
+    fixture::wal,
 };
 
 const BIG: u64 = 1 << 24;
@@ -178,6 +179,46 @@ async fn the_window_reaches_into_the_tail() {
     assert_eq!(only(&window).1.end_time, Some(time(number(&five, 9))));
 }
 
+/// PGDATA was put back, and the life after that was promoted within the segment in which the backup lies: what the new
+/// timeline's file holds up to there is not what the backup needs.
+#[tokio::test]
+async fn r28_a_newer_timelines_file_is_compared_with_what_it_takes_the_place_of() {
+    let newer = SegmentName::from_number(timeline(2), 3, size());
+    for (is_same, is_tail) in [(true, false), (false, false), (true, true), (false, true)] {
+        let (_, repository) = memory().await;
+        let older = archive(&repository, &segment(3), 128).await;
+        archive_history(&repository, 2, b"1\t0/380000\tx\n").await;
+        let mut made = backup(3);
+        let listed = repository.list().await.unwrap().objects;
+        let digest = listed.iter().find_map(|listed| match listed.key {
+            ObjectKey::Wal(WalName::Segment(_), digest) => Some(digest.content()),
+            _ => None,
+        });
+        made.wal = vec![WalRecord { segment: segment(3), digest: digest.unwrap() }];
+        repository.put_manifest(&made).await.unwrap();
+        let mut bytes = wal(&newer, 128);
+        if is_same {
+            bytes[..0x8_0000].copy_from_slice(&older[..0x8_0000]);
+        }
+        if is_tail {
+            put_piece(&repository, &newer, 0, 0, &bytes[..0x9_0000]).await;
+        } else {
+            archive_bytes(&repository, &newer, &bytes).await;
+        }
+        let listing = repository.list().await.unwrap();
+        let (mut records, mut times) = (Records::default(), WalTimes::default());
+        let (_, window) = look(&repository, &listing, &mut records, &mut times).await.unwrap();
+        let branch = window.branch(timeline(2)).unwrap();
+        let lack = branch.lack_of(&made.id);
+        assert_eq!(lack, (!is_same).then_some(Lack::Own(segment(3))), "{is_same} {is_tail} {branch:#?}");
+        assert_eq!(branch.reaches.len(), usize::from(is_same));
+        // Known from one look to the next.
+        let known = times.twins.clone();
+        times.prune(&Catalog::of(&listing, &records, size()));
+        assert_eq!((known.len(), times.twins), (1, known));
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_tail_is_a_damaged_newest_segment() {
     let (_, repository) = memory().await;
@@ -231,7 +272,7 @@ fn a_damaged_summary_cuts_the_path_where_it_is_met() {
         3 => Ok(summary(segment.end(size()), 10)),
         _ => Err(Error::corrupt("flipped")),
     };
-    let (window, _) = window(&catalog, |_, _| None, answer, |_, _| panic!());
+    let (window, _) = window(&catalog, |_, _| None, answer, |_, _| panic!(), |_, _, _| panic!());
     let branch = window.default_branch().unwrap();
     assert_eq!(RecoveryWindow::instants(branch), [Instants { start: at(5), end: at(10) }]);
     assert!(matches!(branch.spans[0].cut, Cut::Unusable(found, _) if found == segment(4)));
@@ -242,7 +283,7 @@ fn a_backup_whose_only_segment_is_damaged_is_stranded_with_the_reason() {
     let mut catalog = catalog(SIZE, &["000000010000000000000003"]);
     catalog.backups.push(Arc::new(backup(3)));
     catalog.add(file("000000010000000000000003", 2));
-    let (window, _) = window(&catalog, |_, _| None, |_, _| panic!(), |_, _| panic!());
+    let (window, _) = window(&catalog, |_, _| None, |_, _| panic!(), |_, _| panic!(), |_, _, _| panic!());
     let branch = window.default_branch().unwrap();
     assert_eq!((branch.spans.len(), branch.stranded.len()), (0, 1));
     assert_eq!(branch.unusable[0].0, segment(3));

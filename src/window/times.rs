@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{Summary, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
 use crate::records::is_damage;
-use crate::repository::{Repository, UnfinishedScan, WalFile};
+use crate::repository::{Repository, Unfinished, UnfinishedScan, WalFile};
 use crate::wal::{WalScanner, WalSummary};
 
 /// Objects that are read at a time.
@@ -28,6 +28,27 @@ pub(super) enum Need {
     Genuine(SegmentName),
     /// The last commit of a segment before a position in it, at which a timeline ends.
     Before(SegmentName, WalDigest, Lsn),
+    /// Whether two files begin with the same bytes.
+    Twins(Twins),
+}
+
+/// A file that serves in the place of an older timeline's, which it has to repeat up to where its own timeline begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Twins {
+    /// The older timeline's.
+    pub(super) older: (SegmentName, WalDigest),
+    /// The one that serves.
+    pub(super) newer: SegmentName,
+    pub(super) newer_is: Stored,
+    /// Where the newer timeline begins.
+    pub(super) until: Lsn,
+}
+
+/// What is stored of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stored {
+    Whole(WalDigest),
+    Tail(TailGeneration),
 }
 
 /// What is known of the WAL in a repository, by content. An error is damage.
@@ -39,6 +60,8 @@ pub struct WalTimes {
     pub(super) genuine: BTreeMap<(SegmentName, Vec<WalDigest>), Result<WalDigest>>,
     /// The last commit of a segment before a position in it.
     pub(super) before: BTreeMap<(SegmentName, WalDigest, Lsn), Result<Option<PgTime>>>,
+    /// Whether two files begin with the same bytes.
+    pub(super) twins: BTreeMap<Twins, Result<bool>>,
 }
 
 impl WalTimes {
@@ -71,6 +94,10 @@ impl WalTimes {
                     let scan = damage(scan_until(repository, catalog, segment, digest, until).await)?;
                     self.before.insert((segment, digest, until), scan.map(|scan| scan.last_time));
                 }
+                Need::Twins(twins) => {
+                    let same = damage(are_same(repository, catalog, twins).await)?;
+                    self.twins.insert(twins, same);
+                }
                 Need::Genuine(segment) => {
                     let files: Vec<WalFile> = catalog.versions(&WalName::Segment(segment)).cloned().collect();
                     let genuine = repository.genuine_wal(&WalName::Segment(segment), &files).await;
@@ -102,6 +129,13 @@ impl WalTimes {
         self.tails.retain(|(segment, generation, len), _| {
             catalog.tail(segment).is_some_and(|tail| tail.generation == *generation && tail.len == *len)
         });
+        self.twins.retain(|twins, _| {
+            let is_newer = match twins.newer_is {
+                Stored::Whole(digest) => there(&twins.newer, &digest),
+                Stored::Tail(of) => catalog.tail(&twins.newer).is_some_and(|tail| tail.generation == of),
+            };
+            is_newer && there(&twins.older.0, &twins.older.1)
+        });
         self.genuine.retain(|(segment, digests), _| {
             let versions = catalog.versions(&WalName::Segment(*segment));
             versions.map(|file| file.digest).eq(digests.iter().copied())
@@ -117,15 +151,45 @@ pub(super) async fn scan_until(
     digest: WalDigest,
     until: Lsn,
 ) -> Result<WalSummary> {
-    let name = WalName::Segment(segment);
-    let file = catalog.versions(&name).find(|file| file.digest == digest);
-    let file = file.ok_or_else(|| Error::corrupt(format!("{name} is no longer in the repository")))?;
-    let sealed = repository.get_wal_sealed(file).await?;
-    let (_, plain) = repository.open_wal_file(file, &sealed)?;
+    let plain = read(repository, catalog, segment, digest).await?;
     let size = catalog.segment_size;
     let mut scanner = WalScanner::new(segment.start(size), size).collecting().until(until);
     scanner.feed(&plain);
     Ok(scanner.finish())
+}
+
+async fn read(
+    repository: &Repository,
+    catalog: &Catalog,
+    segment: SegmentName,
+    digest: WalDigest,
+) -> Result<Vec<u8>> {
+    let name = WalName::Segment(segment);
+    let file = catalog.versions(&name).find(|file| file.digest == digest);
+    let file = file.ok_or_else(|| Error::corrupt(format!("{name} is no longer in the repository")))?;
+    let sealed = repository.get_wal_sealed(file).await?;
+    Ok(repository.open_wal_file(file, &sealed)?.1)
+}
+
+/// Whether the newer file repeats the older one up to where its timeline begins, as far as it goes. One after the other: a
+/// segment may have a gigabyte.
+async fn are_same(repository: &Repository, catalog: &Catalog, twins: Twins) -> Result<bool> {
+    let shared = twins.until.offset_from(twins.newer.start(catalog.segment_size));
+    let mut len = usize::try_from(shared).unwrap_or(usize::MAX);
+    let newer = match twins.newer_is {
+        Stored::Whole(digest) => read(repository, catalog, twins.newer, digest).await?,
+        Stored::Tail(_) => match repository.read_unfinished(&twins.newer).await? {
+            Some(Unfinished::Tail(tail, bytes)) => {
+                len = len.min(usize::try_from(tail.len).unwrap_or(usize::MAX));
+                bytes
+            }
+            Some(Unfinished::Archived(bytes)) => bytes,
+            None => return Err(Error::corrupt(format!("the tail of {} has vanished", twins.newer))),
+        },
+    };
+    let begins = |bytes: &[u8]| bytes.get(..len).map(blake3::hash);
+    let newer = begins(&newer);
+    Ok(begins(&read(repository, catalog, twins.older.0, twins.older.1).await?) == newer)
 }
 
 /// An error that an object is to blame for is an answer; any other is not.

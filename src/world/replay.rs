@@ -46,6 +46,16 @@ impl World {
             if own.is_some_and(|own| stored().is_none_or(|stored| stored.content() != own.digest)) {
                 return None;
             }
+            // Nor does PostgreSQL find the checkpoint in a newer timeline's file of another life.
+            let older = (backup.timeline.get(), number);
+            let own = backup.wal.iter().find(|wal| wal.segment == name(older.0, number) && key != older);
+            let stored = own.and_then(|own| Some((own, self.segments.get(&older)?.digests().next()?)));
+            let left = lineage.iter().find(|stretch| stretch.timeline == backup.timeline)?.end;
+            if let (Some((own, stored)), Some(left)) = (stored, left)
+                && (stored.content() != own.digest || !self.repeats(older, key, left.get()))
+            {
+                return None;
+            }
             let switch = stretch.end.map_or(u64::MAX, Lsn::get);
             let until = match self.segments.get(&key) {
                 Some(stored) if stored.versions.len() > 1 => break,
@@ -85,6 +95,20 @@ impl World {
     pub(crate) fn stored_links(&self, key: (u32, u64)) -> Links {
         let archived = self.segments.get(&key).map(|stored| stored.links);
         archived.or_else(|| self.tails.get(&key).map(|tail| tail.links)).unwrap_or_default()
+    }
+
+    /// Whether what is stored of a newer timeline's segment holds what the older one's does, up to a position.
+    pub(crate) fn repeats(&self, older: (u32, u64), newer: (u32, u64), until: u64) -> bool {
+        let until = match self.tails.get(&newer) {
+            Some(tail) if !self.segments.contains_key(&newer) => {
+                until.min(newer.1 * u64::from(SIZE) + u64::from(tail.len))
+            }
+            _ => until,
+        };
+        let upto = |key: (u32, u64)| {
+            self.content(key.0, key.1).into_iter().filter(|(lsn, _)| *lsn <= until).collect::<Vec<_>>()
+        };
+        upto(older) == upto(newer)
     }
 
     /// The commits in what is stored of a segment.
