@@ -24,6 +24,8 @@ use crate::window::{RecoveryWindow, Usage};
 
 /// A sample that is older says nothing of now.
 const STALE: Duration = Duration::from_secs(3);
+/// An outage is as long as that at least; a request that fails and is repeated is none.
+const CUT_OFF: Duration = Duration::from_secs(5);
 /// Looking at a disk may mean reading a segment of up to 1 GiB: at most a twentieth of the time goes into it.
 const LOOKS_APART: u32 = 20;
 
@@ -66,6 +68,8 @@ pub struct Ledger {
     pub bytes: Option<Usage>,
     /// Whether the last request to the store was answered.
     pub store_up: Option<bool>,
+    /// Since when no request to the store was answered.
+    cut_off_since: Option<Instant>,
     /// What was counted.
     pub counts: Counts,
     sample: Option<Sample>,
@@ -116,6 +120,7 @@ impl Ledger {
             last_time: None,
             bytes: None,
             store_up: None,
+            cut_off_since: None,
             counts: Counts::default(),
             sample: None,
             left_behind: None,
@@ -182,11 +187,22 @@ impl Ledger {
             Event::BackupMade => return Some(Wanted::Survey),
             Event::BackupFailed => self.backup_failed_at = Some(now.time),
             Event::Requested { verb, outcome, elapsed } => {
-                self.store_up = Some(outcome == Outcome::Answered);
                 self.counts.request(verb, outcome == Outcome::Answered, elapsed);
+                return self.requested(outcome, now);
             }
         }
         None
+    }
+
+    /// Who was cut off for a while does not know who took over meanwhile.
+    fn requested(&mut self, outcome: Outcome, now: Now) -> Option<Wanted> {
+        self.store_up = Some(outcome == Outcome::Answered);
+        if outcome == Outcome::Failed {
+            self.cut_off_since.get_or_insert(now.instant);
+            return None;
+        }
+        let since = self.cut_off_since.take()?;
+        (now.instant.saturating_duration_since(since) >= CUT_OFF).then_some(Wanted::Survey)
     }
 
     /// The repository has to be surveyed when the server writes another timeline than before, or began to write.

@@ -131,7 +131,27 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::ledger::{Event, Now, Wanted};
+    use crate::postgres::PgTime;
+    use crate::store::Outcome;
+
+    #[test]
+    fn r28_after_an_outage_the_repository_is_looked_at_at_once() {
+        let begin = Instant::now();
+        let mut ledger = Ledger::new(Now { instant: begin, time: PgTime::now() });
+        let mut requested = |second, outcome| {
+            let now = Now { instant: begin + Duration::from_secs(second), time: PgTime::now() };
+            ledger.apply(Event::Requested { verb: "put", outcome, elapsed: Duration::ZERO }, now)
+        };
+        assert_eq!(requested(0, Outcome::Answered), None);
+        assert_eq!((requested(1, Outcome::Failed), requested(2, Outcome::Answered)), (None, None));
+        assert_eq!((requested(3, Outcome::Failed), requested(7, Outcome::Failed)), (None, None));
+        assert_eq!(requested(8, Outcome::Answered), Some(Wanted::Survey));
+        assert_eq!(requested(9, Outcome::Answered), None);
+    }
 
     #[test]
     fn a_crash_cuts_a_record_off_and_nothing_else() {
