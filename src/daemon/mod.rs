@@ -4,6 +4,7 @@
 mod drills;
 mod early_backup;
 mod http;
+mod journal;
 mod offline;
 mod ping;
 #[cfg(test)]

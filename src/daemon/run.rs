@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::early_backup::BackupCommand;
 use super::snapshot::{Desk, Place};
 use super::socket::Socket;
-use super::{http, ping, watchdog};
+use super::{http, journal, ping, watchdog};
 use crate::archive::Destination;
 use crate::archiver::{self, Archiver};
 use crate::error::{Error, Kind, Result};
@@ -52,6 +52,7 @@ pub async fn run(setup: Setup, shutdown: impl Future<Output = ()>) -> Result<()>
     tasks.spawn(socket.serve(Arc::clone(&desk)));
     tasks.spawn(http::serve(listener, Arc::clone(&desk)));
     tasks.spawn(watchdog::run(Arc::clone(&desk)));
+    tasks.spawn(journal::run(Arc::clone(&desk)));
     tasks.spawn(desk.drills_handle().clone().run(Arc::clone(&archiver)));
     tasks.spawn(desk.verifications_handle().clone().run(Arc::clone(&archiver)));
     if let Some(command) = setup.early_backup {
