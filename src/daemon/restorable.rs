@@ -23,7 +23,7 @@ pub(super) fn backups(
     let harmed = harmed.map(|(backup, error)| (&backup.id, error.clone()));
     // Of WAL that is missing or damaged the window tells by itself.
     let stranded = branch.into_iter().flat_map(|branch| &branch.stranded);
-    let replaced = stranded.filter(|stranded| matches!(stranded.lack, Lack::Own(_)));
+    let replaced = stranded.filter(|stranded| stranded.lack != Lack::Whole);
     let replaced = replaced.map(|stranded| (&stranded.backup.id, Error::corrupt(stranded.lack.to_string())));
     let lost = harmed.chain(replaced).map(|(id, error)| {
         Trouble::new(Code::BackupDamaged, &error.context(format!("backup {id} cannot be restored")))

@@ -393,8 +393,8 @@ fn reaches(
         let holds = |span: &Span| span.holds(backup.start_lsn, catalog.segment_size);
         let span = spans.iter().position(holds).filter(|span| spans[*span].end >= backup.stop_lsn);
         let reach = span.ok_or(Lack::Whole).and_then(|span| {
-            let own = replaced(backup, (catalog, times), (history, pieces), needs);
-            own.map_or(Ok(span), |segment| Err(Lack::Own(segment)))
+            let lack = replaced(backup, (catalog, times), (history, pieces), needs);
+            lack.map_or(Ok(span), Err)
         });
         let backup = Arc::clone(backup);
         match reach {

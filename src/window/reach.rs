@@ -34,6 +34,14 @@ pub enum Lack {
     Whole,
     /// What is stored under the name of a segment is not what was stored there when the backup was made.
     Own(SegmentName),
+    /// The file of a newer timeline, which serves in the place of the segment that the backup was made over, is not the same
+    /// up to where that timeline begins.
+    Parted {
+        /// What the backup was made over.
+        own: SegmentName,
+        /// What is stored.
+        newer: SegmentName,
+    },
 }
 
 impl fmt::Display for Lack {
@@ -45,53 +53,58 @@ impl fmt::Display for Lack {
                 "segment {segment} is stored, and not as it was when the backup was made: it was lost, and another \
                  server archived under its name"
             ),
+            Self::Parted { own, newer } => write!(
+                f,
+                "segment {newer} does not begin as {own} does, over which the backup was made: another life of the \
+                 cluster was promoted"
+            ),
         }
     }
 }
 
-/// The first segment of which another content is stored than when the backup was made, or no more than a tail. Where the next
-/// timeline begins in it, that one's copy serves, and has to repeat it up to there: it does not where the data directory was
-/// put back, and the life after that was the one to be promoted. Whether it does cannot be said once the segment is gone.
+/// What is stored in the place of a segment that the backup was made over, if that is something else: another content under
+/// its name, or no more than a tail. Where the next timeline begins in it, that one's copy serves, and has to repeat it up to
+/// there: it does not where the data directory was put back, and the life after that was the one to be promoted. Whether it
+/// does cannot be said once the segment is gone.
 pub(super) fn replaced(
     backup: &Manifest,
     (catalog, times): (&Catalog, &WalTimes),
     (history, pieces): (&History, &[Piece]),
     needs: &mut Vec<Need>,
-) -> Option<SegmentName> {
+) -> Option<Lack> {
     let size = catalog.segment_size;
-    let mut other = |wal: &&WalRecord| {
+    let mut other = |wal: &WalRecord| {
         let number = wal.segment.number(size);
         let at = pieces.partition_point(|piece| piece.number < number);
-        let Some(piece) = pieces.get(at).filter(|piece| piece.number == number) else { return false };
+        let piece = pieces.get(at).filter(|piece| piece.number == number)?;
         if piece.segment == wal.segment {
-            return piece.digest.is_none_or(|stored| stored.content() != wal.digest);
+            let is_same = piece.digest.is_some_and(|stored| stored.content() == wal.digest);
+            return (!is_same).then_some(Lack::Own(wal.segment));
         }
-        let Some(until) = history.stretch(wal.segment.timeline).and_then(|stretch| stretch.end) else {
-            return false;
-        };
+        let until = history.stretch(wal.segment.timeline)?.end?;
         let mut versions = catalog.versions(&WalName::Segment(wal.segment));
         let Some(own) = versions.find(|file| file.digest.content() == wal.digest) else {
-            return catalog.has(&wal.segment);
+            return catalog.has(&wal.segment).then_some(Lack::Own(wal.segment));
         };
-        let newer_is = match piece.digest {
-            Some(digest) => Stored::Whole(digest),
-            None => match catalog.tail(&piece.segment) {
-                Some(tail) => Stored::Tail(tail.generation),
-                None => return false,
-            },
+        let newer_is = if let Some(digest) = piece.digest {
+            Stored::Whole(digest)
+        } else {
+            let tail = catalog.tail(&piece.segment)?;
+            let shared = until.offset_from(piece.segment.start(size));
+            Stored::Tail(tail.generation, shared.min(tail.len.into()))
         };
         let twins = Twins { older: (wal.segment, own.digest), newer: piece.segment, newer_is, until };
         match times.twins.get(&twins) {
-            Some(Ok(same)) => !same,
+            Some(Ok(false)) => Some(Lack::Parted { own: wal.segment, newer: piece.segment }),
             // Which of the two is damaged, and whether it matters, is said elsewhere.
-            Some(Err(_)) => false,
+            Some(_) => None,
             None => {
                 needs.push(Need::Twins(twins));
-                false
+                None
             }
         }
     };
-    backup.wal.iter().find(|wal| other(wal)).map(|wal| wal.segment)
+    backup.wal.iter().find_map(&mut other)
 }
 
 #[cfg(test)]
@@ -157,7 +170,8 @@ mod tests {
     fn r28_the_next_timelines_copy_has_to_repeat_what_was_stored_up_to_where_it_begins() {
         let both = [OLD[0], OLD[1], NEW];
         assert_eq!(lack_of([1, 1], &both, 2, true), None);
-        assert_eq!(lack_of([1, 1], &both, 2, false), Some(own(OLD[1])));
+        let parted = Lack::Parted { own: OLD[1].parse().unwrap(), newer: NEW.parse().unwrap() };
+        assert_eq!(lack_of([1, 1], &both, 2, false), Some(parted));
         // Another server archived under the old name: whose copy the new timeline's is, nobody knows.
         assert_eq!(lack_of([1, 2], &both, 2, true), Some(own(OLD[1])));
         // The old one is gone.

@@ -210,7 +210,8 @@ async fn r28_a_newer_timelines_file_is_compared_with_what_it_takes_the_place_of(
         let (_, window) = look(&repository, &listing, &mut records, &mut times).await.unwrap();
         let branch = window.branch(timeline(2)).unwrap();
         let lack = branch.lack_of(&made.id);
-        assert_eq!(lack, (!is_same).then_some(Lack::Own(segment(3))), "{is_same} {is_tail} {branch:#?}");
+        let parted = Lack::Parted { own: segment(3), newer };
+        assert_eq!(lack, (!is_same).then_some(parted), "{is_same} {is_tail} {branch:#?}");
         assert_eq!(branch.reaches.len(), usize::from(is_same));
         // Known from one look to the next.
         let known = times.twins.clone();

@@ -48,7 +48,8 @@ pub(super) struct Twins {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stored {
     Whole(WalDigest),
-    Tail(TailGeneration),
+    /// And how much of what is shared is there.
+    Tail(TailGeneration, u64),
 }
 
 /// What is known of the WAL in a repository, by content. An error is damage.
@@ -132,7 +133,7 @@ impl WalTimes {
         self.twins.retain(|twins, _| {
             let is_newer = match twins.newer_is {
                 Stored::Whole(digest) => there(&twins.newer, &digest),
-                Stored::Tail(of) => catalog.tail(&twins.newer).is_some_and(|tail| tail.generation == of),
+                Stored::Tail(of, _) => catalog.tail(&twins.newer).is_some_and(|tail| tail.generation == of),
             };
             is_newer && there(&twins.older.0, &twins.older.1)
         });
@@ -175,21 +176,19 @@ async fn read(
 /// segment may have a gigabyte.
 async fn are_same(repository: &Repository, catalog: &Catalog, twins: Twins) -> Result<bool> {
     let shared = twins.until.offset_from(twins.newer.start(catalog.segment_size));
-    let mut len = usize::try_from(shared).unwrap_or(usize::MAX);
+    let shared = match twins.newer_is {
+        Stored::Whole(_) => shared,
+        Stored::Tail(_, len) => shared.min(len),
+    };
+    let begins = |bytes: Vec<u8>| bytes.get(..usize::try_from(shared).ok()?).map(blake3::hash);
     let newer = match twins.newer_is {
-        Stored::Whole(digest) => read(repository, catalog, twins.newer, digest).await?,
-        Stored::Tail(_) => match repository.read_unfinished(&twins.newer).await? {
-            Some(Unfinished::Tail(tail, bytes)) => {
-                len = len.min(usize::try_from(tail.len).unwrap_or(usize::MAX));
-                bytes
-            }
-            Some(Unfinished::Archived(bytes)) => bytes,
+        Stored::Whole(digest) => begins(read(repository, catalog, twins.newer, digest).await?),
+        Stored::Tail(..) => match repository.read_unfinished(&twins.newer).await? {
+            Some(Unfinished::Tail(_, bytes) | Unfinished::Archived(bytes)) => begins(bytes),
             None => return Err(Error::corrupt(format!("the tail of {} has vanished", twins.newer))),
         },
     };
-    let begins = |bytes: &[u8]| bytes.get(..len).map(blake3::hash);
-    let newer = begins(&newer);
-    Ok(begins(&read(repository, catalog, twins.older.0, twins.older.1).await?) == newer)
+    Ok(begins(read(repository, catalog, twins.older.0, twins.older.1).await?) == newer)
 }
 
 /// An error that an object is to blame for is an answer; any other is not.
