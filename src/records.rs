@@ -125,9 +125,7 @@ impl Records {
 }
 
 async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalFile) -> Result<History> {
-    let sealed = repository.get_wal_sealed(file).await?;
-    let (_, plain) = repository.open_wal_file(file, &sealed)?;
-    History::parse(timeline, &plain)
+    History::parse(timeline, &repository.read_wal(file).await?.1)
 }
 
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.

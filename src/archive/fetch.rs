@@ -98,8 +98,7 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
         return unfinished(&repository, request, &segment).await;
     }
     let file = one_of(&repository, &request.name, &versions).await?;
-    let sealed = repository.get_wal_sealed(&file).await?;
-    archived(request, repository.open_wal_file(&file, &sealed)?.1)
+    archived(request, repository.read_wal(&file).await?.1)
 }
 
 /// What there is of a segment that is not archived.
@@ -153,8 +152,7 @@ pub(super) async fn read_history(repository: &Repository, timeline: TimelineId) 
     let system_identifier = repository.identity().system_identifier;
     let versions = repository.namespace().wal_versions(system_identifier, &name).await?;
     let file = one_of(repository, &name, &versions).await?;
-    let sealed = repository.get_wal_sealed(&file).await?;
-    History::parse(timeline, &repository.open_wal_file(&file, &sealed)?.1)
+    History::parse(timeline, &repository.read_wal(&file).await?.1)
 }
 
 fn keep(pins: &Pins, repository: &Repository, tail: &Tail, plain: &[u8]) -> Result<()> {

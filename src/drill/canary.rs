@@ -105,8 +105,7 @@ impl Archive<'_> {
         let Some(file) = files.find(|file| file.name == name && file.digest == *digest) else {
             return Err(Error::corrupt(format!("segment {segment} is no longer in the repository")));
         };
-        let (_, plain) = repository.open_wal_file(file, &repository.get_wal_sealed(file).await?)?;
-        Ok(Some(plain))
+        Ok(Some(repository.read_wal(file).await?.1))
     }
 }
 

@@ -116,7 +116,7 @@ impl Repository {
         if self.wal_key_id(file).await? == Some(key) {
             return Ok(false);
         }
-        let (summary, plain) = self.open_wal_file(file, &self.get_wal_sealed(file).await?)?;
+        let (summary, plain) = self.read_wal(file).await?;
         let (source, len) = (plain.as_slice(), plain.len() as u64);
         let level = (self.level(), 1);
         let sealed = seal_wal(self.keys(), self.name(), &file.name, level, &source, len, Known(summary))?;

@@ -75,10 +75,7 @@ impl Repository {
         let files = self.namespace().wal_versions(self.identity().system_identifier, &name).await?;
         match files.as_slice() {
             [] => Ok(None),
-            [file] => {
-                let sealed = self.get_wal_sealed(file).await?;
-                Ok(Some(Unfinished::Archived(self.open_wal_file(file, &sealed)?.1)))
-            }
+            [file] => Ok(Some(Unfinished::Archived(self.read_wal(file).await?.1))),
             [_, _, ..] => Err(conflict(&name)),
         }
     }

@@ -65,6 +65,11 @@ impl Repository {
             .hint("was an object of the repository renamed or swapped?"))
     }
 
+    /// A file that a listing showed, opened.
+    pub async fn read_wal(&self, file: &WalFile) -> Result<(Summary, Vec<u8>)> {
+        self.open_wal_file(file, &self.get_wal_sealed(file).await?)
+    }
+
     /// What a WAL object says about its segment.
     pub async fn wal_summary(&self, file: &WalFile) -> Result<Summary> {
         let key = self.key(&layout::wal_key(&file.name, file.digest));
