@@ -215,7 +215,7 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
                         "WAL from {} to {} is not there as a whole",
                         backup.start_lsn, backup.stop_lsn
                     ),
-                    Lack::Own(_) | Lack::Parted { .. } => lack.to_string(),
+                    _ => lack.to_string(),
                 },
                 format!("backup {} cannot be restored", backup.id),
                 NEW_BACKUP,

@@ -98,7 +98,7 @@ fn state(id: &BackupId, window: &RecoveryWindow, lost: &BTreeMap<BackupId, Strin
         None => {
             let lacks = |branch: &Branch| Some((branch.lack_of(id)?, branch.unusable.first().cloned()));
             Some(match window.branches.iter().find_map(lacks) {
-                Some((lack @ (Lack::Own(_) | Lack::Parted { .. }), _)) => lack.to_string(),
+                Some((lack, _)) if lack != Lack::Whole => lack.to_string(),
                 Some((_, Some((segment, error)))) => format!("its WAL cannot be read: {segment}: {error}"),
                 _ => "WAL that makes it consistent is missing".to_owned(),
             })

@@ -381,7 +381,7 @@ fn candidates(catalog: &Catalog, branch: &Branch, wanted: Option<&BackupId>) -> 
 fn nothing_restorable(branch: &Branch, wanted: Option<&BackupId>) -> Error {
     let mut asked = branch.stranded.iter().rev();
     let newest = asked.find(|stranded| wanted.is_none_or(|wanted| stranded.backup.id == *wanted));
-    if let Some(Stranded { backup, lack: lack @ (Lack::Own(_) | Lack::Parted { .. }) }) = newest {
+    if let Some(Stranded { backup, lack }) = newest.filter(|stranded| stranded.lack != Lack::Whole) {
         return Error::impossible(format!("backup {} cannot be restored: {lack}", backup.id))
             .hint("a new backup (`walproof backup-push`) of the server that writes now needs nothing of it");
     }

@@ -86,14 +86,14 @@ pub(super) fn replaced(
         let Some(own) = versions.find(|file| file.digest.content() == wal.digest) else {
             return catalog.has(&wal.segment).then_some(Lack::Own(wal.segment));
         };
-        let newer_is = if let Some(digest) = piece.digest {
-            Stored::Whole(digest)
+        let shared = until.offset_from(piece.segment.start(size));
+        let (newer_is, shared) = if let Some(digest) = piece.digest {
+            (Stored::Whole(digest), shared)
         } else {
             let tail = catalog.tail(&piece.segment)?;
-            let shared = until.offset_from(piece.segment.start(size));
-            Stored::Tail(tail.generation, shared.min(tail.len.into()))
+            (Stored::Tail(tail.generation), shared.min(tail.len.into()))
         };
-        let twins = Twins { older: (wal.segment, own.digest), newer: piece.segment, newer_is, until };
+        let twins = Twins { older: (wal.segment, own.digest), newer: piece.segment, newer_is, shared };
         match times.twins.get(&twins) {
             Some(Ok(false)) => Some(Lack::Parted { own: wal.segment, newer: piece.segment }),
             // Which of the two is damaged, and whether it matters, is said elsewhere.

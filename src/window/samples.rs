@@ -44,7 +44,11 @@ pub(crate) fn window(
                             times.genuine.insert((segment, digests), Err(Error::corrupt("two versions")));
                         }
                         Need::Twins(two) => {
-                            let same = twins(two.older.0, two.newer, two.until);
+                            let same = twins(
+                                two.older.0,
+                                two.newer,
+                                two.newer.position(two.shared, catalog.segment_size),
+                            );
                             times.twins.insert(two, Ok(same));
                         }
                         Need::Before(segment, digest, until) => {

@@ -40,16 +40,15 @@ pub(super) struct Twins {
     /// The one that serves.
     pub(super) newer: SegmentName,
     pub(super) newer_is: Stored,
-    /// Where the newer timeline begins.
-    pub(super) until: Lsn,
+    /// Bytes up to where its timeline begins, as far as they are there.
+    pub(super) shared: u64,
 }
 
 /// What is stored of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stored {
     Whole(WalDigest),
-    /// And how much of what is shared is there.
-    Tail(TailGeneration, u64),
+    Tail(TailGeneration),
 }
 
 /// What is known of the WAL in a repository, by content. An error is damage.
@@ -133,7 +132,7 @@ impl WalTimes {
         self.twins.retain(|twins, _| {
             let is_newer = match twins.newer_is {
                 Stored::Whole(digest) => there(&twins.newer, &digest),
-                Stored::Tail(of, _) => catalog.tail(&twins.newer).is_some_and(|tail| tail.generation == of),
+                Stored::Tail(of) => catalog.tail(&twins.newer).is_some_and(|tail| tail.generation == of),
             };
             is_newer && there(&twins.older.0, &twins.older.1)
         });
@@ -168,22 +167,15 @@ async fn read(
     let name = WalName::Segment(segment);
     let file = catalog.versions(&name).find(|file| file.digest == digest);
     let file = file.ok_or_else(|| Error::corrupt(format!("{name} is no longer in the repository")))?;
-    let sealed = repository.get_wal_sealed(file).await?;
-    Ok(repository.open_wal_file(file, &sealed)?.1)
+    Ok(repository.read_wal(file).await?.1)
 }
 
-/// Whether the newer file repeats the older one up to where its timeline begins, as far as it goes. One after the other: a
-/// segment may have a gigabyte.
+/// Whether the newer file begins as the older one does. One after the other: a segment may have a gigabyte.
 async fn are_same(repository: &Repository, catalog: &Catalog, twins: Twins) -> Result<bool> {
-    let shared = twins.until.offset_from(twins.newer.start(catalog.segment_size));
-    let shared = match twins.newer_is {
-        Stored::Whole(_) => shared,
-        Stored::Tail(_, len) => shared.min(len),
-    };
-    let begins = |bytes: Vec<u8>| bytes.get(..usize::try_from(shared).ok()?).map(blake3::hash);
+    let begins = |bytes: Vec<u8>| bytes.get(..usize::try_from(twins.shared).ok()?).map(blake3::hash);
     let newer = match twins.newer_is {
         Stored::Whole(digest) => begins(read(repository, catalog, twins.newer, digest).await?),
-        Stored::Tail(..) => match repository.read_unfinished(&twins.newer).await? {
+        Stored::Tail(_) => match repository.read_unfinished(&twins.newer).await? {
             Some(Unfinished::Tail(_, bytes) | Unfinished::Archived(bytes)) => begins(bytes),
             None => return Err(Error::corrupt(format!("the tail of {} has vanished", twins.newer))),
         },
