@@ -16,7 +16,6 @@
 mod support;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -25,6 +24,7 @@ use support::account::Account;
 use support::postgres::Cluster;
 use support::process::Running;
 use support::s3::S3Server;
+use support::walproof_builder::free_port;
 use support::{Archived, Repo, process};
 
 const ROUNDS: usize = 15;
@@ -137,7 +137,7 @@ impl PgBackRest {
         openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
         process::run(openssl, b"", process::TIMEOUT).success();
         let location = server.location();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut socat = process::command("socat");
         socat.arg(format!(
             "OPENSSL-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,verify=0,cert={},key={}",

@@ -20,11 +20,7 @@ pub(super) fn grew_beside(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::World;
-
-    fn timeline(number: u32) -> TimelineId {
-        TimelineId::new(number).unwrap()
-    }
+    use crate::world::{World, timeline};
 
     #[test]
     fn an_old_primary_that_writes_on_is_seen_and_what_it_left_is_not() {

@@ -10,10 +10,7 @@ use super::*;
 use crate::error::Kind;
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::{fixture::SIZE, fixture::size};
-
-fn timeline(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
+use crate::world::timeline;
 
 /// A repository made of facts: segments with the second of their commit, and when they were stored.
 #[derive(Default)]

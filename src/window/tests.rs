@@ -16,12 +16,9 @@ use crate::repository::{
     fixture::archive_history, fixture::memory, fixture::number, fixture::put_piece, fixture::size,
     fixture::wal,
 };
+use crate::world::timeline;
 
 const BIG: u64 = 1 << 24;
-
-fn timeline(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
 
 fn segment(number: u64) -> SegmentName {
     SegmentName::from_number(TimelineId::FIRST, number, size())

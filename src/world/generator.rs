@@ -8,10 +8,9 @@ use jiff::Timestamp;
 
 use super::manifest;
 use crate::format::{BackupId, ContentDigest, Manifest, PacksRecord, WalDigest, WalRecord};
-use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, SegmentSize, TimelineId};
+use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, TimelineId};
+pub(crate) use crate::repository::{fixture::SIZE, fixture::size};
 use crate::wal::Links;
-
-pub(crate) const SIZE: u32 = 1 << 20;
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -115,10 +114,6 @@ pub(crate) fn timeline(number: u32) -> TimelineId {
 
 pub(crate) fn name(of: u32, number: u64) -> SegmentName {
     SegmentName::from_number(timeline(of), number, size())
-}
-
-pub(crate) fn size() -> SegmentSize {
-    SegmentSize::new(SIZE).unwrap()
 }
 
 pub(crate) fn seconds(time: i64) -> PgTime {

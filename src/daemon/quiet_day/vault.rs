@@ -13,8 +13,7 @@ use crate::repository::{ExpiryRecord, Listing};
 use crate::retention::{Policy, next};
 use crate::status::{Verifications, VerifyLine};
 use crate::window::{Catalog, RecoveryWindow};
-use crate::world::manifest as sample_manifest;
-use crate::world::{SIZE, World, seconds};
+use crate::world::{SIZE, World, manifest as sample_manifest, seconds};
 
 /// The repository, and the store that it is in.
 pub(super) struct Vault {
