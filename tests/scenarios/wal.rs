@@ -131,9 +131,12 @@ fn race(site: &Site, number: u64) -> (u32, u32) {
 /// Whether one of `objects`, were it the only one, is fetched as `content`.
 fn opens_alone(site: &Site, name: &str, objects: &[String], content: &[u8]) -> bool {
     let kept: Vec<_> = objects.iter().map(|key| (key, site.repo().read(key))).collect();
+    // What a fetch of the one before has fetched ahead says nothing of what is stored now.
+    let empty = Scratch::new();
+    let walproof = site.walproof.with_env("CACHE_DIRECTORY", empty.path());
     let found = kept.iter().any(|(chosen, _)| {
         kept.iter().filter(|(key, _)| key != chosen).for_each(|(key, _)| site.repo().delete(key));
-        site.fetch(name).success();
+        site.fetch_with(&walproof, name).success();
         let same = fs::read(site.fetched(name)).unwrap() == content;
         for (key, bytes) in &kept {
             site.repo().write(key, bytes);
