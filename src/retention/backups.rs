@@ -41,6 +41,7 @@ pub(super) type Decisions = BTreeMap<BackupId, Decision>;
 
 /// Whether an instant of the window lies on a branch, or may lie behind a segment of it that cannot be used: of a conflict
 /// it may yet be sorted out which copy is genuine. One that ended before the window is over; the last writer's never is.
+/// Where backups alone keep another timeline from continuing it and they go, what may lie behind is on that one, too.
 pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
     let last = facts.window.last_writer().map(Branch::timeline);
     let horizon = facts.horizon();
@@ -64,7 +65,9 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
         branch.reaches.iter().any(|reach| is_in_doubt(facts, branch, reach))
             || branch.stranded.iter().any(stranded)
     };
-    last == Some(branch.timeline()) && !facts.superseded || reaches() || may_reach()
+    let expired = |backup: &Arc<Manifest>| backup.finished_at <= horizon;
+    let stays = branch.only_backups.is_empty() || !branch.only_backups.iter().all(expired);
+    last == Some(branch.timeline()) && !facts.superseded || reaches() || stays && may_reach()
 }
 
 /// Whether a span ends before a segment that is there and cannot be used, and something on its branch was stored within the

@@ -157,8 +157,8 @@ fn r21_the_same_holds_where_a_verification_found_backups_harmed() {
 #[test]
 fn r21_the_same_holds_where_the_clocks_of_host_and_store_differ() {
     let base = seed();
-    for round in 0..600 {
-        let seed = base.wrapping_add(round);
+    // In the last one an expired backup alone keeps a timeline from continuing another.
+    for seed in (0..600).map(|round| base.wrapping_add(round)).chain([1_796_012_542_246_872]) {
         let mut world = World::grow(seed, 6 + seed % 40).undamaged();
         world.skew = i64::try_from(world.random.below(240_000)).unwrap() - 120_000;
         stays_reachable(seed, world);

@@ -63,6 +63,8 @@ pub struct Branch {
     pub history: History,
     /// The timeline that continues it, if that leaves nothing of it behind.
     pub continued_by: Option<TimelineId>,
+    /// Its backups behind where a timeline would continue it, if nothing but them is left behind.
+    pub only_backups: Vec<Arc<Manifest>>,
     /// When something of its own was last stored, by the store's clock.
     pub last_written: Option<jiff::Timestamp>,
     /// The server that filled it last, as `host:data directory`, where that was read.
@@ -161,6 +163,7 @@ impl Branch {
         let mut branch = Self {
             history,
             continued_by: None,
+            only_backups: Vec::new(),
             last_written: stored,
             writer: None,
             history_stored: stored,

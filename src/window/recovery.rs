@@ -2,12 +2,14 @@
 //! instants can be reached.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::branch::{Branch, Cut};
 use super::reach::Reach;
 use super::times::{Need, WalTimes};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::format::Manifest;
 use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
 
 /// A server that writes stores something of its branch within this: its heartbeat makes WAL every ten seconds, of which the
@@ -64,8 +66,9 @@ impl RecoveryWindow {
             needs.dedup();
             return Err(needs);
         }
-        for (branch, continued_by) in branches.iter_mut().zip(continued) {
+        for (branch, (continued_by, only_backups)) in branches.iter_mut().zip(continued) {
             branch.continued_by = continued_by;
+            branch.only_backups = only_backups;
         }
         Ok(Self { branches, unreadable, conflicts: catalog.conflicts(), fork_times })
     }
@@ -210,24 +213,24 @@ fn parting(branch: &Branch, other: &Branch) -> Option<(TimelineId, Lsn)> {
     Some((own, fork))
 }
 
-/// The timeline that continues `branch` and leaves nothing of it behind, if there is one.
+/// The timeline that continues `branch` and leaves nothing of it behind, if there is one; or the backups that alone are left
+/// behind.
 fn continued_by(
     branches: &[Branch],
     branch: &Branch,
     catalog: &Catalog,
     times: &WalTimes,
     needs: &mut Vec<Need>,
-) -> Option<TimelineId> {
+) -> (Option<TimelineId>, Vec<Arc<Manifest>>) {
     let timeline = branch.timeline();
     let children = branches.iter().filter(|other| other.timeline() != timeline);
     let forks = children.filter_map(|child| Some((child.history.stretch(timeline)?.end?, child.timeline())));
-    let (fork, child) = forks.max()?;
+    let Some((fork, child)) = forks.max() else { return (None, Vec::new()) };
     let size = catalog.segment_size;
     let number = fork.get() / size.bytes();
     let behind = catalog.segments(timeline, number + 1..=u64::MAX).next().is_some();
     let tail_behind = catalog.tails(timeline, number..=u64::MAX).any(|(_, tail)| tail.end(size) > fork);
-    let backup_behind =
-        catalog.backups.iter().any(|backup| backup.timeline == timeline && backup.stop_lsn > fork);
+    let is_behind = |backup: &&Arc<Manifest>| backup.timeline == timeline && backup.stop_lsn > fork;
     let within = catalog.segments(timeline, number..=number).next().is_some_and(|(_, file)| {
         let segment = crate::postgres::SegmentName::from_number(timeline, number, size);
         match times.summaries.get(&(segment, file.digest)) {
@@ -240,8 +243,11 @@ fn continued_by(
             }
         }
     });
-    let leaves_something = behind || tail_behind || backup_behind || within;
-    (!leaves_something).then_some(child)
+    if behind || tail_behind || within {
+        return (None, Vec::new());
+    }
+    let backups: Vec<_> = catalog.backups.iter().filter(is_behind).cloned().collect();
+    (backups.is_empty().then_some(child), backups)
 }
 
 impl Cut {
