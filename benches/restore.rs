@@ -1,7 +1,8 @@
 //! A restore from S3 beside writing the same bytes with `dd`, turn by turn: `TMPDIR=/var/tmp cargo bench --bench restore`.
 //! The S3 server runs in this process, on the loopback interface, with its objects in files. A disk may be twice as fast in
 //! one second as in the next: what counts is the ratio within a round, and each of the two comes first in every other one.
-//! Then beside pgBackRest's restore of the same cluster from the same server, which it reaches through TLS, as it has to.
+//! Then a delta restore beside a fresh one, and a fresh one beside pgBackRest's restore of the same cluster from the same
+//! server, which it reaches through TLS, as it has to.
 //!
 //! It exits with 1 if a target is missed. Needs pgbackrest, socat and openssl.
 #![allow(
@@ -35,6 +36,9 @@ const TARGET: f64 = 1.2;
 /// Of the time of pgBackRest.
 const TARGET_BESIDE: f64 = 0.06;
 const ROUNDS_BESIDE: usize = 3;
+/// Of the time of a fresh restore, where one page in a hundred differs.
+const TARGET_OF_DELTA: f64 = 0.4;
+const ROUNDS_OF_DELTA: usize = 7;
 
 fn main() -> ExitCode {
     if !std::env::args().any(|arg| arg == "--bench") {
@@ -87,6 +91,22 @@ fn main() -> ExitCode {
     println!("{bytes} MB from S3, durable: {seconds:.2} s, dd conv=fsync {seconds_of_dd:.2} s");
     println!("{ratio:.2}x of it, target <= {TARGET}x");
 
+    let delta = || {
+        let old = archived.target("delta");
+        if !old.exists() {
+            time_of(archived.walproof.command(["restore", "--to", old.to_str().unwrap()]));
+        }
+        change_pages(&old.join("base"));
+        time_of(archived.walproof.command(["restore", "--delta", "--to", old.to_str().unwrap()]))
+    };
+    let ratios = (1..=ROUNDS_OF_DELTA).map(|round| {
+        let (changed, fresh) = (delta(), restore());
+        println!("round {round}: restore --delta where one page in a hundred differs {changed:.2} s, fresh {fresh:.2} s");
+        changed / fresh
+    });
+    let delta = median(ratios.collect());
+    println!("{delta:.2}x of it, target <= {TARGET_OF_DELTA}x");
+
     let beside = archived.target("beside");
     let ratios = [("as it comes", ""), ("bundled, two processes", "repo1-bundle=y\nprocess-max=2\n")].map(
         |(how, options)| {
@@ -105,7 +125,7 @@ fn main() -> ExitCode {
         "{:.3}x of pgBackRest as it comes, target <= {TARGET_BESIDE}x; {:.2}x of it at its best",
         ratios[0], ratios[1]
     );
-    ExitCode::from(u8::from(ratio > TARGET || ratios[0] > TARGET_BESIDE))
+    ExitCode::from(u8::from(ratio > TARGET || delta > TARGET_OF_DELTA || ratios[0] > TARGET_BESIDE))
 }
 
 /// The same cluster in a repository of its own on the same server, encrypted.
@@ -186,6 +206,18 @@ impl PgBackRest {
 fn concatenate(from: &Path, to: &Path) {
     let command = "find \"$0\" -type f -print0 | sort -z | xargs -0 cat >\"$1\"";
     let status = Command::new("sh").args(["-c", command]).args([from, to]).status().unwrap();
+    assert!(status.success());
+}
+
+/// One page in a hundred of every file below `dir`.
+fn change_pages(dir: &Path) {
+    let command = r#"find "$0" -type f -size +8k -print0 | perl -0 -ne 'BEGIN { srand(7) } chomp; open my $file, "+<", $_ or die;
+        for (my $page = 0; $page < (-s $file) / 8192; $page++) {
+            next if rand() > 0.01;
+            seek $file, $page * 8192 + 4000, 0;
+            print $file "changed";
+        }'"#;
+    let status = Command::new("sh").args(["-c", command]).arg(dir).status().unwrap();
     assert!(status.success());
 }
 
