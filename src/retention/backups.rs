@@ -204,21 +204,24 @@ fn anchor<'a>(facts: &Facts<'_>, branch: &'a Branch) -> Option<&'a Reach> {
     certain.or_else(|| newest(true, &may_lead)).or_else(|| newest(false, &may_lead))
 }
 
-/// Of a branch that was left and that no instant of the window lies on, or of a timeline that cannot be followed.
+/// Of a branch that was left and that no instant of the window lies on, or of a timeline that cannot be followed. What ended
+/// in the window cannot be restored now, and stays for the day when it can.
 fn elsewhere(facts: &Facts<'_>, backup: &Arc<Manifest>) -> Decision {
-    if facts.window.branch(backup.timeline).is_none() {
-        if backup.finished_at > facts.horizon() {
-            return Decision::keep(
-                Needs::Everything,
-                format!("in the window, though timeline {} cannot be followed", backup.timeline),
-            );
-        }
-        return Decision::delete(format!(
-            "older than the window, and timeline {} cannot be followed",
-            backup.timeline
-        ));
+    let in_window = backup.finished_at > facts.horizon();
+    let keep = |why: &str| Decision::keep(Needs::Everything, format!("in the window, though {why}"));
+    let timeline = backup.timeline;
+    let Some(branch) = facts.window.branch(timeline) else {
+        let why = format!("timeline {timeline} cannot be followed");
+        return if in_window {
+            keep(&why)
+        } else {
+            Decision::delete(format!("older than the window, and {why}"))
+        };
+    };
+    match branch.lack_of(&backup.id) {
+        Some(lack) if in_window => keep(&format!("it cannot be restored: {lack}")),
+        _ => Decision::delete(format!("no instant of the window lies on the branch of timeline {timeline}")),
     }
-    Decision::delete(format!("no instant of the window lies on the branch of timeline {}", backup.timeline))
 }
 
 /// R22: what the newest state is restored from stays, and the newest good backup.
