@@ -32,6 +32,10 @@ impl Decision {
         Self { needs: Some(needs), reason: reason.into() }
     }
 
+    fn keep_unrestorable(why: impl std::fmt::Display) -> Self {
+        Self::keep(Needs::Everything, format!("in the window, though it cannot be restored: {why}"))
+    }
+
     fn delete(reason: impl Into<String>) -> Self {
         Self { needs: None, reason: reason.into() }
     }
@@ -65,8 +69,8 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
         branch.reaches.iter().any(|reach| is_in_doubt(facts, branch, reach))
             || branch.stranded.iter().any(stranded)
     };
-    let expired = |backup: &Arc<Manifest>| backup.finished_at <= horizon;
-    let stays = branch.only_backups.is_empty() || !branch.only_backups.iter().all(expired);
+    let stays = branch.only_backups.is_empty()
+        || branch.only_backups.iter().any(|backup| backup.finished_at > horizon);
     last == Some(branch.timeline()) && !facts.superseded || reaches() || stays && may_reach()
 }
 
@@ -132,7 +136,7 @@ fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
     };
     for (backup, error) in &facts.catalog.harmed {
         let decision = if backup.finished_at > horizon {
-            Decision::keep(Needs::Everything, format!("in the window, though it cannot be restored: {error}"))
+            Decision::keep_unrestorable(error)
         } else if replaced(backup) {
             Decision::delete(format!("older than the window, and it cannot be restored: {error}"))
         } else {
@@ -175,7 +179,7 @@ fn on_branch(facts: &Facts<'_>, branch: &Branch) -> Vec<(BackupId, Decision)> {
         let decision = if backup.finished_at > horizon {
             // What is left of its WAL stays: of a conflict the operator may yet sort out which copy is genuine, and with
             // one copy gone nobody would see that there was one.
-            Decision::keep(Needs::Everything, format!("in the window, though it cannot be restored: {lack}"))
+            Decision::keep_unrestorable(lack)
         } else {
             Decision::delete("older than the window, and it cannot be restored")
         };
@@ -208,19 +212,19 @@ fn anchor<'a>(facts: &Facts<'_>, branch: &'a Branch) -> Option<&'a Reach> {
 /// in the window cannot be restored now, and stays for the day when it can.
 fn elsewhere(facts: &Facts<'_>, backup: &Arc<Manifest>) -> Decision {
     let in_window = backup.finished_at > facts.horizon();
-    let keep = |why: &str| Decision::keep(Needs::Everything, format!("in the window, though {why}"));
     let timeline = backup.timeline;
-    let Some(branch) = facts.window.branch(timeline) else {
-        let why = format!("timeline {timeline} cannot be followed");
-        return if in_window {
-            keep(&why)
-        } else {
-            Decision::delete(format!("older than the window, and {why}"))
-        };
-    };
-    match branch.lack_of(&backup.id) {
-        Some(lack) if in_window => keep(&format!("it cannot be restored: {lack}")),
-        _ => Decision::delete(format!("no instant of the window lies on the branch of timeline {timeline}")),
+    match facts.window.branch(timeline).map(|branch| branch.lack_of(&backup.id)) {
+        None if in_window => Decision::keep(
+            Needs::Everything,
+            format!("in the window, though timeline {timeline} cannot be followed"),
+        ),
+        None => {
+            Decision::delete(format!("older than the window, and timeline {timeline} cannot be followed"))
+        }
+        Some(Some(lack)) if in_window => Decision::keep_unrestorable(lack),
+        Some(_) => {
+            Decision::delete(format!("no instant of the window lies on the branch of timeline {timeline}"))
+        }
     }
 }
 
