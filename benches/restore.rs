@@ -54,12 +54,16 @@ fn main() -> ExitCode {
 
     let (restored, copy) = (archived.target("restored"), archived.target("copy"));
     let (source, past) = (archived.target("source"), archived.scratch.dir("past"));
+    let set_aside = |tree: &Path| {
+        let number = fs::read_dir(&past).unwrap().count();
+        call("set_aside", &[tree, &past.join(number.to_string())]);
+    };
     let restore = || {
         let took = time_of(archived.walproof.command(["restore", "--to", restored.to_str().unwrap()]));
         if !source.exists() {
             concatenate(&restored, &source);
         }
-        empty(&restored, &past);
+        set_aside(&restored);
         took
     };
     let write = || {
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
         if !old.exists() {
             time_of(archived.walproof.command(["restore", "--to", old.to_str().unwrap()]));
         }
-        change_pages(&old.join("base"));
+        call("change_pages", &[&old]);
         time_of(archived.walproof.command(["restore", "--delta", "--to", old.to_str().unwrap()]))
     };
     let ratios = (1..=ROUNDS_OF_DELTA).map(|round| {
@@ -113,7 +117,7 @@ fn main() -> ExitCode {
             let peer = PgBackRest::set_up(&archived, &server, options);
             let times = (1..=ROUNDS_BESIDE).map(|round| {
                 let theirs = peer.restore(&beside);
-                empty(&beside, &past);
+                set_aside(&beside);
                 let ours = restore();
                 println!("round {round}: restore {ours:.2} s, pgBackRest, {how}, {theirs:.2} s");
                 ours / theirs
@@ -209,24 +213,13 @@ fn concatenate(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-/// One page in a hundred of every file below `dir`.
-fn change_pages(dir: &Path) {
-    let command = r#"find "$0" -type f -size +8k -print0 | perl -0 -ne 'BEGIN { srand(7) } chomp; open my $file, "+<", $_ or die;
-        for (my $page = 0; $page < (-s $file) / 8192; $page++) {
-            next if rand() > 0.01;
-            seek $file, $page * 8192 + 4000, 0;
-            print $file "changed";
-        }'"#;
-    let status = Command::new("sh").args(["-c", command]).arg(dir).status().unwrap();
-    assert!(status.success());
-}
-
-/// Give the space back that `tree` takes, and set it aside below `past`. Its files are not deleted: ext4 gives nobody the
-/// inode of a file that was deleted within the last minutes, and who creates files passes over all of them each time.
-fn empty(tree: &Path, past: &Path) {
-    let command = "find \"$0\" -type f -exec truncate -s 0 {} + && mv \"$0\" \"$1/$(ls \"$1\" | wc -l)\"";
-    let status = Command::new("sh").args(["-c", command]).args([tree, past]).status().unwrap();
-    assert!(status.success());
+/// Call a function of the script that compares local repositories.
+fn call(function: &str, arguments: &[&Path]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/compare.sh");
+    let command = r#"set -e; as() { "$@"; }; . "$0"; "$@""#;
+    let status =
+        Command::new("bash").args(["-c", command, script, function]).args(arguments).status().unwrap();
+    assert!(status.success(), "{function}");
 }
 
 /// From spawn to exit, in seconds; before it nothing waits to be written.

@@ -1,6 +1,16 @@
 # Sourced by scripts/compare-pgbackrest: what is measured after the full backups, of increments, deltas, replay and S3.
 # shellcheck shell=bash disable=SC2154
 
+# ---- restores ------------------------------------------------------------------------------------------------------
+
+# set_aside TREE TO: what a round restored makes room for the next one. Not removed yet: ext4 looks long for an inode where many
+# were deleted within the last minutes. But emptied: in a virtual machine, page cache that its host has to supply first takes
+# longer than all that is measured.
+set_aside() {
+    find "$1" -type f -exec truncate -s 0 {} +
+    mv "$1" "$2"
+}
+
 # ---- increments ----------------------------------------------------------------------------------------------------
 
 # increment ROW TOOL: one backup on top of the newest one, its time and what it stored besides WAL.
