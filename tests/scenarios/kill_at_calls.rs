@@ -142,6 +142,7 @@ impl Ground {
             self.assert_as_fresh(&when);
         }
         println!("{calls} calls, killed at {}, and {twice} times once more", numbers.len());
+        assert!(numbers.len() >= 20);
     }
 }
 
