@@ -334,13 +334,15 @@ impl Planner<'_> {
     fn finish(self) -> Plan {
         let mut plan = Plan { steps: self.steps, ..Plan::default() };
         // Without it the rest could not be opened.
-        let (identity, rest) = std::mem::take(&mut plan.steps[2])
-            .into_iter()
-            .partition(|doomed: &Doomed| doomed.key == ObjectKey::Identity);
-        plan.steps[2] = rest;
+        let wal = std::mem::take(&mut plan.steps[2]);
+        let (identity, wal): (Vec<_>, Vec<_>) =
+            wal.into_iter().partition(|doomed| doomed.key == ObjectKey::Identity);
         // A segment covers its tail, and may end a branch that the tail would lead on: killed in between, the branch would
-        // seem to reach farther than it did, and what is left of it would stay.
-        plan.steps[2].sort_by_key(|doomed| !matches!(doomed.key, ObjectKey::Tail(_)));
+        // seem to reach farther than it did, and what is left of it would stay. The last tail goes first for the same reason: a
+        // timeline without its beginning goes on in what the older one has of that segment.
+        let (tails, rest): (Vec<_>, Vec<_>) =
+            wal.into_iter().partition(|doomed| matches!(doomed.key, ObjectKey::Tail(_)));
+        plan.steps[2] = tails.into_iter().rev().chain(rest).collect();
         plan.steps[REPORTS].extend(identity);
         for ((_, name, _), found) in self.groups {
             let Found { delete, objects, bytes, runs, reason } = found;

@@ -12,9 +12,10 @@ use crate::window::{Branch, Catalog, Instants, RecoveryWindow};
 use crate::world::{World, seconds, seed, size};
 
 const WINDOW: i64 = 60_000;
-/// Seeds of worlds whose expiry, killed at some point, was once completed to another end: a tail that its segment covered,
-/// conflicts of which one copy was gone, branches that end in one.
-const KILLED: [u64; 10] = [
+/// Seeds of worlds whose expiry, killed at some point, was once completed to another end: a tail that its segment covered, the
+/// first of two tails, conflicts of which one copy was gone, branches that end in one.
+const KILLED: [u64; 11] = [
+    206_208_053_000_005,
     1_795_556_502_986_935,
     1_795_556_502_986_223,
     1_795_556_502_986_811,
