@@ -94,6 +94,11 @@ impl Extent {
             && end.is_some_and(|end| end == self.frame_len || self.plain_len.is_multiple_of(page))
     }
 
+    /// Where it ends in its frame.
+    pub const fn end(&self) -> usize {
+        self.skip as usize + self.plain_len as usize
+    }
+
     /// Its bytes in the opened frame.
     pub fn of<'a>(&self, frame: &'a [u8]) -> Result<&'a [u8]> {
         let begin = self.skip as usize;

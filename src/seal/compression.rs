@@ -1,7 +1,8 @@
 //! Zstandard contexts that are made once and reused: no allocation per frame.
 
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 
+use zstd::stream::raw::{self, Operation};
 use zstd::zstd_safe::CParameter;
 
 use super::page_filter::PageFilter;
@@ -128,15 +129,16 @@ impl PageCompressor {
 /// Decompresses frames; one for each thread.
 pub struct Decompressor {
     context: zstd::bulk::Decompressor<'static>,
+    /// Of those that only the beginning is wanted of: made when one comes.
+    stream: Option<raw::Decoder<'static>>,
     pub(super) scratch: Vec<u8>,
 }
 
 impl Decompressor {
     /// A new decompressor.
     pub fn new() -> Result<Self> {
-        let context = zstd::bulk::Decompressor::new()
-            .map_err(|cause| Error::new(Kind::Other, format!("set up zstd: {cause}")))?;
-        Ok(Self { context, scratch: Vec::new() })
+        let context = zstd::bulk::Decompressor::new().map_err(|cause| no_zstd(&cause))?;
+        Ok(Self { context, stream: None, scratch: Vec::new() })
     }
 
     /// Append exactly `plain_len` bytes, what the scratch buffer (already authenticated) decompresses to, to `out`.
@@ -155,6 +157,37 @@ impl Decompressor {
         out.truncate(start);
         Err(Error::corrupt(format!("decompress: {len} bytes came out instead of {plain_len}")))
     }
+
+    /// The same of the first `len` bytes only: what is behind them is not decompressed.
+    pub(super) fn append_beginning(&mut self, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(raw::Decoder::new().map_err(|cause| no_zstd(&cause))?),
+        };
+        let start = out.len();
+        out.resize(start + len, 0);
+        let (mut read, mut written) = (0, start);
+        let mut decompress = || {
+            stream.reinit()?;
+            while written < start + len {
+                let status = stream.run_on_buffers(&self.scratch[read..], &mut out[written..])?;
+                if status.bytes_read == 0 && status.bytes_written == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                read += status.bytes_read;
+                written += status.bytes_written;
+            }
+            Ok(())
+        };
+        decompress().map_err(|cause: std::io::Error| {
+            out.truncate(start);
+            Error::corrupt(format!("decompress: {cause}"))
+        })
+    }
+}
+
+fn no_zstd(cause: &std::io::Error) -> Error {
+    Error::new(Kind::Other, format!("set up zstd: {cause}"))
 }
 
 impl std::fmt::Debug for Decompressor {

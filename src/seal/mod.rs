@@ -9,11 +9,13 @@ mod header;
 mod key;
 mod object;
 mod page_filter;
+mod protection;
 pub(crate) mod tree_hash;
 
 pub use compression::{Compressor, Decompressor, PageCompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
 pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
 pub use key::{KeyId, KeyRing, MasterKey, fill_random};
-pub use object::{Context, DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};
+pub use object::{DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};
 pub use page_filter::PageFilter;
+pub use protection::Context;
