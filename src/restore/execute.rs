@@ -173,7 +173,7 @@ async fn fetch(
     stretch: Vec<Piece>,
     limits: Limits,
 ) -> Result<Vec<Fetched>> {
-    let requests = requests(&stretch);
+    let requests = requests(&stretch, repository.store().is_remote());
     let bytes: u64 = requests.iter().map(|request| request.range.end - request.range.start).sum();
     let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(limits.most_kib).min(limits.most_kib);
     let memory = take(&limits.kib, kib).await?;

@@ -13,13 +13,13 @@ use crate::postgres::PAGE_SIZE;
 
 /// Stored bytes that one request asks for at most: a whole pack of a remote repository.
 const LONGEST_RANGE: u64 = 32 << 20;
-/// Bytes that nobody wants, and that cost less than another request.
+/// Bytes that nobody wants, and that cost less than another request to a remote repository.
 const GAP: u64 = 256 << 10;
 /// Stored bytes of the first stretch, of which each later one holds twice as many as the one before, and of the longest: the
 /// disk has something to write early, and most comes in few requests. Up to twice as many where frames are shared across the end.
 const FIRST_STRETCH: u64 = 1 << 20;
 const LONGEST_STRETCH: u64 = 16 << 20;
-/// Plain bytes of a share of a stretch, so that every worker gets some; up to twice as many, as above.
+/// Plain bytes of the frames of a share of a stretch, so that every worker gets some; up to twice as many, as above.
 const SHARE: u64 = 8 << 20;
 
 /// A pack that is read.
@@ -87,39 +87,36 @@ impl Default for Stretches {
 impl Stretches {
     /// The pieces, which are in the order of the files.
     pub(super) fn of(&mut self, pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
-        let mut seen = HashSet::new();
-        let stored = move |piece: &Piece| {
-            let is_new = seen.insert((piece.extent.pack, piece.extent.offset));
-            if is_new { u64::from(piece.extent.stored_len) } else { 0 }
-        };
         let limit = || {
             let this = self.next;
             self.next = LONGEST_STRETCH.min(this * 2);
             this
         };
-        cut(pieces, limit, stored)
+        cut(pieces, limit, |extent| extent.stored_len)
     }
 }
 
-/// A stretch cut into shares.
+/// A stretch cut into shares. Of a frame of which one page is wanted as much is opened as of one that is wanted whole, nearly.
 pub(super) fn shares(stretch: Vec<Piece>) -> Vec<Vec<Piece>> {
-    cut(stretch, || SHARE, |piece| u64::from(piece.extent.plain_len))
+    cut(stretch, || SHARE, |extent| extent.frame_len)
 }
 
 /// Cut where the weight that `limit` gives for each is reached and no frame is wanted on both sides; in any case when it is
-/// reached twice.
+/// reached twice. Each frame counts once, with the bytes that `of_frame` gives.
 fn cut(
     pieces: Vec<Piece>,
     mut limit: impl FnMut() -> u64,
-    mut weight: impl FnMut(&Piece) -> u64,
+    of_frame: impl Fn(&Extent) -> u32,
 ) -> Vec<Vec<Piece>> {
     let place = |piece: &Piece| (piece.extent.pack, piece.extent.offset);
     let last: HashMap<_, _> = pieces.iter().enumerate().map(|(at, piece)| (place(piece), at)).collect();
-    let (mut found, mut open) = (Vec::new(), Vec::new());
+    let (mut found, mut open, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     let (mut sum, mut wanted_until, mut most) = (0, 0, limit());
     for (at, piece) in pieces.into_iter().enumerate() {
         wanted_until = wanted_until.max(last.get(&place(&piece)).copied().unwrap_or(at));
-        sum += weight(&piece);
+        if seen.insert(place(&piece)) {
+            sum += u64::from(of_frame(&piece.extent));
+        }
         open.push(piece);
         if sum >= most && (wanted_until <= at || sum >= 2 * most) {
             found.push(std::mem::take(&mut open));
@@ -131,17 +128,24 @@ fn cut(
 }
 
 /// The requests that bring a stretch. What is wanted of a pack is asked for at once where that is most of it; else what lies
-/// closer together than a request is worth.
-pub(super) fn requests(stretch: &[Piece]) -> Vec<Request> {
+/// closer together than a request is worth. A local repository answers at once: of it only what is wanted is read.
+pub(super) fn requests(stretch: &[Piece], is_remote: bool) -> Vec<Request> {
     let mut frames: Vec<(u32, Range<u64>)> =
         stretch.iter().map(|piece| (piece.extent.pack, piece.frame())).collect();
     frames.sort_unstable_by_key(|(pack, frame)| (*pack, frame.start));
     frames.dedup();
-    frames.chunk_by(|one, next| one.0 == next.0).flat_map(requests_of_pack).collect()
+    let packs = frames.chunk_by(|one, next| one.0 == next.0);
+    packs
+        .flat_map(|frames| match is_remote {
+            true if is_mostly_wanted(frames) => requests_of_pack(frames, LONGEST_RANGE),
+            true => requests_of_pack(frames, GAP),
+            false => requests_of_pack(frames, 0),
+        })
+        .collect()
 }
 
-fn requests_of_pack(frames: &[(u32, Range<u64>)]) -> Vec<Request> {
-    let gap = if is_mostly_wanted(frames) { LONGEST_RANGE } else { GAP };
+/// Asked for together: what has no more than `gap` bytes between.
+fn requests_of_pack(frames: &[(u32, Range<u64>)], gap: u64) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     for (pack, frame) in frames {
         match requests.last_mut().map(|request| &mut request.range) {
@@ -205,10 +209,20 @@ mod tests {
         }
     }
 
-    fn shape(pieces: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>)> {
+    fn shape_of(is_remote: bool, pieces: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>)> {
         let pieces: Vec<_> =
             pieces.iter().map(|(pack, offset, len)| piece(*pack, *offset, *len, 0)).collect();
-        requests(&pieces).into_iter().map(|request| (request.pack, request.range)).collect()
+        requests(&pieces, is_remote).into_iter().map(|request| (request.pack, request.range)).collect()
+    }
+
+    fn shape(pieces: &[(u32, u32, u32)]) -> Vec<(u32, Range<u64>)> {
+        shape_of(true, pieces)
+    }
+
+    #[test]
+    fn of_a_local_repository_what_is_wanted_is_read_and_nothing_else() {
+        let found = shape_of(false, &[(0, 64, 10), (0, 80, 10), (0, 74, 2), (0, 90, 20)]);
+        assert_eq!(found, [(0, 64..76), (0, 80..110)]);
     }
 
     #[test]
@@ -237,14 +251,17 @@ mod tests {
         let offset = |number: u32| if (9..=10).contains(&number) { 8 } else { number };
         let pieces: Vec<_> = (0..20).map(|number| piece(0, offset(number), 3 * MIB, number)).collect();
         let lengths = |cut: Vec<Vec<Piece>>| cut.iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(lengths(shares(pieces.clone())), [8, 8, 4]);
+        assert_eq!(lengths(shares(pieces.clone())), [8, 10, 2]);
         // Three of the twenty are in one frame: 18 frames of 3 MiB.
         let stretches = |pieces| Stretches { next: LONGEST_STRETCH }.of(pieces);
         assert_eq!(lengths(stretches(pieces)), [6, 8, 6]);
+        // A page of each is as much work as all of them.
+        let a_page = |piece: Piece| piece.pages(0..1);
+        let pages: Vec<_> = (0..20).map(|number| a_page(piece(0, number, 3 * MIB, 0))).collect();
+        assert_eq!(lengths(shares(pages)), [8, 8, 4]);
         // A frame that is wanted everywhere does not make it endless.
-        let one_frame: Vec<_> = (0..40).map(|number| piece(0, 64, 10, number)).collect();
-        assert_eq!(lengths(shares(one_frame.clone())), [16, 16, 8]);
-        assert_eq!(lengths(stretches(one_frame)), [40]);
+        let everywhere = |number: u32| piece(0, if number.is_multiple_of(2) { number } else { 64 }, 10, 0);
+        assert_eq!(lengths(shares((0..40).map(everywhere).collect())), [29, 11]);
     }
 
     #[test]

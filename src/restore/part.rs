@@ -146,7 +146,8 @@ impl<'a> Parts<'a> {
             let reader = reader(self.repository, pack)?;
             let stored =
                 self.repository.get_pack_range(&pack.name, piece.frame()).await.map_err(pack_missing)?;
-            let opened = frames.open(&reader, &piece.extent, &stored).context("restore pg_control")?;
+            let opened = frames.open(&reader, &piece.extent, &stored, piece.extent.end());
+            let opened = opened.context("restore pg_control")?;
             let plain = frames.extent(&opened, &piece.extent, &piece.digests);
             bytes.extend_from_slice(plain.context("restore pg_control")?);
         }

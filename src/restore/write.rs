@@ -51,11 +51,17 @@ impl Frames {
         Ok(Self { decompressor: Decompressor::new()?, spare: Vec::new(), seed })
     }
 
-    /// The opened frame that the extent lies in, stored as exactly `stored`.
-    pub(super) fn open(&mut self, reader: &PackReader, extent: &Extent, stored: &[u8]) -> Result<Vec<u8>> {
+    /// The frame that the extent lies in, stored as exactly `stored`, opened so far that its first `len` bytes are there.
+    pub(super) fn open(
+        &mut self,
+        reader: &PackReader,
+        extent: &Extent,
+        stored: &[u8],
+        len: usize,
+    ) -> Result<Vec<u8>> {
         let mut plain = self.spare.pop().unwrap_or_default();
         plain.clear();
-        reader.open(&mut self.decompressor, u64::from(extent.frame), stored, &mut plain)?;
+        reader.open_beginning(&mut self.decompressor, u64::from(extent.frame), stored, len, &mut plain)?;
         Ok(plain)
     }
 
@@ -98,23 +104,28 @@ fn write_share(
     count: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
     let place = |piece: &Piece| (piece.extent.pack, piece.extent.offset);
+    // How many pieces each frame has, and where the last of them ends.
     let mut wanted = HashMap::new();
     for piece in &fetched.pieces {
-        *wanted.entry(place(piece)).or_insert(0_usize) += 1;
+        let (more, end) = wanted.entry(place(piece)).or_insert((0_usize, 0));
+        *more += 1;
+        *end = piece.extent.end().max(*end);
     }
     let mut opened: HashMap<(u32, u32), Vec<u8>> = HashMap::new();
     for piece in &fetched.pieces {
         let restoring = || format!("restore {}", piece.file.path.display());
         let place = place(piece);
-        let plain = match opened.remove(&place) {
-            Some(plain) => plain,
-            None => fetched.open(piece, frames).with_context(restoring)?,
+        let plain = if let Some(plain) = opened.remove(&place) {
+            plain
+        } else {
+            let len = wanted.get(&place).map_or(usize::MAX, |(_, end)| *end);
+            fetched.open(piece, len, frames).with_context(restoring)?
         };
         let bytes = frames.extent(&plain, &piece.extent, &piece.digests).with_context(restoring)?;
         writer.write(&piece.file, piece.position, bytes)?;
         count(bytes.len() as u64);
         match wanted.get_mut(&place) {
-            Some(more) if *more > 1 => {
+            Some((more, _)) if *more > 1 => {
                 *more -= 1;
                 opened.insert(place, plain);
             }
@@ -125,9 +136,9 @@ fn write_share(
 }
 
 impl Fetched {
-    fn open(&self, piece: &Piece, frames: &mut Frames) -> Result<Vec<u8>> {
+    fn open(&self, piece: &Piece, len: usize, frames: &mut Frames) -> Result<Vec<u8>> {
         let pack = &self.packs[piece.extent.pack as usize];
-        frames.open(&pack.reader, &piece.extent, self.stored(piece)?)
+        frames.open(&pack.reader, &piece.extent, self.stored(piece)?, len)
     }
 
     /// The frame that a piece lies in, as stored.
