@@ -101,14 +101,8 @@ impl Extent {
 
     /// Its bytes in the opened frame.
     pub fn of<'a>(&self, frame: &'a [u8]) -> Result<&'a [u8]> {
-        let begin = self.skip as usize;
-        let bytes = begin.checked_add(self.plain_len as usize).and_then(|end| frame.get(begin..end));
-        bytes.ok_or_else(|| {
-            Error::corrupt(format!(
-                "an extent ends at {} of a frame of {} bytes",
-                u64::from(self.skip) + u64::from(self.plain_len),
-                frame.len()
-            ))
+        frame.get(self.skip as usize..self.end()).ok_or_else(|| {
+            Error::corrupt(format!("an extent ends at {} of a frame of {} bytes", self.end(), frame.len()))
         })
     }
 }

@@ -154,7 +154,7 @@ pub(super) fn missing(wanted: &[Wanted], seed: u64, count: &(dyn Fn(u64) + Sync)
 
 impl Wanted {
     /// Whether `file` has its length and its permissions: what is set again is written again.
-    fn is_as_long(&self, file: &File) -> bool {
+    fn has_length_and_mode(&self, file: &File) -> bool {
         let mode = self.file.mode | 0o200;
         file.metadata()
             .is_ok_and(|there| there.len() == self.size && there.permissions().mode() & 0o7777 == mode)
@@ -184,7 +184,7 @@ impl Share<'_> {
             set_mode_if_less(path, 0o600)?;
         }
         let before = File::open(path).ok();
-        if self.first && !before.as_ref().is_some_and(|file| self.of.is_as_long(file)) {
+        if self.first && !before.as_ref().is_some_and(|file| self.of.has_length_and_mode(file)) {
             let file = create(&self.of.file)?;
             file.set_len(self.of.size).map_err(|cause| Error::io("cut", path, &cause))?;
         }
