@@ -1,10 +1,10 @@
 //! One WAL file in: store -> `restore_command`'s path. Absent and "could not find out" are different answers (R6).
 
-use std::io::Write;
 use std::path::Path;
 
 use super::pin::{Pin, Pins};
 use super::redirect::Redirect;
+use crate::disk::write_in_pieces;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::postgres::{History, Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, fill_segment};
@@ -209,7 +209,7 @@ fn deliver(plain: &[u8], to: &Path) -> Result<()> {
     let directory = directory_of(to);
     let write = || {
         let mut file = tempfile::Builder::new().prefix(".walproof-fetch-").tempfile_in(directory)?;
-        file.write_all(plain)?;
+        write_in_pieces(&mut file, plain)?;
         file.persist(to).map_err(|error| error.error)
     };
     write()

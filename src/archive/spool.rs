@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::protocol::Destination;
-use crate::disk::{FileId, FileStamp, LONGEST_SOCKET_PATH, Space};
+use crate::disk::{FileId, FileStamp, LONGEST_SOCKET_PATH, Space, write_in_pieces};
 use crate::error::{Error, Kind, Result};
 
 /// A directory that belongs to one recovering data directory, one repository and one place of that.
@@ -124,7 +124,7 @@ impl Spool {
         }
         let write = || {
             let mut file = tempfile::Builder::new().prefix(WRITING).tempfile_in(&self.directory)?;
-            file.write_all(plain)?;
+            write_in_pieces(&mut file, plain)?;
             file.as_file().sync_data()?;
             // In the past: whatever is written from now on leaves another time, also within one tick of the clock.
             file.as_file().set_modified(SystemTime::now() - Duration::from_secs(1))?;

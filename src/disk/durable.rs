@@ -5,10 +5,11 @@
 //! functions bundle the two, so no call site can forget the second.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::write_in_pieces;
 use crate::error::{Error, Result};
 
 /// Put a file of exactly these bytes and permission bits at `path`, in place of what was there. A
@@ -23,7 +24,7 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .suffix(".tmp")
         .tempfile_in(parent(path))
         .map_err(|cause| Error::io("create a temporary file for", path, &cause))?;
-    temporary.write_all(bytes).map_err(|cause| Error::io("write", path, &cause))?;
+    write_in_pieces(&mut temporary, bytes).map_err(|cause| Error::io("write", path, &cause))?;
     let file = temporary.as_file();
     // Not when it was created: the process's umask would take bits away.
     file.set_permissions(Permissions::from_mode(mode))

@@ -2,6 +2,7 @@
 
 mod digest;
 pub mod durable;
+mod pieces;
 mod read_at;
 mod read_buffer;
 mod same;
@@ -9,6 +10,7 @@ mod space;
 mod times;
 
 pub use digest::digest_of;
+pub use pieces::{LONGEST_WRITE, write_in_pieces};
 pub use read_at::ReadAt;
 pub use read_buffer::ReadBuffer;
 pub use same::{FileId, FileStamp};

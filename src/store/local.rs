@@ -5,7 +5,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::disk::durable;
+use bytes::Bytes;
+
+use crate::disk::{LONGEST_WRITE, durable};
 use crate::error::{Error, Kind, Result};
 
 /// The root directory, and what is known of the directories below it.
@@ -76,9 +78,30 @@ impl LocalRoot {
     }
 }
 
+/// A part of an object as a local disk should get it.
+pub(super) fn in_pieces(part: &Bytes) -> impl Iterator<Item = Bytes> {
+    let begins = (0..part.len()).step_by(LONGEST_WRITE);
+    begins.map(|begin| part.slice(begin..part.len().min(begin + LONGEST_WRITE)))
+}
+
 async fn blocking(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|cause| Error::new(Kind::Other, format!("wait for the disk: {cause}")))?;
     // The disk does not do what a put needs: for the caller that is a store that fails.
     done.map_err(|error| error.as_kind(Kind::Unreachable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_cut_into_all_of_its_bytes() {
+        for len in [0, 1, LONGEST_WRITE, 3 * LONGEST_WRITE + 7] {
+            let part: Bytes = (0..len).map(|at| at.to_le_bytes()[1]).collect();
+            let pieces: Vec<Bytes> = in_pieces(&part).collect();
+            assert!(pieces.iter().all(|piece| piece.len() <= LONGEST_WRITE));
+            assert!(pieces.concat() == part, "{len}");
+        }
+    }
 }

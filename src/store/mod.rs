@@ -33,7 +33,7 @@ pub use observe::{Observe, Outcome};
 pub use policy::Policy;
 pub use versions::OldVersions;
 
-use self::local::LocalRoot;
+use self::local::{LocalRoot, in_pieces};
 use self::location::{Bulk, Opened};
 use crate::error::{Error, Result, ResultExt};
 
@@ -108,7 +108,10 @@ impl Store {
             self.tell("put", Outcome::of(&error), begin.elapsed());
             return Err(error.context(self.doing("put", key)));
         }
-        let payload: PutPayload = parts.into_iter().collect();
+        let payload: PutPayload = match &self.local {
+            Some(_) => parts.iter().flat_map(in_pieces).collect(),
+            None => parts.into_iter().collect(),
+        };
         let put = || async {
             let stored = self.objects.put(&path, payload.clone()).await?;
             // A bucket whose versioning was suspended says "null".
