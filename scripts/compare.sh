@@ -107,12 +107,14 @@ redo_seconds() {
         END { printf "%.3f\n", ($end - $begin) + ($end < $begin ? 86400 : 0) }' "$S/replay.log"
 }
 
+# Each comes first, second and third in turn: what one leaves in memory and on the disk the next one has to live with.
 measure_replay() {
-    local round tool
+    local round turn tool tools=(cp pgbackrest walproof)
     prepare_replay
     stop_server "$S/data"
     for ((round = 0; round < ROUNDS; round++)); do
-        for tool in cp pgbackrest walproof; do
+        for turn in 0 1 2; do
+            tool=${tools[(round + turn) % 3]}
             say "round $((round + 1)): replay through $tool"
             rm -rf "$S/replayed" "$S/replay.log" "$S"/pgbackrest-spool/*
             as cp -a "$S/begin" "$S/replayed"
