@@ -164,32 +164,20 @@ impl PackReader {
         stored: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.open_beginning(decompressor, frame, stored, usize::MAX, out)
-    }
-
-    /// The same of the first pages only that hold `len` bytes: the sooner done, the fewer they are.
-    pub fn open_beginning(
-        &self,
-        decompressor: &mut Decompressor,
-        frame: u64,
-        stored: &[u8],
-        len: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        self.open_any(decompressor, frame, stored, len, out).map(|_| ())
+        self.open_beginning(decompressor, frame, stored, usize::MAX, out).map(|_| ())
     }
 
     /// The digests of all pages: of the last frame, which is `frame` and stored as exactly `stored`.
     pub fn digests(&self, decompressor: &mut Decompressor, frame: u32, stored: &[u8]) -> Result<PackDigests> {
         let mut plain = Vec::new();
-        if self.open_any(decompressor, frame.into(), stored, usize::MAX, &mut plain)? {
+        if self.open_beginning(decompressor, frame.into(), stored, usize::MAX, &mut plain)? {
             return PackDigests::parse(frame, &plain);
         }
         Err(Error::corrupt(format!("frame {frame} of {} is not its last one", self.name)))
     }
 
-    /// Whether it is the last frame.
-    fn open_any(
+    /// Append the first pages only that hold `len` bytes, the sooner done the fewer they are; whether the frame is the last one.
+    pub fn open_beginning(
         &self,
         decompressor: &mut Decompressor,
         frame: u64,
@@ -272,7 +260,7 @@ mod tests {
             let mut open = |stored: &[u8], len: usize| {
                 let mut out = b"before".to_vec();
                 let opened = reader.open_beginning(&mut decompressor, 0, stored, len, &mut out);
-                opened.map(|()| out.split_off(6))
+                opened.map(|_| out.split_off(6))
             };
             for len in [0, 1, 8192, 8193, 100_000, 262_144, content.len() - 1, content.len(), usize::MAX] {
                 let wanted = len.min(1 << 30).next_multiple_of(8192).min(content.len());
