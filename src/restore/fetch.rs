@@ -134,14 +134,17 @@ pub(super) fn requests(stretch: &[Piece], is_remote: bool) -> Vec<Request> {
         stretch.iter().map(|piece| (piece.extent.pack, piece.frame())).collect();
     frames.sort_unstable_by_key(|(pack, frame)| (*pack, frame.start));
     frames.dedup();
+    let gap = |frames: &[_]| {
+        if is_remote && is_mostly_wanted(frames) {
+            LONGEST_RANGE
+        } else if is_remote {
+            GAP
+        } else {
+            0
+        }
+    };
     let packs = frames.chunk_by(|one, next| one.0 == next.0);
-    packs
-        .flat_map(|frames| match is_remote {
-            true if is_mostly_wanted(frames) => requests_of_pack(frames, LONGEST_RANGE),
-            true => requests_of_pack(frames, GAP),
-            false => requests_of_pack(frames, 0),
-        })
-        .collect()
+    packs.flat_map(|frames| requests_of_pack(frames, gap(frames))).collect()
 }
 
 /// Asked for together: what has no more than `gap` bytes between.
