@@ -17,7 +17,7 @@
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
-//!  1  disk  present  wal  problem                 durable writes, free space; units and counts; what WAL says; codes
+//!  1  disk  encoding  present  wal  problem       durable writes, free space; numbers as bytes; units; what WAL says; codes
 //!  0  postgres  error                             pure vocabulary: no I/O, no async, no configuration
 //! ```
 //!
@@ -89,6 +89,7 @@ pub mod config;
 pub mod daemon;
 pub mod disk;
 pub mod drill;
+mod encoding;
 pub mod error;
 pub mod format;
 pub mod ledger;

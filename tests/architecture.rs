@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Rooms by rank, DESIGN 2. A room imports from lower ranks only.
 const RANKS: [&[&str]; 16] = [
     &["postgres", "error"],
-    &["disk", "present", "wal", "problem"],
+    &["disk", "encoding", "present", "wal", "problem"],
     &["seal", "store", "cluster"],
     &["format", "signing"],
     &["repository"],

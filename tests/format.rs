@@ -539,6 +539,13 @@ fn verbatim_bytes_have_one_text() {
     assert_eq!(serde_json::from_str::<Verbatim>(&json).unwrap(), path);
 }
 
+fn leb128(number: i128) -> Vec<u8> {
+    let digits = (1..19_i32).find(|digits| number >> (7 * digits) == 0).unwrap();
+    let digit =
+        |at: i32| u8::try_from(number >> (7 * at) & 127).unwrap() | if at + 1 < digits { 128 } else { 0 };
+    (0..digits).map(digit).collect()
+}
+
 #[test]
 fn a_part_of_a_file_table_and_its_digests() {
     let pack = vector("pack");
@@ -556,21 +563,35 @@ fn a_part_of_a_file_table_and_its_digests() {
     words(&mut bytes, &[2]);
     bytes.extend(header(3, true, 8192));
     words(&mut bytes, &[3, frames[3].0, frames[3].1]);
-    words(&mut bytes, &[2, 0, 1, frames[1].0, frames[1].1, 8192, 0, 0, frames[0].0, frames[0].1, 100]);
-    words(&mut bytes, &[2]);
+    words(&mut bytes, &[2, 2]);
+    let change = |from: u32, to: u32| {
+        let change = i128::from(to) - i128::from(from);
+        leb128(if change < 0 { -2 * change - 1 } else { 2 * change })
+    };
+    let number = |number: u32| leb128(number.into());
     let seed = identity().page_seed().unwrap();
-    for (path, mode, state, size, frame) in [
-        (&b"base/1/\xff"[..], 0o600_u32, 0x1122_3344_5566_7788_u64, 8192_u32, 1),
-        (b"global/pg_control", 0o400, 0, 100, 0),
+    let sums = [1, 0].map(|frame: usize| {
+        xxhash_rust::xxh3::xxh3_64_with_seed(&digests()[frame].to_le_bytes(), seed).to_le_bytes().to_vec()
+    });
+    let behind_second = frames[1].0 + frames[1].1;
+    for column in [
+        [change(0, 0), change(0, 0)],
+        [change(0, 1), change(2, 0)],
+        [change(64, frames[1].0), change(behind_second, frames[0].0)],
+        [number(frames[1].1), number(frames[0].1)],
+        [number(8192), number(100)],
+        [b"base/1/\xff\0".to_vec(), b"global/pg_control\0".to_vec()],
+        [number(0o600), number(0o400)],
+        [0x1122_3344_5566_7788_u64.to_le_bytes().to_vec(), vec![0; 8]],
+        [change(0, 1_795_348_800), change(0, 0)],
+        [number(8192), number(100)],
+        [number(1), number(1)],
+        [number(0), number(0)],
+        [change(0, 0), change(0, 0)],
+        [vec![], vec![]],
+        sums,
     ] {
-        text(&mut bytes, path);
-        bytes.extend(mode.to_le_bytes());
-        bytes.extend(state.to_le_bytes());
-        bytes.extend(1_795_348_800_i64.to_le_bytes());
-        bytes.extend(u64::from(size).to_le_bytes());
-        words(&mut bytes, &[1, u32::from(frame == 0), 0, size]);
-        let sum = xxhash_rust::xxh3::xxh3_64_with_seed(&digests()[frame].to_le_bytes(), seed);
-        bytes.extend(sum.to_le_bytes());
+        text(&mut bytes, &column.concat());
     }
     assert_vector("file-table", &bytes);
     assert_vector("page-digests", &pack_digests());

@@ -14,6 +14,7 @@ mod regions;
 mod shared;
 mod table;
 mod take;
+mod tally;
 mod throttle;
 mod unread;
 mod worker;

@@ -89,7 +89,7 @@ impl Part {
         self.table.files.push(file);
     }
 
-    /// Roughly how many bytes its plaintext has.
+    /// Roughly how many bytes its records have, with four for each number.
     pub(super) const fn weight(&self) -> usize {
         self.weight
     }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use super::pages::Suspect;
 use super::part::{OpenFile, Part};
 use super::shared::{RegionDone, Shared, stopped};
+use super::tally::PackTally;
 use crate::error::{Error, Result};
-use crate::format::{FileRecord, PackTally, PartRecord};
+use crate::format::{FileRecord, PartRecord};
 
-/// A part is stored when it weighs so much (bytes before compression; about 10 GB of data).
+/// A part is stored when it weighs so much (bytes of records; about 10 GB of data).
 const PART_WEIGHT: usize = 1 << 20;
 /// Or when its files have so many bytes: what an interrupted backup has put into parts need not be stored again (R15).
 const PART_BYTES: u64 = 2 << 30;

@@ -6,10 +6,14 @@ use std::ops::Range;
 
 use super::pack::{FramePlace, PackName};
 use super::page_digests::PAGES_PER_SUM;
-use super::summary::take;
+use crate::encoding::{ColumnReader, Columns, put_bytes, put_u32, put_words, take, take_bytes, take_u32};
 use crate::error::{Error, Result};
 use crate::postgres::{PAGE_SIZE, Verbatim};
 use crate::seal::HEADER_LEN;
+
+/// Of a page.
+#[expect(clippy::cast_possible_truncation, reason = "it is 8192")]
+const PAGE_BYTES: u32 = PAGE_SIZE as u32;
 
 /// A pack that extents of this part lie in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +83,24 @@ pub struct FileTable {
     pub files: Vec<FileRecord>,
 }
 
+/// The columns of a part, in the order in which they are stored.
+const COLUMNS: usize = 15;
+const FRAME_PACK: usize = 0;
+const FRAME_NUMBER: usize = 1;
+const FRAME_OFFSET: usize = 2;
+const FRAME_STORED: usize = 3;
+const FRAME_LEN: usize = 4;
+const PATH: usize = 5;
+const MODE: usize = 6;
+const STATE: usize = 7;
+const READ_AT: usize = 8;
+const SIZE: usize = 9;
+const EXTENTS: usize = 10;
+const EXTENT_FRAME: usize = 11;
+const EXTENT_SKIP: usize = 12;
+const EXTENT_PAGES: usize = 13;
+const SUM: usize = 14;
+
 impl Extent {
     /// Which pages of its frame it takes.
     pub const fn pages(&self) -> Range<usize> {
@@ -88,10 +110,9 @@ impl Extent {
 
     /// Whether it takes whole pages of its frame, as the frame has them.
     fn is_whole_pages(&self) -> bool {
-        let page = u32::try_from(PAGE_SIZE).unwrap_or(u32::MAX);
         let end = self.skip.checked_add(self.plain_len).filter(|end| *end <= self.frame_len);
-        self.skip.is_multiple_of(page)
-            && end.is_some_and(|end| end == self.frame_len || self.plain_len.is_multiple_of(page))
+        self.skip.is_multiple_of(PAGE_BYTES)
+            && end.is_some_and(|end| end == self.frame_len || self.plain_len.is_multiple_of(PAGE_BYTES))
     }
 
     /// Where it ends in its frame.
@@ -121,25 +142,24 @@ impl FileTable {
         }
         let frames = Frames::of(self);
         put_u32(&mut out, frames.list.len());
-        for extent in &frames.list {
-            let Extent { pack, frame, offset, stored_len, frame_len, .. } = **extent;
-            put_words(&mut out, [pack, frame, offset, stored_len, frame_len]);
-        }
         put_u32(&mut out, self.files.len());
+        let mut columns = Columns::<COLUMNS>::new();
+        put_frames(&mut columns, &frames.list, self.packs.len());
+        let (mut expected, mut read_at) = (Expected::new(frames.list.len()), 0);
         for file in &self.files {
-            put_bytes(&mut out, file.path.as_bytes());
-            out.extend_from_slice(&file.mode.to_le_bytes());
-            out.extend_from_slice(&file.state.to_le_bytes());
-            out.extend_from_slice(&file.read_at.to_le_bytes());
-            out.extend_from_slice(&file.size.to_le_bytes());
-            put_u32(&mut out, file.extents.len());
-            for extent in &file.extents {
-                put_words(&mut out, [frames.index(extent), extent.skip, extent.plain_len]);
-            }
+            columns.put_bytes(PATH, file.path.as_bytes());
+            columns.put_bytes(PATH, &[0]);
+            columns.put_number(MODE, file.mode.into());
+            columns.put_bytes(STATE, &file.state.to_le_bytes());
+            columns.put_change(READ_AT, read_at, file.read_at);
+            read_at = file.read_at;
+            columns.put_number(SIZE, file.size);
+            expected.put(&mut columns, &frames, &file.extents);
             for sum in &file.sums {
-                out.extend_from_slice(&sum.to_le_bytes());
+                columns.put_bytes(SUM, &sum.to_le_bytes());
             }
         }
+        columns.append_to(&mut out);
         out
     }
 
@@ -162,38 +182,26 @@ impl FileTable {
             let digests = FramePlace { frame: word()?, offset: word()?, stored_len: word()? };
             table.packs.push(PackRef { name, header, digests });
         }
-        let mut frames = Vec::new();
-        for _ in 0..take_u32(input)? {
-            let mut word = || take_u32(input);
-            frames.push(Extent {
-                pack: word()?,
-                frame: word()?,
-                offset: word()?,
-                stored_len: word()?,
-                frame_len: word()?,
-                skip: 0,
-                plain_len: 0,
-            });
-        }
-        for _ in 0..take_u32(input)? {
-            let path = take_bytes(input)?.to_vec().into();
-            let mode = take_u32(input)?;
-            let state = u64::from_le_bytes(take(input)?);
-            let read_at = i64::from_le_bytes(take(input)?);
-            let size = u64::from_le_bytes(take(input)?);
-            let mut extents = Vec::new();
-            for _ in 0..take_u32(input)? {
-                let frame = *frames.get(take_u32(input)? as usize)?;
-                extents.push(Extent { skip: take_u32(input)?, plain_len: take_u32(input)?, ..frame });
-            }
+        let (frames, files) = (take_u32(input)?, take_u32(input)?);
+        let mut columns = ColumnReader::<COLUMNS>::take_from(input)?;
+        let frames = read_frames(&mut columns, frames, table.packs.len())?;
+        let (mut expected, mut read_before) = (Expected::new(frames.len()), 0);
+        for _ in 0..files {
+            let path = columns.text(PATH)?.to_vec().into();
+            let mode = columns.word(MODE)?;
+            let state = u64::from_le_bytes(columns.fixed(STATE)?);
+            let read_at = columns.changed(READ_AT, read_before)?;
+            read_before = read_at;
+            let size = columns.number(SIZE)?;
+            let extents = expected.read(&mut columns, &frames, size)?;
             let (sums, digests) = (Vec::new(), Vec::new());
             let mut file = FileRecord { path, mode, state, read_at, size, extents, sums, digests };
             for _ in 0..file.digest_count().div_ceil(PAGES_PER_SUM) {
-                file.sums.push(u64::from_le_bytes(take(input)?));
+                file.sums.push(u64::from_le_bytes(columns.fixed(SUM)?));
             }
             table.files.push(file);
         }
-        Some(table)
+        columns.is_empty().then_some(table)
     }
 
     /// What a reader relies on: paths stay inside, extents add up to the file in whole pages, packs exist.
@@ -243,30 +251,109 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn put_words<const N: usize>(out: &mut Vec<u8>, words: [u32; N]) {
-    for word in words {
-        out.extend_from_slice(&word.to_le_bytes());
+/// What comes in a pack before anything of it was named: the number of a frame, and where it begins.
+#[expect(clippy::cast_possible_truncation, reason = "it is 64")]
+const FIRST: (u32, u32) = (0, HEADER_LEN as u32);
+
+/// What comes behind this frame.
+const fn behind(frame: &Extent) -> (u32, u32) {
+    (frame.frame.saturating_add(1), frame.offset.saturating_add(frame.stored_len))
+}
+
+fn put_frames(columns: &mut Columns<COLUMNS>, frames: &[&Extent], packs: usize) {
+    let (mut pack_before, mut expected) = (0, vec![FIRST; packs]);
+    for frame in frames {
+        let mut unknown = FIRST;
+        let next = expected.get_mut(frame.pack as usize).unwrap_or(&mut unknown);
+        columns.put_change(FRAME_PACK, pack_before, frame.pack.into());
+        columns.put_change(FRAME_NUMBER, next.0.into(), frame.frame.into());
+        columns.put_change(FRAME_OFFSET, next.1.into(), frame.offset.into());
+        columns.put_number(FRAME_STORED, frame.stored_len.into());
+        columns.put_number(FRAME_LEN, frame.frame_len.into());
+        (pack_before, *next) = (frame.pack.into(), behind(frame));
     }
 }
 
-pub(crate) fn put_u32(out: &mut Vec<u8>, number: usize) {
-    out.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+/// The frames, each as an extent that takes nothing of it.
+fn read_frames(columns: &mut ColumnReader<'_, COLUMNS>, count: u32, packs: usize) -> Option<Vec<Extent>> {
+    let (mut frames, mut pack, mut expected) = (Vec::new(), 0, vec![FIRST; packs]);
+    for _ in 0..count {
+        pack = columns.changed_word(FRAME_PACK, pack)?;
+        let next = expected.get_mut(pack as usize)?;
+        let frame = columns.changed_word(FRAME_NUMBER, next.0)?;
+        let offset = columns.changed_word(FRAME_OFFSET, next.1)?;
+        let (stored_len, frame_len) = (columns.word(FRAME_STORED)?, columns.word(FRAME_LEN)?);
+        let frame = Extent { pack, frame, offset, stored_len, frame_len, skip: 0, plain_len: 0 };
+        *next = behind(&frame);
+        frames.push(frame);
+    }
+    Some(frames)
 }
 
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_u32(out, bytes.len());
-    out.extend_from_slice(bytes);
+/// Which frame and which page of it an extent takes if it goes on where those before it ended.
+struct Expected {
+    /// The first frame that was not taken of yet: they are numbered in the order of their first use.
+    next: u32,
+    /// Of each frame, the page behind the last that was taken.
+    pages: Vec<u32>,
 }
 
-pub(crate) fn take_u32(input: &mut &[u8]) -> Option<u32> {
-    take(input).map(u32::from_le_bytes)
-}
+impl Expected {
+    fn new(frames: usize) -> Self {
+        Self { next: 0, pages: vec![0; frames] }
+    }
 
-pub(crate) fn take_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = take_u32(input)?;
-    let (bytes, rest) = input.split_at_checked(usize::try_from(len).ok()?)?;
-    *input = rest;
-    Some(bytes)
+    fn put(&mut self, columns: &mut Columns<COLUMNS>, frames: &Frames<'_>, extents: &[Extent]) {
+        columns.put_number(EXTENTS, extents.len() as u64);
+        for (number, extent) in (1..).zip(extents) {
+            let (frame, page) = (frames.index(extent), extent.skip / PAGE_BYTES);
+            columns.put_number(EXTENT_FRAME, self.next.saturating_sub(frame).into());
+            columns.put_change(EXTENT_SKIP, self.page(frame).into(), page.into());
+            if number < extents.len() {
+                columns.put_number(EXTENT_PAGES, (extent.plain_len / PAGE_BYTES).into());
+            }
+            self.taken(frame, extent);
+        }
+    }
+
+    /// The extents of a file of `size` bytes: the last one takes what the others leave.
+    fn read(
+        &mut self,
+        columns: &mut ColumnReader<'_, COLUMNS>,
+        frames: &[Extent],
+        size: u64,
+    ) -> Option<Vec<Extent>> {
+        let (mut extents, mut left) = (Vec::new(), size);
+        let count = columns.number(EXTENTS)?;
+        for number in 1..=count {
+            let frame = self.next.checked_sub(columns.word(EXTENT_FRAME)?)?;
+            let page = columns.changed_word(EXTENT_SKIP, self.page(frame))?;
+            let plain_len = if number < count {
+                columns.number(EXTENT_PAGES)?.checked_mul(PAGE_BYTES.into())?
+            } else {
+                left
+            };
+            left = left.checked_sub(plain_len)?;
+            let (skip, plain_len) = (page.checked_mul(PAGE_BYTES)?, plain_len.try_into().ok()?);
+            let extent = Extent { skip, plain_len, ..*frames.get(frame as usize)? };
+            self.taken(frame, &extent);
+            extents.push(extent);
+        }
+        Some(extents)
+    }
+
+    fn page(&self, frame: u32) -> u32 {
+        self.pages.get(frame as usize).copied().unwrap_or_default()
+    }
+
+    fn taken(&mut self, frame: u32, extent: &Extent) {
+        if frame == self.next {
+            self.next += 1;
+        }
+        if let Some(page) = self.pages.get_mut(frame as usize) {
+            *page = u32::try_from(extent.pages().end).unwrap_or(u32::MAX);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -300,13 +387,21 @@ mod tests {
 
     #[test]
     fn a_part_round_trips_and_names_a_frame_once() {
-        let table = sample();
+        let mut table = sample();
         let bytes = table.to_bytes();
         assert_eq!(FileTable::parse(&bytes).unwrap(), table);
-        let mut more = table;
-        more.files[0].extents.truncate(1);
-        more.files[0].size = 8192;
-        assert_eq!(bytes.len() - more.to_bytes().len(), 12);
+        let mut less = table.clone();
+        less.files[0].extents.truncate(1);
+        less.files[0].size = 8192;
+        assert_eq!(bytes.len() - less.to_bytes().len(), 4, "three of the extent, one of the size");
+        // Back and forth between frames and packs.
+        table.packs.extend_from_within(..);
+        let whole = Extent { skip: 0, plain_len: 8192, ..table.files[0].extents[0] };
+        let other = Extent { pack: 1, frame: 9, offset: u32::MAX, frame_len: 8192, ..whole };
+        table.files[0].extents.splice(..0, [other, whole, Extent { frame: 0, ..whole }, other, whole]);
+        table.files[0].size += 5 * 8192;
+        table.files.push(FileRecord { path: "x".into(), read_at: i64::MAX, ..table.files[0].clone() });
+        assert_eq!(FileTable::parse(&table.to_bytes()).unwrap(), table);
     }
 
     #[test]
@@ -327,7 +422,7 @@ mod tests {
         table.files[0].extents.reverse();
         FileTable::parse(&table.to_bytes()).unwrap();
         // A digest stands for a page as the frame has it.
-        for (skip, plain_len) in [(1, 8192), (16384, 8192 + 2), (16384, 1), (u32::MAX, 8192)] {
+        for (skip, plain_len) in [(16384, 8192 + 2), (16384, 1), (u32::MAX, 8192)] {
             table.files[0].size = u64::from(plain_len);
             table.files[0].extents = vec![part(skip, plain_len)];
             FileTable::parse(&table.to_bytes()).unwrap_err();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::as_text;
+use crate::encoding::as_text;
 use crate::error::{Error, Result};
 use crate::postgres::{Major, SegmentName, SegmentSize};
 use crate::seal::{VERSION, fill_random};

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::as_text;
 use super::backup_id::BackupId;
 use super::identity::{ClusterName, ContentDigest};
+use crate::encoding::as_text;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId, Verbatim, version_text};
 use crate::seal::{KeyId, VERSION};

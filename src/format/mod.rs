@@ -3,7 +3,6 @@
 //! The specification follows; `tests/format.rs` parses its vectors.
 #![doc = include_str!("FORMAT.md")]
 
-mod as_text;
 mod backup_id;
 mod canary;
 mod file_table;
@@ -33,7 +32,7 @@ pub use manifest::{
     DirectoryRecord, Manifest, OutsideFile, PacksRecord, PageError, PartRecord, TablespaceRecord, WalRecord,
 };
 pub use pack::{FramePlace, PackName, PackReader, PackWriter, SealedPack};
-pub use pack_list::{PackList, PackSizes, PackTally, PackUse};
+pub use pack_list::{PackList, PackSizes, PackUse};
 pub use page_digests::{PAGES_PER_SUM, PackDigests, digest_sum, first_other_page, page_digest_seed};
 pub use summary::Summary;
 pub use tail_name::{TailGeneration, TailPieceName};

@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::summary::take;
+use crate::encoding::take;
 use crate::error::{Error, Result};
 use crate::postgres::PAGE_SIZE;
 

@@ -1,6 +1,7 @@
 //! What a WAL object says about its segment in its first frame, FORMAT.md "WAL objects": enough to know which
 //! instants, transactions and restore points lie in it without reading it whole.
 
+use crate::encoding::take;
 use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime};
 use crate::wal::{Links, RestorePoint, WalSummary};
@@ -127,11 +128,4 @@ fn take_text(input: &mut &[u8]) -> Option<String> {
     let (text, rest) = input.split_at_checked(usize::from(len))?;
     *input = rest;
     Some(String::from_utf8_lossy(text).into_owned())
-}
-
-/// Take `N` bytes off the front.
-pub(crate) fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, rest) = input.split_first_chunk::<N>()?;
-    *input = rest;
-    Some(*head)
 }
