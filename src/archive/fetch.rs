@@ -11,6 +11,7 @@ use crate::repository::{Namespace, Repository, Tail, Unfinished, WalFile, fill_s
 use crate::wal::{SegmentChecker, SegmentContent};
 
 /// What recovery asks for.
+#[derive(Debug)]
 pub struct FetchRequest<'a> {
     /// The cluster's system identifier.
     pub system_identifier: u64,
@@ -28,14 +29,6 @@ pub struct FetchRequest<'a> {
     pub pins: Option<&'a Pins>,
     /// Where tablespaces go that are created in this WAL; for drills only.
     pub redirect: Option<&'a Redirect>,
-    /// Called once the file is known to be archived, before it is read: what comes next can be fetched at the same time.
-    pub found: Option<&'a dyn Fn()>,
-}
-
-impl std::fmt::Debug for FetchRequest<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FetchRequest").field("name", &self.name).field("to", &self.to).finish_non_exhaustive()
-    }
 }
 
 impl FetchRequest<'_> {
@@ -44,12 +37,6 @@ impl FetchRequest<'_> {
         match self.name {
             WalName::Segment(segment) if self.tail => Some(segment),
             _ => None,
-        }
-    }
-
-    fn tell_found(&self) {
-        if let Some(found) = self.found {
-            found();
         }
     }
 }
@@ -77,7 +64,7 @@ pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<
     };
     if let (Some(redirect), WalName::Segment(segment)) = (request.redirect, request.name) {
         let size = segment_size(&plain)?;
-        let next = FetchRequest { name: WalName::Segment(segment.next(size)), found: None, ..*request };
+        let next = FetchRequest { name: WalName::Segment(segment.next(size)), ..*request };
         let next = async { from_store(namespace, &next).await.map(|(plain, _)| plain) };
         // PostgreSQL runs its commands in the data directory.
         redirect.apply(&segment, size, &mut plain, Path::new("."), next).await?;
@@ -111,7 +98,6 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
         return unfinished(&repository, request, &segment).await;
     }
     let file = one_of(&repository, &request.name, &versions).await?;
-    request.tell_found();
     archived(request, repository.read_wal(&file).await?.1)
 }
 
@@ -123,10 +109,7 @@ async fn unfinished(
 ) -> Result<Answer> {
     match repository.read_unfinished(segment).await? {
         None => Err(absent(&request.name)),
-        Some(Unfinished::Archived(plain)) => {
-            request.tell_found();
-            archived(request, plain)
-        }
+        Some(Unfinished::Archived(plain)) => archived(request, plain),
         Some(Unfinished::Tail(tail, plain)) => {
             let Some((tail, plain)) = up_to_switch(repository, request, tail, plain).await? else {
                 return Err(absent(&request.name));

@@ -94,17 +94,17 @@ impl<'a> Fetch<'a> {
                 Err(error) => tracing::warn!(%error, "fetch it from the repository instead"),
             }
         }
-        // While this process opens the segment, the prefetcher begins with the next one.
-        let found = || {
-            if let Some((ahead, segment)) = ahead.as_ref().zip(segment)
-                && !ahead.tell(segment)
-            {
-                self.start_prefetcher(global, segment, ahead.spool);
-            }
-        };
-        match self.ask_repository(keys.clone(), policy, opened.as_deref(), &found)? {
+        let fetched = self.ask_repository(keys.clone(), policy, opened.as_deref())?;
+        match fetched {
             Fetched::Tail { end } => Ok(Some(end)),
-            Fetched::Archived => Ok(None),
+            Fetched::Archived => {
+                if let Some((ahead, segment)) = ahead.as_ref().zip(segment)
+                    && !ahead.tell(segment)
+                {
+                    self.start_prefetcher(global, segment, ahead.spool);
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -114,13 +114,7 @@ impl<'a> Fetch<'a> {
         if self.arguments.standby { Policy::brief(timeout) } else { Policy::within(timeout * 3) }
     }
 
-    fn ask_repository(
-        &self,
-        keys: KeyRing,
-        policy: Policy,
-        opened: Option<&[u8]>,
-        found: &dyn Fn(),
-    ) -> Result<Fetched> {
+    fn ask_repository(&self, keys: KeyRing, policy: Policy, opened: Option<&[u8]>) -> Result<Fetched> {
         let namespace = self.config.namespace_with(keys, policy)?;
         let redirect = self.arguments.redirect_tablespaces.clone().map(Redirect::below);
         let request = FetchRequest {
@@ -132,7 +126,6 @@ impl<'a> Fetch<'a> {
             follows: self.arguments.timeline,
             pins: self.pins.as_ref(),
             redirect: redirect.as_ref(),
-            found: Some(found),
         };
         start::run_small(archive::fetch(&namespace, &request))
     }

@@ -15,8 +15,6 @@ struct Recovery {
     namespace: Namespace,
     repository: Repository,
     segment: SegmentName,
-    /// How often it was said that a file is archived.
-    found: std::cell::Cell<u32>,
 }
 
 impl Recovery {
@@ -26,8 +24,7 @@ impl Recovery {
         fs::create_dir_all(scratch.path().join("data/global")).unwrap();
         fs::create_dir(scratch.path().join("spool")).unwrap();
         let segment = SegmentName::from_number(TimelineId::FIRST, 3, size());
-        let found = std::cell::Cell::default();
-        let recovery = Self { scratch, namespace, repository, segment, found };
+        let recovery = Self { scratch, namespace, repository, segment };
         recovery.restore_again();
         recovery
     }
@@ -65,7 +62,6 @@ impl Recovery {
             follows,
             pins: pins.as_ref().filter(|_| pinning),
             redirect: None,
-            found: Some(&|| self.found.set(self.found.get() + 1)),
         };
         fetch(&self.namespace, &request).await?;
         Ok(fs::read(&to).unwrap())
@@ -94,20 +90,6 @@ async fn r16_a_tail_is_served_only_when_asked_for() {
     assert_eq!(recovery.fetch(false, true).await.unwrap_err().kind(), Kind::NotFound);
     assert_eq!(recovery.tail().await, bytes);
     assert_eq!(recovery.fetch(false, true).await.unwrap_err().kind(), Kind::NotFound);
-}
-
-/// The prefetcher is for what is archived: a tail, or an absent segment, has nothing after it.
-#[tokio::test]
-async fn what_is_archived_is_told_once_and_nothing_else_is() {
-    let recovery = Recovery::new().await;
-    let bytes = wal(&recovery.segment, 128);
-    recovery.fetch(false, false).await.unwrap_err();
-    put_piece(&recovery.repository, &recovery.segment, 0, 0, &bytes[..PAGE]).await;
-    recovery.fetch(true, false).await.unwrap();
-    assert_eq!(recovery.found.get(), 0);
-    archive(&recovery.repository, &recovery.segment, 128).await;
-    recovery.fetch(true, false).await.unwrap();
-    assert_eq!(recovery.found.get(), 1);
 }
 
 /// Finding (i): what the old timeline wrote behind the switch is on another branch.
