@@ -597,7 +597,7 @@ fn a_part_of_a_file_table_and_its_digests() {
     assert_vector("page-digests", &pack_digests());
 
     let table = FileTable::parse(&vector("file-table")).unwrap();
-    assert_eq!(table.to_bytes(), bytes);
+    assert_eq!(table.to_bytes().unwrap(), bytes);
     let place = table.packs[0].digests;
     let start = place.offset as usize;
     assert_eq!(start + place.stored_len as usize, pack.len());

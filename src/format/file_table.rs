@@ -100,6 +100,7 @@ const EXTENT_FRAME: usize = 11;
 const EXTENT_SKIP: usize = 12;
 const EXTENT_PAGES: usize = 13;
 const SUM: usize = 14;
+type Reader<'a> = ColumnReader<'a, COLUMNS>;
 
 impl Extent {
     /// Which pages of its frame it takes.
@@ -129,8 +130,13 @@ impl Extent {
 }
 
 impl FileTable {
-    /// The plaintext of the part.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// The plaintext of the part. What a reader would refuse is not written: columns would make something else of it.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.check()?;
+        Ok(self.written())
+    }
+
+    fn written(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_u32(&mut out, self.packs.len());
         for pack in &self.packs {
@@ -183,7 +189,7 @@ impl FileTable {
             table.packs.push(PackRef { name, header, digests });
         }
         let (frames, files) = (take_u32(input)?, take_u32(input)?);
-        let mut columns = ColumnReader::<COLUMNS>::take_from(input)?;
+        let mut columns = Reader::take_from(input)?;
         let frames = read_frames(&mut columns, frames, table.packs.len())?;
         let (mut expected, mut read_before) = (Expected::new(frames.len()), 0);
         for _ in 0..files {
@@ -247,7 +253,7 @@ impl<'a> Frames<'a> {
     }
 
     fn index(&self, extent: &Extent) -> u32 {
-        self.indices.get(&(extent.pack, extent.frame)).copied().unwrap_or(u32::MAX)
+        self.indices[&(extent.pack, extent.frame)]
     }
 }
 
@@ -263,8 +269,7 @@ const fn behind(frame: &Extent) -> (u32, u32) {
 fn put_frames(columns: &mut Columns<COLUMNS>, frames: &[&Extent], packs: usize) {
     let (mut pack_before, mut expected) = (0, vec![FIRST; packs]);
     for frame in frames {
-        let mut unknown = FIRST;
-        let next = expected.get_mut(frame.pack as usize).unwrap_or(&mut unknown);
+        let next = &mut expected[frame.pack as usize];
         columns.put_change(FRAME_PACK, pack_before, frame.pack.into());
         columns.put_change(FRAME_NUMBER, next.0.into(), frame.frame.into());
         columns.put_change(FRAME_OFFSET, next.1.into(), frame.offset.into());
@@ -275,7 +280,7 @@ fn put_frames(columns: &mut Columns<COLUMNS>, frames: &[&Extent], packs: usize) 
 }
 
 /// The frames, each as an extent that takes nothing of it.
-fn read_frames(columns: &mut ColumnReader<'_, COLUMNS>, count: u32, packs: usize) -> Option<Vec<Extent>> {
+fn read_frames(columns: &mut Reader<'_>, count: u32, packs: usize) -> Option<Vec<Extent>> {
     let (mut frames, mut pack, mut expected) = (Vec::new(), 0, vec![FIRST; packs]);
     for _ in 0..count {
         pack = columns.changed_word(FRAME_PACK, pack)?;
@@ -307,8 +312,8 @@ impl Expected {
         columns.put_number(EXTENTS, extents.len() as u64);
         for (number, extent) in (1..).zip(extents) {
             let (frame, page) = (frames.index(extent), extent.skip / PAGE_BYTES);
-            columns.put_number(EXTENT_FRAME, self.next.saturating_sub(frame).into());
-            columns.put_change(EXTENT_SKIP, self.page(frame).into(), page.into());
+            columns.put_number(EXTENT_FRAME, (self.next - frame).into());
+            columns.put_change(EXTENT_SKIP, self.pages[frame as usize].into(), page.into());
             if number < extents.len() {
                 columns.put_number(EXTENT_PAGES, (extent.plain_len / PAGE_BYTES).into());
             }
@@ -317,17 +322,13 @@ impl Expected {
     }
 
     /// The extents of a file of `size` bytes: the last one takes what the others leave.
-    fn read(
-        &mut self,
-        columns: &mut ColumnReader<'_, COLUMNS>,
-        frames: &[Extent],
-        size: u64,
-    ) -> Option<Vec<Extent>> {
+    fn read(&mut self, columns: &mut Reader<'_>, frames: &[Extent], size: u64) -> Option<Vec<Extent>> {
         let (mut extents, mut left) = (Vec::new(), size);
         let count = columns.number(EXTENTS)?;
         for number in 1..=count {
             let frame = self.next.checked_sub(columns.word(EXTENT_FRAME)?)?;
-            let page = columns.changed_word(EXTENT_SKIP, self.page(frame))?;
+            let of = *frames.get(frame as usize)?;
+            let page = columns.changed_word(EXTENT_SKIP, self.pages[frame as usize])?;
             let plain_len = if number < count {
                 columns.number(EXTENT_PAGES)?.checked_mul(PAGE_BYTES.into())?
             } else {
@@ -335,24 +336,18 @@ impl Expected {
             };
             left = left.checked_sub(plain_len)?;
             let (skip, plain_len) = (page.checked_mul(PAGE_BYTES)?, plain_len.try_into().ok()?);
-            let extent = Extent { skip, plain_len, ..*frames.get(frame as usize)? };
+            let extent = Extent { skip, plain_len, ..of };
             self.taken(frame, &extent);
             extents.push(extent);
         }
         Some(extents)
     }
 
-    fn page(&self, frame: u32) -> u32 {
-        self.pages.get(frame as usize).copied().unwrap_or_default()
-    }
-
     fn taken(&mut self, frame: u32, extent: &Extent) {
         if frame == self.next {
             self.next += 1;
         }
-        if let Some(page) = self.pages.get_mut(frame as usize) {
-            *page = u32::try_from(extent.pages().end).unwrap_or(u32::MAX);
-        }
+        self.pages[frame as usize] = u32::try_from(extent.pages().end).unwrap_or(u32::MAX);
     }
 }
 
@@ -388,12 +383,12 @@ mod tests {
     #[test]
     fn a_part_round_trips_and_names_a_frame_once() {
         let mut table = sample();
-        let bytes = table.to_bytes();
+        let bytes = table.to_bytes().unwrap();
         assert_eq!(FileTable::parse(&bytes).unwrap(), table);
         let mut less = table.clone();
         less.files[0].extents.truncate(1);
         less.files[0].size = 8192;
-        assert_eq!(bytes.len() - less.to_bytes().len(), 4, "three of the extent, one of the size");
+        assert_eq!(bytes.len() - less.to_bytes().unwrap().len(), 4, "three of the extent, one of the size");
         // Back and forth between frames and packs.
         table.packs.extend_from_within(..);
         let whole = Extent { skip: 0, plain_len: 8192, ..table.files[0].extents[0] };
@@ -401,33 +396,40 @@ mod tests {
         table.files[0].extents.splice(..0, [other, whole, Extent { frame: 0, ..whole }, other, whole]);
         table.files[0].size += 5 * 8192;
         table.files.push(FileRecord { path: "x".into(), read_at: i64::MAX, ..table.files[0].clone() });
-        assert_eq!(FileTable::parse(&table.to_bytes()).unwrap(), table);
+        assert_eq!(FileTable::parse(&table.to_bytes().unwrap()).unwrap(), table);
     }
 
     #[test]
     fn what_would_leave_the_directory_or_not_add_up_is_refused() {
+        let refused = |table: &FileTable| {
+            table.to_bytes().unwrap_err();
+            FileTable::parse(&table.written()).unwrap_err();
+        };
         for path in ["../x", "/etc/passwd", "base//1", "", "a/./b"] {
             let mut table = sample();
             table.files[0].path = path.into();
-            FileTable::parse(&table.to_bytes()).unwrap_err();
+            refused(&table);
         }
         let mut table = sample();
         table.files[0].size += 1;
-        FileTable::parse(&table.to_bytes()).unwrap_err();
+        refused(&table);
         let mut table = sample();
         let whole = table.files[0].extents[0];
         let part = |skip, plain_len| Extent { skip, plain_len, ..whole };
         table.files[0].extents = vec![part(16384, 8193), part(0, 8192)];
-        FileTable::parse(&table.to_bytes()).unwrap_err();
+        refused(&table);
         table.files[0].extents.reverse();
-        FileTable::parse(&table.to_bytes()).unwrap();
+        FileTable::parse(&table.to_bytes().unwrap()).unwrap();
         // A digest stands for a page as the frame has it.
         for (skip, plain_len) in [(16384, 8192 + 2), (16384, 1), (u32::MAX, 8192)] {
             table.files[0].size = u64::from(plain_len);
             table.files[0].extents = vec![part(skip, plain_len)];
-            FileTable::parse(&table.to_bytes()).unwrap_err();
+            refused(&table);
         }
-        let bytes = sample().to_bytes();
+        // Columns count in pages.
+        table.files[0].extents = vec![part(1, 8192)];
+        table.to_bytes().unwrap_err();
+        let bytes = sample().to_bytes().unwrap();
         for len in 0..bytes.len() {
             FileTable::parse(&bytes[..len]).unwrap_err();
         }

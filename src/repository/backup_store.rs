@@ -51,7 +51,7 @@ impl Repository {
     /// Put part `number` of the file table of `id`.
     pub async fn put_file_table(&self, id: &BackupId, number: u32, table: &FileTable) -> Result<PartRecord> {
         let table_bytes = self
-            .put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes())
+            .put_sealed(ObjectKind::FileTable, &layout::file_table_key(id, number), &table.to_bytes()?)
             .await?;
         Ok(PartRecord {
             files: table.files.len() as u64,

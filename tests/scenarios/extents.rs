@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use walproof::format::{BackupId, Extent, FileTable, Manifest, digest_sum};
 use walproof::repository::{DigestReader, Namespace, Repository};
-use walproof::seal::KeyRing;
+use walproof::seal::{Header, KeyRing};
 use walproof::store::{Location, Policy, Store};
 
 /// Hands of the library in a copy of a repository.
@@ -167,7 +167,9 @@ async fn a_manifest_names_its_packs_with_their_live_bytes() {
     let [packs] = forge.manifest.packs.try_into().unwrap();
     assert_eq!((packs.backup, packs.key_ids.len()), (forge.manifest.id.clone(), 1));
     assert_eq!(listed["stored_bytes"], packs.live_bytes);
-    assert_eq!(packs.live_bytes, live_bytes.iter().sum::<u64>());
+    assert_eq!(packs.live_bytes, frames.values().sum::<u64>(), "no frame lies in a pack that is not named");
+    let headers = forge.tables.iter().flat_map(|table| &table.packs).map(|pack| &pack.header);
+    assert!(headers.map(|header| Header::parse(header).unwrap().key_id).all(|id| packs.key_ids == [id]));
     assert_eq!((packs.bytes, packs.packs), (stored.iter().sum(), stored.len() as u64));
     let added =
         |(key, _): &(String, u64)| key.contains(forge.manifest.id.as_str()) && !key.contains("/backups/");
