@@ -3,7 +3,7 @@
 use crate::support::archived::wait_open;
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::site::Site;
-use crate::support::{Archived, Repo};
+use crate::support::{Archived, Repo, process};
 use std::time::Duration;
 
 fn site_on(server: &S3Server) -> Site {
@@ -111,4 +111,13 @@ fn expired_credentials_are_named_at_once() {
         site.walproof.push(&waiting).complains_with(4).stderr_contains(code).hints("credentials");
         site.fetch_fails(&name, 204);
     }
+}
+
+#[test]
+fn a_store_without_tls_needs_no_certificates() {
+    let server = S3Server::start();
+    let site = site_on(&server);
+    let mut command = site.walproof.command(["wal-list"]);
+    command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+    process::run(command, b"", process::TIMEOUT).success();
 }
