@@ -1,6 +1,7 @@
 //! The files that a restore writes.
 
 use std::fs::{File, Permissions};
+use std::io::IoSlice;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,9 +31,12 @@ struct Pending {
 }
 
 impl Pending {
-    fn push(&mut self, position: u64, bytes: &[u8]) {
-        self.places.push((position, bytes.len()));
-        self.bytes.extend_from_slice(bytes);
+    fn push(&mut self, position: u64, slices: &[IoSlice<'_>]) {
+        let before = self.bytes.len();
+        for bytes in slices {
+            self.bytes.extend_from_slice(bytes);
+        }
+        self.places.push((position, self.bytes.len() - before));
     }
 
     fn write(&self, file: &File) -> std::io::Result<()> {
@@ -51,8 +55,8 @@ impl Destination {
         Self { path, mode, writing: Mutex::default(), pending: Mutex::default() }
     }
 
-    /// Write `bytes` at `position` through `file`, or leave them to the worker that is writing.
-    pub(super) fn write(&self, file: &File, position: u64, bytes: &[u8]) -> Result<()> {
+    /// Write `slices` one behind the other from `position` on through `file`, or leave them to the worker that is writing.
+    pub(super) fn write(&self, file: &File, position: u64, slices: &mut [IoSlice<'_>]) -> Result<()> {
         let failed = |cause| Error::io("write", &self.path, &cause);
         let turn = match self.writing.try_lock() {
             Ok(turn) => Some(turn),
@@ -61,10 +65,10 @@ impl Destination {
         };
         match turn {
             Some(turn) => {
-                file.write_all_at(bytes, position).map_err(failed)?;
+                write_all(file, slices, position).map_err(failed)?;
                 drop(turn);
             }
-            None => self.pending().push(position, bytes),
+            None => self.pending().push(position, slices),
         }
         // Whoever leaves looks whether something came meanwhile: nothing stays behind.
         while !self.pending().places.is_empty() {
@@ -78,6 +82,23 @@ impl Destination {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn write_all(file: &File, mut slices: &mut [IoSlice<'_>], mut position: u64) -> std::io::Result<()> {
+    // Empty ones at the beginning go.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match rustix::io::pwritev(file, slices, position) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut slices, written);
+                position += written as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Open a file for writing, made when missing, with its permissions and that to write: it may have to be opened again.
@@ -112,7 +133,9 @@ mod tests {
                     let file = create(destination).unwrap();
                     for round in 0..200_u64 {
                         let position = (round * 8 + u64::from(worker)) * 512;
-                        destination.write(&file, position, &[worker; 512]).unwrap();
+                        let (one, next) = ([worker; 200], [worker; 312]);
+                        let mut slices = [IoSlice::new(&[]), IoSlice::new(&one), IoSlice::new(&next)];
+                        destination.write(&file, position, &mut slices).unwrap();
                     }
                 });
             }
@@ -133,10 +156,10 @@ mod tests {
         let destination = Destination::new(dir.path().join("f"), 0o600);
         create(&destination).unwrap();
         let read_only = File::open(&destination.path).unwrap();
-        destination.pending().push(0, &[1]);
-        destination.write(&read_only, 0, b"x").unwrap_err();
+        destination.pending().push(0, &[IoSlice::new(&[1])]);
+        destination.write(&read_only, 0, &mut [IoSlice::new(b"x")]).unwrap_err();
         let file = create(&destination).unwrap();
-        destination.write(&file, 1, b"x").unwrap();
+        destination.write(&file, 1, &mut [IoSlice::new(b"x")]).unwrap();
         assert_eq!(std::fs::read(&destination.path).unwrap(), [1, b'x']);
     }
 }

@@ -1,7 +1,7 @@
 //! The workers of a restore: open frames, write what the files have of them.
 
-use std::collections::HashMap;
 use std::fs::File;
+use std::io::IoSlice;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,7 +15,9 @@ use crate::format::{Extent, PackReader, first_other_page};
 use crate::seal::Decompressor;
 
 /// Pieces that follow each other are written together up to so many bytes, and a longer one by itself.
-const TOGETHER: usize = 256 << 10;
+const TOGETHER: u32 = 256 << 10;
+/// And no more than so many: the system takes 1024 (`IOV_MAX`).
+const MOST_TOGETHER: usize = 256;
 
 /// What one request brought.
 #[derive(Debug)]
@@ -86,59 +88,103 @@ pub(super) fn write_shares(
     count: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
     let mut frames = Frames::new(seed)?;
-    let mut together = Vec::new();
     loop {
         let next =
             shares.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
         let Some(fetched) = next else { return Ok(()) };
-        let mut writer = Writer { open: None, position: 0, together };
-        write_share(&fetched, &mut frames, &mut writer, count)?;
-        together = writer.together;
+        write_share(&fetched, &mut frames, count)?;
     }
 }
 
-fn write_share(
-    fetched: &Fetched,
-    frames: &mut Frames,
-    writer: &mut Writer,
-    count: &(dyn Fn(u64) + Sync),
-) -> Result<()> {
-    let place = |piece: &Piece| (piece.extent.pack, piece.extent.offset);
-    // How many pieces each frame has, and where the last of them ends.
-    let mut wanted = HashMap::new();
-    for piece in &fetched.pieces {
-        let (more, end) = wanted.entry(place(piece)).or_insert((0_usize, 0));
-        *more += 1;
-        *end = piece.extent.end().max(*end);
-    }
-    let mut opened: HashMap<(u32, u32), Vec<u8>> = HashMap::new();
-    for piece in &fetched.pieces {
-        let restoring = || format!("restore {}", piece.file.path.display());
-        let place = place(piece);
-        let plain = if let Some(plain) = opened.remove(&place) {
-            plain
-        } else {
-            let len = wanted.get(&place).map_or(usize::MAX, |(_, end)| *end);
-            fetched.open(piece, len, frames).with_context(restoring)?
-        };
-        let bytes = frames.extent(&plain, &piece.extent, &piece.digests).with_context(restoring)?;
-        writer.write(&piece.file, piece.position, bytes)?;
-        count(bytes.len() as u64);
-        match wanted.get_mut(&place) {
-            Some((more, _)) if *more > 1 => {
-                *more -= 1;
-                opened.insert(place, plain);
+fn write_share(fetched: &Fetched, frames: &mut Frames, count: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let (mut uses, use_of) = uses(&fetched.pieces);
+    let mut open: Option<(&Arc<Destination>, File)> = None;
+    let mut begin = 0;
+    while let Some(first) = fetched.pieces.get(begin) {
+        let range = begin..begin + together(&fetched.pieces[begin..]);
+        begin = range.end;
+        let (pieces, numbers) = (&fetched.pieces[range.clone()], &use_of[range]);
+        for number in numbers {
+            let of = &mut uses[*number];
+            if of.plain.is_empty() {
+                of.plain = fetched.open(&of.pieces, frames)?;
             }
-            _ => frames.spare.push(plain),
+        }
+        let slices = pieces.iter().zip(numbers);
+        let slices = slices.map(|(piece, number)| piece.extent.of(&uses[*number].plain).map(IoSlice::new));
+        let mut slices: Vec<IoSlice<'_>> = slices.collect::<Result<_>>()?;
+        if !open.as_ref().is_some_and(|(open, _)| Arc::ptr_eq(open, &first.file)) {
+            open = Some((&first.file, create(&first.file)?));
+        }
+        if let Some((destination, file)) = &open {
+            destination.write(file, first.position, &mut slices)?;
+        }
+        count(pieces.iter().map(|piece| u64::from(piece.extent.plain_len)).sum());
+        for number in numbers {
+            let of = &mut uses[*number];
+            of.left -= 1;
+            if of.left == 0 {
+                frames.spare.push(std::mem::take(&mut of.plain));
+            }
         }
     }
-    writer.flush()
+    Ok(())
+}
+
+/// How many of the pieces are written together: they follow each other in one file.
+fn together(pieces: &[Piece]) -> usize {
+    let mut bytes = 0;
+    let follows = |one: &Piece, next: &Piece| {
+        Arc::ptr_eq(&one.file, &next.file) && one.position + u64::from(one.extent.plain_len) == next.position
+    };
+    let more = pieces.windows(2).take(MOST_TOGETHER - 1).take_while(|pair| {
+        bytes += pair[0].extent.plain_len;
+        follows(&pair[0], &pair[1]) && bytes + pair[1].extent.plain_len <= TOGETHER
+    });
+    (1 + more.count()).min(pieces.len())
+}
+
+/// A frame and what a share has of it.
+struct Use<'a> {
+    pieces: Vec<&'a Piece>,
+    /// Pieces that are not written yet.
+    left: usize,
+    /// Opened, from the first of its pieces to the last.
+    plain: Vec<u8>,
+}
+
+/// The frames of a share, and the number of that of each piece.
+fn uses(pieces: &[Piece]) -> (Vec<Use<'_>>, Vec<usize>) {
+    let place = |piece: usize| (pieces[piece].extent.pack, pieces[piece].extent.offset);
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    order.sort_unstable_by_key(|piece| (place(*piece), *piece));
+    let mut use_of = vec![0; pieces.len()];
+    let mut uses = Vec::new();
+    for of_frame in order.chunk_by(|one, next| place(*one) == place(*next)) {
+        for piece in of_frame {
+            use_of[*piece] = uses.len();
+        }
+        let pieces = of_frame.iter().map(|piece| &pieces[*piece]).collect();
+        uses.push(Use { pieces, left: of_frame.len(), plain: Vec::new() });
+    }
+    (uses, use_of)
 }
 
 impl Fetched {
-    fn open(&self, piece: &Piece, len: usize, frames: &mut Frames) -> Result<Vec<u8>> {
-        let pack = &self.packs[piece.extent.pack as usize];
-        frames.open(&pack.reader, &piece.extent, self.stored(piece)?, len)
+    /// Open the frame that the pieces lie in. All of them are compared with their digests at once, while what was opened is
+    /// near: others are opened before the last of them is written.
+    fn open(&self, pieces: &[&Piece], frames: &mut Frames) -> Result<Vec<u8>> {
+        let restoring = |piece: &Piece| format!("restore {}", piece.file.path.display());
+        let Some(first) = pieces.first() else { return Ok(Vec::new()) };
+        let pack = &self.packs[first.extent.pack as usize];
+        let len = pieces.iter().map(|piece| piece.extent.end()).max().unwrap_or_default();
+        let stored = self.stored(first).with_context(|| restoring(first))?;
+        let plain =
+            frames.open(&pack.reader, &first.extent, stored, len).with_context(|| restoring(first))?;
+        for piece in pieces {
+            frames.extent(&plain, &piece.extent, &piece.digests).with_context(|| restoring(piece))?;
+        }
+        Ok(plain)
     }
 
     /// The frame that a piece lies in, as stored.
@@ -156,46 +202,44 @@ impl Fetched {
     }
 }
 
-/// Writes one file at a time, and together what follows each other in it.
-struct Writer {
-    open: Option<(Arc<Destination>, File)>,
-    /// Where `together` goes.
-    position: u64,
-    together: Vec<u8>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Writer {
-    fn write(&mut self, file: &Arc<Destination>, position: u64, bytes: &[u8]) -> Result<()> {
-        let is_open = self.open.as_ref().is_some_and(|(open, _)| Arc::ptr_eq(open, file));
-        let follows = is_open && self.position + self.together.len() as u64 == position;
-        if !follows || self.together.len() + bytes.len() > TOGETHER {
-            self.flush()?;
-            self.position = position;
-        }
-        if !is_open {
-            self.open = Some((Arc::clone(file), create(file)?));
-        }
-        if bytes.len() < TOGETHER {
-            self.together.extend_from_slice(bytes);
-            return Ok(());
-        }
-        self.position += bytes.len() as u64;
-        self.put(position, bytes)
+    /// A piece of `frame`, of so many bytes of a file.
+    fn piece(file: &Arc<Destination>, frame: u32, position: u64, plain_len: u32) -> Piece {
+        let extent =
+            Extent { pack: 0, frame, offset: frame, stored_len: 1, frame_len: 1, skip: 0, plain_len };
+        Piece { file: Arc::clone(file), position, extent, digests: Box::default() }
     }
 
-    fn flush(&mut self) -> Result<()> {
-        if self.together.is_empty() {
-            return Ok(());
-        }
-        let together = std::mem::take(&mut self.together);
-        self.put(self.position, &together)?;
-        self.together = together;
-        self.together.clear();
-        Ok(())
+    #[test]
+    fn what_follows_each_other_in_a_file_is_written_together_up_to_a_limit() {
+        let [one, other] = ["1", "2"].map(|path| Arc::new(Destination::new(path.into(), 0)));
+        let page = |file, number: u32| piece(file, 1, u64::from(number) * 8192, 8192);
+        let pages = |range: std::ops::Range<u32>| range.map(|number| page(&one, number)).collect::<Vec<_>>();
+        assert_eq!(together(&[]), 0);
+        assert_eq!(together(&pages(0..40)), 32);
+        assert_eq!(together(&[pages(0..2), pages(3..4)].concat()), 2, "a page between them stays as it is");
+        assert_eq!(together(&[page(&one, 0), page(&other, 1)]), 1);
+        assert_eq!(
+            together(&[piece(&one, 1, 0, TOGETHER + 1), piece(&one, 1, u64::from(TOGETHER) + 1, 1)]),
+            1
+        );
+        let bytes: Vec<Piece> = (0..1000).map(|position| piece(&one, 1, position, 1)).collect();
+        assert_eq!(together(&bytes), MOST_TOGETHER);
     }
 
-    fn put(&self, position: u64, bytes: &[u8]) -> Result<()> {
-        let Some((destination, file)) = &self.open else { return Ok(()) };
-        destination.write(file, position, bytes)
+    #[test]
+    fn each_frame_knows_its_pieces() {
+        let file = Arc::new(Destination::new("1".into(), 0));
+        let pieces: Vec<Piece> =
+            [7, 3, 7, 9].iter().zip(0..).map(|(frame, at)| piece(&file, *frame, at, 1)).collect();
+        let (uses, use_of) = uses(&pieces);
+        assert_eq!(use_of, [1, 0, 1, 2]);
+        let positions: Vec<Vec<u64>> =
+            uses.iter().map(|of| of.pieces.iter().map(|piece| piece.position).collect()).collect();
+        assert_eq!(positions, [vec![1], vec![0, 2], vec![3]]);
+        assert!(uses.iter().all(|of| of.left == of.pieces.len()));
     }
 }
