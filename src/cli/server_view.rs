@@ -16,7 +16,7 @@ use crate::restore::Plan;
 
 /// Longer than a store that works takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(1);
 /// No repository has it: timeline 1 has no ancestor.
 const NEVER_THERE: &str = "00000001.history";
 
@@ -73,7 +73,7 @@ impl Rehearsal {
     }
 
     /// What would keep the server of `plan` from starting or from getting its WAL, in words.
-    pub(crate) fn warnings(self, plan: &Plan) -> Vec<String> {
+    pub(crate) async fn warnings(self, plan: &Plan) -> Vec<String> {
         let Some(asked) = self.asked else {
             let places = plan.tablespaces.iter().map(|(_, place)| format!(" {}", place.display()));
             return vec![format!(
@@ -82,7 +82,8 @@ impl Rehearsal {
                 places.collect::<String>()
             )];
         };
-        let Some(why) = asked.answer() else { return Vec::new() };
+        let answer = tokio::task::spawn_blocking(move || asked.answer()).await;
+        let Some(why) = answer.unwrap_or_else(|cause| Some(cause.to_string())) else { return Vec::new() };
         let who =
             self.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
         vec![format!(

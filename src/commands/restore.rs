@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::repository::{Lease, Repository};
-use crate::restore::{Handover, Plan, RestoreRequest, execute, owner_for, plan, too_low};
+use crate::restore::{Handover, Plan, RestoreRequest, execute, owner_for, plan, prepare, too_low};
 use crate::store::Policy;
 
 pub(super) fn backup_fetch(global: &Global, directory: PathBuf, backup: &str) -> Result<u8> {
@@ -44,23 +44,28 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
             (!standby).then_some(plan.timeline),
         )?;
         let handover = Handover { restore_command, standby, archive_off, owner };
-        let mut words = Words { plan: &plan, handover: &handover, warnings: rehearsal.warnings(&plan) };
-        if !global.json {
-            words.plan()?;
-        } else if dry_run {
-            words.json(None)?;
-        }
+        let mut words = Words { plan: &plan, handover: &handover, warnings: Vec::new() };
         if dry_run {
-            return Ok(0);
+            words.warnings = rehearsal.warnings(&plan).await;
+            let said = if global.json { words.json(None) } else { words.plan() };
+            return said.map(|()| 0);
         }
         // From here on much is moved.
         let repository = repository.with_policy(patience());
-        let lease = take_lease(&context.config, &repository, &plan).await;
+        let say = async {
+            words.warnings = rehearsal.warnings(&plan).await;
+            if global.json { Ok(()) } else { words.plan() }
+        };
+        let lease = take_lease(&context.config, &repository, &plan);
+        let (said, lease, prepared) = tokio::join!(say, lease, prepare(&repository, &plan));
         let progress = Arc::new(Progress::default());
         progress.begin(plan.backup.size_bytes);
         let bar = backup::draw(global, Arc::clone(&progress));
         let count = Arc::new(move |bytes| progress.add(bytes));
-        let restored = execute(&repository, &plan, &handover, count).await;
+        let restored = match said.and(prepared) {
+            Ok(prepared) => execute(&repository, &plan, prepared, &handover, count).await,
+            Err(error) => Err(error),
+        };
         bar.abort();
         if let Some(Err(error)) = release(lease).await {
             tracing::warn!(%error, "the restore's lease is left to age");

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::postgres::{Lsn, PgTime, Recovery, RecoverySettings, RecoveryTarget, TargetAction};
 use crate::present::seconds;
 use crate::repository::Repository;
-use crate::restore::{Handover, Plan, execute};
+use crate::restore::{Handover, Plan, execute, prepare};
 
 /// Recovery that restores no segment and says nothing for so long does not go on.
 const STALLED: Duration = Duration::from_mins(20);
@@ -73,7 +73,12 @@ impl Rehearsal<'_> {
         let mut begin = Instant::now();
         let restore_command = self.restore_command.clone();
         let handover = Handover { restore_command, standby: false, archive_off: true, owner: None };
-        let restored = execute(self.repository, self.plan, &handover, Arc::clone(&self.count)).await;
+        let restored = match prepare(self.repository, self.plan).await {
+            Ok(prepared) => {
+                execute(self.repository, self.plan, prepared, &handover, Arc::clone(&self.count)).await
+            }
+            Err(error) => Err(error),
+        };
         draft.phases.fetch = lap(&mut begin);
         match restored {
             Ok(restored) => {

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::delta::Kept;
 use super::destination::set_mode;
 use super::directory::{Target, complete};
 use super::fetch::{Pack, Piece, Request, Stretches, pack_missing, requests, shares};
@@ -14,6 +13,7 @@ use super::flush::Flusher;
 use super::part::{Part, Parts};
 use super::places::State;
 use super::plan::Plan;
+use super::prepare::Prepared;
 use super::write::{Chunk, Fetched, write_shares};
 use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
@@ -42,26 +42,26 @@ pub struct Restored {
     pub found: u64,
 }
 
-/// Fill the plan's directory and hand it over to the server. `count` hears of every written byte.
+/// Fill the plan's directory and hand it over to the server; [`prepare`](super::prepare()) says what it begins with. `count`
+/// hears of every written byte.
 /// The cluster can start when this returns, and cannot while it has not.
 pub async fn execute(
     repository: &Repository,
     plan: &Plan,
+    mut prepared: Prepared,
     handover: &Handover,
     count: Arc<dyn Fn(u64) + Send + Sync>,
 ) -> Result<Restored> {
     plan.check_directories()?;
-    let kept = match plan.state()? {
+    match plan.state()? {
         State::Complete if !plan.delta => return complete_as(plan, handover),
-        State::Unfinished(_) | State::Complete | State::Cluster if plan.delta => {
-            Some(Kept::read(repository, plan).await?)
-        }
-        _ => None,
-    };
-    let target = Arc::new(Target::begin(plan, handover.owner, kept.as_ref())?);
+        State::Empty => prepared.kept = None,
+        _ => {}
+    }
+    let target = Arc::new(Target::begin(plan, handover.owner, prepared.kept.as_ref())?);
     let flusher = Flusher::start(Arc::clone(&target));
     let seed = repository.identity().page_seed()?;
-    let parts = Parts::new(repository, plan, &target, seed, kept.is_some(), Arc::clone(&count));
+    let parts = Parts::new(repository, plan, &target, seed, prepared, Arc::clone(&count));
     write_all(repository, &parts, seed, count).await?;
     parts.made().await?;
     tokio::task::block_in_place(|| {
@@ -112,10 +112,10 @@ async fn write_all(
     let fetching = stream::iter(parts.numbers())
         .map(|number| parts.read(number))
         .buffered(1 + PARTS_AHEAD)
-        .map_ok(|Part { packs, pieces }| {
-            stream::iter(
-                stretches.of(pieces).into_iter().map(move |stretch| Ok((Arc::clone(&packs), stretch))),
-            )
+        .map_ok(|Part { packs, pieces }| pieces.map_ok(move |pieces| (Arc::clone(&packs), pieces)))
+        .try_flatten()
+        .map_ok(|(packs, pieces)| {
+            stream::iter(stretches.of(pieces)).map(move |stretch| Ok((Arc::clone(&packs), stretch)))
         })
         .try_flatten()
         .map_ok(|(packs, stretch)| {

@@ -1,6 +1,7 @@
 //! Restoring: a plan that is a value, then its effects on the disk.
 
 mod attempt;
+mod compare;
 mod delta;
 mod destination;
 mod directory;
@@ -13,6 +14,8 @@ mod parameters;
 mod part;
 mod places;
 mod plan;
+mod prepare;
+mod table;
 mod write;
 
 pub use execute::{Restored, execute};
@@ -20,3 +23,4 @@ pub use finish::Handover;
 pub use owner::owner_for;
 pub use parameters::too_low;
 pub use plan::{Plan, Reach, RestoreRequest, plan};
+pub use prepare::{Prepared, prepare};

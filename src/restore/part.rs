@@ -3,15 +3,18 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::task::JoinHandle;
 
-use super::delta::{Found, Wanted, missing};
+use super::compare::{Found, Wanted, missing};
 use super::destination::{Destination, create};
 use super::directory::Target;
 use super::fetch::{Pack, Piece, pack_missing, pieces};
 use super::finish::{check_control, file_mode};
 use super::places::CONTROL;
 use super::plan::Plan;
+use super::prepare::Prepared;
+use super::table::{fill, read_part};
 use super::write::Frames;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{FileTable, PackReader, PackRef};
@@ -20,7 +23,8 @@ use crate::repository::{DigestReader, Repository};
 /// What one part wants.
 pub(super) struct Part {
     pub(super) packs: Arc<[Arc<Pack>]>,
-    pub(super) pieces: Vec<Piece>,
+    /// In the order of the files, batch by batch.
+    pub(super) pieces: BoxStream<'static, Result<Vec<Piece>>>,
 }
 
 /// The parts of a plan's backup.
@@ -31,6 +35,8 @@ pub(super) struct Parts<'a> {
     seed: u64,
     /// Whether something may be there already.
     delta: bool,
+    /// The first part with its digests, until it is asked for.
+    first: Mutex<Option<FileTable>>,
     digests: tokio::sync::Mutex<DigestReader>,
     found: Arc<Found>,
     count: Arc<dyn Fn(u64) + Send + Sync>,
@@ -46,11 +52,13 @@ impl<'a> Parts<'a> {
         plan: &'a Plan,
         target: &'a Target,
         seed: u64,
-        delta: bool,
+        prepared: Prepared,
         count: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Self {
-        let (digests, found, read_only, making) = Default::default();
-        Self { repository, plan, target, seed, delta, digests, found, count, read_only, making }
+        let (first, digests) = (Mutex::new(prepared.first), tokio::sync::Mutex::new(prepared.digests));
+        let (found, read_only, making) = Default::default();
+        let delta = prepared.kept.is_some();
+        Self { repository, plan, target, seed, delta, first, digests, found, count, read_only, making }
     }
 
     /// Bytes of the parts read so far that were there already.
@@ -83,12 +91,7 @@ impl<'a> Parts<'a> {
 
     /// Read part `number`, and see to the files that need nothing from a pack. `pg_control` is dealt with here.
     pub(super) async fn read(&self, number: usize) -> Result<Part> {
-        let id = &self.plan.backup.id;
-        let number =
-            u32::try_from(number).map_err(|_| Error::corrupt("the file table has too many parts"))?;
-        let mut table = self.repository.get_file_table(id, number).await?;
-        let filled = self.digests.lock().await.fill(self.repository, &mut table).await;
-        filled.map_err(|no| pack_missing(no.error))?;
+        let mut table = self.table(number).await?;
         if let Some(index) = table.files.iter().position(|file| file.path.as_bytes() == CONTROL.as_bytes()) {
             self.restore_control(&table, index).await?;
             table.files.remove(index);
@@ -111,9 +114,15 @@ impl<'a> Parts<'a> {
             self.making().push(tokio::task::spawn_blocking(make));
         }
         let pieces = if self.delta {
-            self.missing(wanted).await?
+            let (found, count) = (Arc::clone(&self.found), Arc::clone(&self.count));
+            let count = move |bytes| {
+                found.add(bytes);
+                count(bytes);
+            };
+            missing(wanted, self.seed, count).boxed()
         } else {
-            wanted.into_iter().flat_map(|wanted| wanted.pieces).collect()
+            let pieces = wanted.into_iter().flat_map(|wanted| wanted.pieces).collect();
+            stream::iter([Ok(pieces)]).boxed()
         };
         let packs = table.packs.into_iter().map(|pack| {
             let reader = reader(self.repository, &pack)?;
@@ -122,17 +131,16 @@ impl<'a> Parts<'a> {
         Ok(Part { packs: packs.collect::<Result<_>>()?, pieces })
     }
 
-    /// What of it is not on the disk.
-    async fn missing(&self, wanted: Vec<Wanted>) -> Result<Vec<Piece>> {
-        let (seed, found, count) = (self.seed, Arc::clone(&self.found), Arc::clone(&self.count));
-        let compare = move || {
-            missing(&wanted, seed, &|bytes| {
-                found.add(bytes);
-                count(bytes);
-            })
-        };
-        let missing = tokio::task::spawn_blocking(compare).await;
-        missing.map_err(|_| Error::new(Kind::Other, "a comparing thread died"))?
+    /// Part `number` of the file table, with its digests.
+    async fn table(&self, number: usize) -> Result<FileTable> {
+        if number == 0
+            && let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Ok(first);
+        }
+        let mut table = read_part(self.repository, self.plan, number).await?;
+        fill(&mut *self.digests.lock().await, self.repository, &mut table).await?;
+        Ok(table)
     }
 
     /// `pg_control` waits under another name until the commit.

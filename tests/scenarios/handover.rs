@@ -36,7 +36,9 @@ fn r17_a_restore_begun_again_takes_no_tablespace_that_went_live_elsewhere() {
         (archived.target("first"), archived.target("second"), archived.target("shared"));
     let args = [moved(&place, &shared)];
 
-    server.faults().add(Fault::hang().on(Verb::Get).key("packs/").from(1));
+    // Behind the page digests, one request a pack.
+    let packs = archived.repo().keys("packs/").len() as u64;
+    server.faults().add(Fault::hang().on(Verb::Get).key("packs/").from(packs + 1));
     let mut command = vec!["restore".into(), "--to".into(), first.display().to_string()];
     command.extend(args.clone());
     let running = archived.walproof.spawn(&command);
