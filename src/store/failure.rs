@@ -118,6 +118,19 @@ fn unreachable(text: &str) -> Error {
     }
 }
 
+/// What a client cannot be made of.
+pub(super) fn of_settings(cause: &object_store::Error) -> Error {
+    let text = with_innermost(cause, &cause.to_string());
+    let error = Error::usage(format!("repository: {text}"));
+    if text.contains("certificate") {
+        error.hint(
+            "install the authorities that this system trusts (ca-certificates), or name the store's in repository.ca_file",
+        )
+    } else {
+        error
+    }
+}
+
 /// The library says "error sending request"; what was wrong, only the innermost cause tells.
 fn with_innermost(cause: &object_store::Error, text: &str) -> String {
     let causes = std::iter::successors(cause.source(), |error: &&dyn std::error::Error| (*error).source());

@@ -11,6 +11,7 @@ use object_store::memory::InMemory;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
 use super::credentials::{CredentialSource, Provider};
+use super::failure::of_settings;
 use super::policy::Policy;
 use crate::error::{Error, Kind, Result};
 
@@ -159,7 +160,7 @@ fn open_s3(s3: &S3Location, policy: &Policy, deletes: Deletes) -> Result<AmazonS
     if s3.server_side_encryption {
         builder = builder.with_config("aws_server_side_encryption".parse().map_err(|_| sse())?, "AES256");
     }
-    builder.build().map_err(|cause| Error::usage(format!("repository: {cause}")))
+    builder.build().map_err(|cause| of_settings(&cause))
 }
 
 fn sse() -> Error {

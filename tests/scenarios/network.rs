@@ -114,10 +114,18 @@ fn expired_credentials_are_named_at_once() {
 }
 
 #[test]
-fn a_store_without_tls_needs_no_certificates() {
+fn a_store_without_tls_needs_no_certificates_and_one_with_tls_says_so() {
     let server = S3Server::start();
     let site = site_on(&server);
-    let mut command = site.walproof.command(["wal-list"]);
-    command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
-    process::run(command, b"", process::TIMEOUT).success();
+    let without_authorities = |endpoint: &str| {
+        let config = site.walproof.config();
+        let text = std::fs::read_to_string(config).unwrap();
+        std::fs::write(config, text.replace("endpoint = \"http", &format!("endpoint = \"{endpoint}")))
+            .unwrap();
+        let mut command = site.walproof.command(["wal-list"]);
+        command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+        process::run(command, b"", process::TIMEOUT)
+    };
+    without_authorities("http").success();
+    without_authorities("https").fails_with(2).hints("ca-certificates");
 }
