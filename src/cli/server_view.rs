@@ -1,12 +1,13 @@
 //! What the restored server will find when it calls walproof: its user, its environment (R19).
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::user_name;
 use crate::config::Config;
@@ -16,7 +17,6 @@ use crate::restore::Plan;
 
 /// Longer than a store that works takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(1);
 /// No repository has it: timeline 1 has no ancestor.
 const NEVER_THERE: &str = "00000001.history";
 
@@ -82,8 +82,7 @@ impl Rehearsal {
                 places.collect::<String>()
             )];
         };
-        let answer = tokio::task::spawn_blocking(move || asked.answer()).await;
-        let Some(why) = answer.unwrap_or_else(|cause| Some(cause.to_string())) else { return Vec::new() };
+        let Some(why) = asked.answer().await else { return Vec::new() };
         let who =
             self.owner.map_or_else(|| "this user".to_owned(), |(id, _)| format!("user {}", user_name(id)));
         vec![format!(
@@ -103,7 +102,7 @@ impl Asked {
         command.args(["wal-fetch", NEVER_THERE, "/nonexistent/history", "--quiet"]);
         command.args(["--system-identifier", &system_identifier.to_string(), "--config"]).arg(&config.path);
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
         if let Some((user, group)) = owner {
             // This drops root's supplementary groups, too.
             command.uid(user).gid(group);
@@ -112,33 +111,20 @@ impl Asked {
     }
 
     /// What went wrong, if anything did.
-    fn answer(mut self) -> Option<String> {
-        let child = match &mut self.child {
+    async fn answer(self) -> Option<String> {
+        let mut child = match self.child {
             Ok(child) => child,
             Err(cause) => return Some(format!("cannot be run: {cause}")),
         };
-        loop {
-            match child.try_wait() {
-                // 1: the repository was asked, and answered.
-                Ok(Some(status)) if status.code() == Some(1) => return None,
-                Ok(Some(status)) => {
-                    let text = std::fs::read_to_string(said(&self.scratch)).unwrap_or_default();
-                    let line =
-                        text.lines().next().unwrap_or_default().trim_start_matches("walproof: error: ");
-                    return Some(if line.is_empty() { status.to_string() } else { line.to_owned() });
-                }
-                Ok(None) if self.begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
-                _ => return Some(format!("no answer within {} s", PATIENCE.as_secs())),
+        match timeout_at(self.begin + PATIENCE, child.wait()).await {
+            // 1: the repository was asked, and answered.
+            Ok(Ok(status)) if status.code() == Some(1) => None,
+            Ok(Ok(status)) => {
+                let text = std::fs::read_to_string(said(&self.scratch)).unwrap_or_default();
+                let line = text.lines().next().unwrap_or_default().trim_start_matches("walproof: error: ");
+                Some(if line.is_empty() { status.to_string() } else { line.to_owned() })
             }
-        }
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        if let Ok(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
+            _ => Some(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }
 }
