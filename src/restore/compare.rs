@@ -164,13 +164,14 @@ impl Share<'_> {
         count: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Piece>> {
         let path = &self.of.file.path;
-        let open = |cause: std::io::Error| {
-            if cause.kind() == std::io::ErrorKind::PermissionDenied {
+        let before = match File::open(path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
                 set_mode_if_less(path, 0o600)?;
+                File::open(path)
             }
-            Ok(File::open(path).ok())
+            opened => opened,
         };
-        let before = File::open(path).map_or_else(open, |file| Ok(Some(file)))?;
+        let before = before.ok();
         if self.first && !before.as_ref().is_some_and(|file| self.of.has_length_and_mode(file)) {
             if before.is_some() {
                 set_mode_if_less(path, 0o600)?;
