@@ -1,5 +1,8 @@
 //! Data that compresses about as WAL and tables do, the same on every run.
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
 /// Bytes of a page, of WAL and of relations.
 pub(crate) const PAGE: usize = 8192;
 /// Bytes of the segment.
@@ -28,20 +31,16 @@ const WORDS: [&str; 16] = [
     "carrier",
 ];
 
-/// SplitMix64.
-pub(crate) struct Random(u64);
+/// Numbers from a seed, the same in every run.
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(SplitMix64::seed_from_u64(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0.next_u64()
     }
 
     fn below(&mut self, limit: u64) -> usize {

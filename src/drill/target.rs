@@ -1,6 +1,9 @@
 //! Where a drill restores to: what is asked for, or an instant of the window by chance, so that over the years every corner
 //! of it comes up: its edges, the WAL that was just archived, and moments between backups.
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget};
 use crate::window::{Branch, Chooser, Chosen, Wanted};
@@ -8,27 +11,19 @@ use crate::window::{Branch, Chooser, Chosen, Wanted};
 /// Draws until one serves.
 const DRAWS: u64 = 16;
 
-/// Numbers from a seed, the same on every host (SplitMix64).
+/// Numbers from a seed, the same on every host.
 #[derive(Debug, Clone)]
-pub(super) struct Chance(u64);
+pub(super) struct Chance(SplitMix64);
 
 impl Chance {
     /// From `seed`.
-    pub(super) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+    pub(super) fn new(seed: u64) -> Self {
+        Self(SplitMix64::seed_from_u64(seed))
     }
 
     /// Below `limit`; 0 for 0.
     fn below(&mut self, limit: u64) -> u64 {
-        if limit == 0 { 0 } else { self.next() % limit }
+        if limit == 0 { 0 } else { self.0.next_u64() % limit }
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::manifest;
 use crate::format::{BackupId, ContentDigest, Manifest, PacksRecord, WalDigest, WalRecord};
@@ -12,17 +14,17 @@ use crate::postgres::{History, HistoryEntry, Lsn, PgTime, SegmentName, TimelineI
 pub(crate) use crate::repository::{fixture::SIZE, fixture::size};
 use crate::wal::Links;
 
-/// SplitMix64.
+/// Numbers from a seed, the same on every machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(SplitMix64::seed_from_u64(seed))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
@@ -68,7 +70,7 @@ impl Stored {
         let own = self
             .commits
             .iter()
-            .fold(0, |sum: u64, (lsn, time)| Random(sum ^ lsn ^ time.unsigned_abs()).next());
+            .fold(0, |sum: u64, (lsn, time)| Random::new(sum ^ lsn ^ time.unsigned_abs()).next());
         let content = move |version: &u8| (u128::from(*version) << 64 | u128::from(own)).to_be_bytes();
         self.versions
             .iter()
@@ -129,7 +131,7 @@ impl World {
     /// A new cluster with one backup in most worlds, and what happens to it in `steps` steps.
     pub(crate) fn grow(seed: u64, steps: u64) -> Self {
         let mut world = Self {
-            random: Random(seed),
+            random: Random::new(seed),
             now: 1_800_000_000,
             skew: 0,
             commits: BTreeMap::from([(1, Vec::new())]),

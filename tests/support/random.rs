@@ -3,6 +3,9 @@
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
 /// The seed of this test process: the number in `WALPROOF_TEST_SEED`, else the clock. Printed at first use.
 pub fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
@@ -21,26 +24,22 @@ fn from_clock() -> u64 {
     now.as_secs() ^ u64::from(now.subsec_nanos())
 }
 
-/// SplitMix64: small, and the same numbers on every machine and in every version of every crate.
+/// Numbers from a seed, the same on every machine.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(SplitMix64::seed_from_u64(seed))
     }
 
     /// A stream of this test process's [`seed`]; `label` keeps two uses apart.
     pub fn from_seed(label: &str) -> Self {
-        Self(seed() ^ u64::from(crc32c::crc32c(label.as_bytes())))
+        Self::new(seed() ^ u64::from(crc32c::crc32c(label.as_bytes())))
     }
 
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     /// A number below `bound`.
@@ -50,10 +49,7 @@ impl Random {
     }
 
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        for part in buffer.chunks_mut(8) {
-            let word = self.next_u64().to_le_bytes();
-            part.copy_from_slice(&word[..part.len()]);
-        }
+        self.0.fill_bytes(buffer);
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
