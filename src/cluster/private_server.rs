@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,16 +47,10 @@ impl PrivateServer {
         let log = File::options().append(true).open(&log_path);
         let log = log.map_err(|cause| Error::io("open", &log_path, &cause))?;
         let stdout = log.try_clone().map_err(|cause| Error::io("open", &log_path, &cause))?;
-        let postgres = programs.path("postgres");
-        let mut command = Command::new(&postgres);
+        let mut command = programs.command("postgres");
         let mut config = std::ffi::OsString::from("--config-file=");
         config.push(settings.config_file());
         command.arg("-D").arg(&settings.data_dir).arg(config);
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"PG") {
-                command.env_remove(name);
-            }
-        }
         let child = command
             .current_dir("/")
             .stdin(Stdio::null())
@@ -65,7 +59,7 @@ impl PrivateServer {
             // A signal to the terminal's group is for the drill, which then stops the server.
             .process_group(0)
             .spawn()
-            .map_err(|cause| Error::io("start", &postgres, &cause))?;
+            .map_err(|cause| Error::io("start", &programs.path("postgres"), &cause))?;
         Ok(Self {
             child,
             data_dir: settings.data_dir.clone(),

@@ -52,6 +52,17 @@ impl ServerPrograms {
         self.directory.join(program)
     }
 
+    /// To start one of them, without what the environment says to libpq and to servers: it could name another server.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.path(program));
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
     /// One of them that this host must have for what was asked.
     pub fn require(&self, program: &str, hint: &str) -> Result<PathBuf> {
         let path = self.path(program);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::opened::{Opened, PATIENCE};
 use super::report::{Check, CheckVerdict};
-use crate::cluster::{PrivateServer, ServerPrograms, SessionRole};
-use crate::error::{Error, Kind, Result};
+use crate::cluster::{PrivateServer, PrivateSession, ServerPrograms, SessionRole};
+use crate::error::{Error, Kind, Result, ResultExt};
 
 /// A statement that reads all of a database.
 const LONG: Duration = Duration::from_hours(4);
@@ -106,7 +106,11 @@ pub(super) async fn amcheck(
     if !program.is_file() {
         return Ok((CheckVerdict::Skipped, "this version of PostgreSQL has no pg_amcheck".to_owned()));
     }
-    let mut command = tokio::process::Command::new(&program);
+    for database in &opened.databases {
+        let session = server.connect(SessionRole::Superuser, &opened.superuser, database).await?;
+        in_pg_catalog(&session, "amcheck").await.with_context(|| format!("database \"{database}\""))?;
+    }
+    let mut command = tokio::process::Command::from(programs.command("pg_amcheck"));
     command
         .args(["--all", "--install-missing", "--heapallindexed", "--parent-check", "--progress", "--jobs=2"])
         .args(["--maintenance-db=template1", "--no-password", "--username", &opened.superuser])
@@ -159,6 +163,18 @@ fn first_lines(text: &str) -> String {
     told.take(LINES).collect::<Vec<_>>().join("; ")
 }
 
+/// Make the functions of `extension` the ones that are called (R20): the cluster may have it in a schema where others make
+/// functions too, and one of the same name whose arguments fit better would be called instead, by a superuser. Nobody else
+/// makes functions in pg_catalog.
+async fn in_pg_catalog(session: &PrivateSession, extension: &str) -> Result<()> {
+    let sql = format!(
+        "CREATE EXTENSION IF NOT EXISTS {extension} WITH SCHEMA pg_catalog; \
+         ALTER EXTENSION {extension} SET SCHEMA pg_catalog; \
+         ALTER EXTENSION {extension} UPDATE"
+    );
+    session.rows(&format!("move the extension {extension} to pg_catalog"), &sql, PATIENCE).await.map(drop)
+}
+
 /// Visibility maps say nothing that the tables deny: amcheck does not look at them.
 pub(super) async fn visibility(server: &PrivateServer, opened: &Opened) -> Result<Finding> {
     let mut tables = 0_u64;
@@ -173,19 +189,16 @@ pub(super) async fn visibility(server: &PrivateServer, opened: &Opened) -> Resul
                 "the extension pg_visibility is not installed on this host".to_owned(),
             ));
         }
-        // Wherever the cluster has it, or in pg_catalog.
-        let make = "CREATE EXTENSION IF NOT EXISTS pg_visibility WITH SCHEMA pg_catalog";
-        session.rows(&purpose, make, PATIENCE).await?;
-        let schema = "SELECT pg_catalog.quote_ident(space.nspname) FROM pg_catalog.pg_extension AS one \
-             JOIN pg_catalog.pg_namespace AS space ON space.oid = one.extnamespace WHERE one.extname = 'pg_visibility'";
-        let schema = session.value(&purpose, schema, PATIENCE).await?.unwrap_or_default();
-        let sql = format!(
-            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE EXISTS (SELECT FROM {schema}.pg_check_visible(class.oid)) \
-               OR EXISTS (SELECT FROM {schema}.pg_check_frozen(class.oid))), \
-               pg_catalog.min(class.oid::regclass::text) FILTER (WHERE EXISTS (SELECT FROM {schema}.pg_check_visible(class.oid))) \
-             FROM pg_catalog.pg_class AS class WHERE class.relkind IN ('r', 'm', 't') AND class.relpersistence = 'p'"
-        );
-        let rows = session.rows(&purpose, &sql, LONG).await?;
+        in_pg_catalog(&session, "pg_visibility").await?;
+        let sql = "SELECT pg_catalog.count(*), \
+               pg_catalog.count(*) FILTER (WHERE one.wrong), \
+               pg_catalog.min(one.relation::pg_catalog.text) FILTER (WHERE one.wrong) \
+             FROM (SELECT class.oid::pg_catalog.regclass AS relation, \
+                 EXISTS (SELECT FROM pg_catalog.pg_check_visible(class.oid::pg_catalog.regclass)) \
+                   OR EXISTS (SELECT FROM pg_catalog.pg_check_frozen(class.oid::pg_catalog.regclass)) AS wrong \
+               FROM pg_catalog.pg_class AS class \
+               WHERE class.relkind IN ('r', 'm', 't') AND class.relpersistence = 'p') AS one";
+        let rows = session.rows(&purpose, sql, LONG).await?;
         let row = rows.into_iter().next().unwrap_or_default();
         let count =
             |at: usize| row.get(at).cloned().flatten().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);

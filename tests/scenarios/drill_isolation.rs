@@ -101,6 +101,60 @@ fn r20_operators_that_a_tenant_planted_are_not_called_by_a_superuser() {
     }
 }
 
+/// Functions of the names that a drill calls, with an argument that fits what it passes better than PostgreSQL's own.
+const OVERLOADS: [&str; 4] = [
+    "pg_check_visible(oid) returns setof tid",
+    "pg_check_frozen(oid) returns setof tid",
+    "bt_index_parent_check(index oid, heapallindexed boolean, rootdescend boolean default false, \
+       checkunique boolean default false) returns setof boolean",
+    "verify_heapam(relation oid, on_error_stop boolean, check_toast boolean, skip text, startblock bigint default null, \
+       endblock bigint default null, out blkno bigint, out offnum integer, out attnum integer, out msg text) \
+       returns setof record",
+];
+
+#[test]
+fn r20_functions_that_a_tenant_planted_beside_an_extensions_own_are_not_called_by_a_superuser() {
+    let archived = Archived::start(Repo::local());
+    let cluster = &archived.cluster;
+    cluster.psql("create role tenant login");
+    cluster.psql("create database trapped");
+    cluster.psql_in(
+        "trapped",
+        "create schema shared authorization tenant; create table shared.t (n int primary key);
+         insert into shared.t select generate_series(1, 100);
+         create extension amcheck with schema shared; create extension pg_visibility with schema shared",
+    );
+    for overload in OVERLOADS {
+        cluster.psql_in(
+            "trapped",
+            &format!(
+                "set role tenant;
+                 create function shared.{overload} language plpgsql as $$
+                   begin
+                     if pg_catalog.current_setting('is_superuser') operator(pg_catalog.=) 'on' then
+                       raise 'a function of a tenant ran as superuser';
+                     end if;
+                   end $$"
+            ),
+        );
+    }
+    // They work: whoever calls them without a guard is caught.
+    for call in ["pg_check_visible(c.oid)", "bt_index_parent_check(index := c.oid, heapallindexed := true)"] {
+        let sql = format!("select f.* from pg_class c, shared.{call} f where c.relname = 't'");
+        let caught = process::run(psql(cluster, "postgres", "trapped", &sql), b"", PATIENCE);
+        caught.fails_with(1).stderr_contains("a function of a tenant ran as superuser");
+    }
+    archived.backup();
+    archived.archive_all();
+    let mut staging = Staging::with(&archived, QUIET);
+    // What names another server to libpq has no part in it either.
+    staging.walproof = staging.walproof.with_env("PGHOSTADDR", "192.0.2.1");
+    let report = staging.drill(0, ["--target-immediate"]);
+    for name in ["databases and catalogs", "tables and indexes", "visibility maps"] {
+        assert_check(&report, name, "pass");
+    }
+}
+
 /// psql as another role.
 fn psql(cluster: &Cluster, user: &str, database: &str, sql: &str) -> std::process::Command {
     let mut command = cluster.binaries().command("psql");
