@@ -23,7 +23,7 @@ pub struct FetchRequest<'a> {
     pub opened: Option<&'a [u8]>,
     /// Whether the tail may be served of a segment that is not archived (R16).
     pub tail: bool,
-    /// The timeline that recovery follows, where it is known: an older one's tail ends where the next timeline begins.
+    /// The timeline that recovery follows, where it is known: an older one's WAL ends where the next timeline begins.
     pub follows: Option<TimelineId>,
     /// What this recovery was told of tails before, and is told again.
     pub pins: Option<&'a Pins>,
@@ -75,8 +75,19 @@ pub async fn fetch(namespace: &Namespace, request: &FetchRequest<'_>) -> Result<
 
 type Answer = (Vec<u8>, Fetched);
 
-fn archived(request: &FetchRequest<'_>, plain: Vec<u8>) -> Result<Answer> {
+/// An archived file. Of a segment in which the history that recovery follows leaves its timeline, what lies behind that is on
+/// another branch, and PostgreSQL would replay it: it looks only for where a timeline begins.
+fn archived(request: &FetchRequest<'_>, mut plain: Vec<u8>, left_at: Option<Lsn>) -> Result<Answer> {
     check_content(&request.name, request.system_identifier, &plain)?;
+    if let (WalName::Segment(segment), Some(left_at)) = (request.name, left_at) {
+        let size = segment_size(&plain)?;
+        if clear_behind(&mut plain, segment.start(size), left_at) == 0 {
+            return Err(absent(&request.name));
+        }
+        if left_at < segment.end(size) {
+            tracing::warn!(%segment, %left_at, "what lies behind it is not on the timeline that is followed");
+        }
+    }
     Ok((plain, Fetched::Archived))
 }
 
@@ -98,7 +109,9 @@ async fn from_store(namespace: &Namespace, request: &FetchRequest<'_>) -> Result
         return unfinished(&repository, request, &segment).await;
     }
     let file = one_of(&repository, &request.name, &versions).await?;
-    archived(request, repository.read_wal(&file).await?.1)
+    let read = async { Ok(repository.read_wal(&file).await?.1) };
+    let (plain, left_at) = tokio::try_join!(read, left_at(&repository, request))?;
+    archived(request, plain, left_at)
 }
 
 /// What there is of a segment that is not archived.
@@ -107,43 +120,42 @@ async fn unfinished(
     request: &FetchRequest<'_>,
     segment: &SegmentName,
 ) -> Result<Answer> {
+    let left_at = left_at(repository, request).await?;
     match repository.read_unfinished(segment).await? {
         None => Err(absent(&request.name)),
-        Some(Unfinished::Archived(plain)) => archived(request, plain),
-        Some(Unfinished::Tail(tail, plain)) => {
-            let Some((tail, plain)) = up_to_switch(repository, request, tail, plain).await? else {
+        Some(Unfinished::Archived(plain)) => archived(request, plain, left_at),
+        Some(Unfinished::Tail(mut tail, mut plain)) => {
+            let size = repository.identity().segment_size()?;
+            if let Some(left_at) = left_at.filter(|left_at| *left_at < tail.end(size)) {
+                tail.len = clear_behind(&mut plain, segment.start(size), left_at);
+            }
+            if tail.len == 0 {
                 return Err(absent(&request.name));
-            };
+            }
             // Before it is delivered: what recovery was told once it is told again.
             if let Some(pins) = request.pins {
                 keep(pins, repository, &tail, &plain)?;
             }
-            Ok((plain, Fetched::Tail { end: tail.end(repository.identity().segment_size()?) }))
+            Ok((plain, Fetched::Tail { end: tail.end(size) }))
         }
     }
 }
 
-/// The tail up to where the next timeline of the history that recovery follows begins: what the old one wrote behind that
-/// is on another branch. `None` if nothing is left.
-async fn up_to_switch(
-    repository: &Repository,
-    request: &FetchRequest<'_>,
-    mut tail: Tail,
-    mut plain: Vec<u8>,
-) -> Result<Option<(Tail, Vec<u8>)>> {
-    let Some(follows) = request.follows.filter(|follows| *follows != tail.segment.timeline) else {
-        return Ok(Some((tail, plain)));
+/// Where the history that recovery follows leaves the timeline of the segment, if it does.
+async fn left_at(repository: &Repository, request: &FetchRequest<'_>) -> Result<Option<Lsn>> {
+    let WalName::Segment(segment) = request.name else { return Ok(None) };
+    let Some(follows) = request.follows.filter(|follows| *follows > segment.timeline) else {
+        return Ok(None);
     };
     let history = read_history(repository, follows).await.map_err(Error::absence_proves_nothing)?;
-    let size = repository.identity().segment_size()?;
-    let Some(switch) = history.stretch(tail.segment.timeline).and_then(|stretch| stretch.end) else {
-        return Ok(Some((tail, plain)));
-    };
-    if switch < tail.end(size) {
-        tail.len = u32::try_from(switch.offset_from(tail.segment.start(size))).unwrap_or_default();
-        plain.iter_mut().skip(tail.len as usize).for_each(|byte| *byte = 0);
-    }
-    Ok((tail.len > 0).then_some((tail, plain)))
+    Ok(history.stretch(segment.timeline).and_then(|stretch| stretch.end))
+}
+
+/// Zero what lies behind `end` of the segment that begins at `start`, and say how many bytes are left.
+fn clear_behind(plain: &mut [u8], start: Lsn, end: Lsn) -> u32 {
+    let left = u32::try_from(end.get().saturating_sub(start.get())).unwrap_or(u32::MAX);
+    plain.iter_mut().skip(left as usize).for_each(|byte| *byte = 0);
+    left
 }
 
 /// The history of `timeline`. Kind `NotFound` if and only if the repository answered that it has none.

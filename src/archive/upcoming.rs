@@ -159,12 +159,14 @@ async fn history_of(repository: &Repository, timeline: TimelineId) -> Result<Opt
 }
 
 /// The names under which recovery looks for segment `number`, in its order: the newest timeline that has begun by then
-/// first, none that is older than where recovery is (XLogFileReadAnyTLI).
+/// first, none that is older than where recovery is (XLogFileReadAnyTLI). One that is left within the segment is not among
+/// them: only a part of it is served, if the newer timeline's is not there.
 fn candidates(history: &History, at: SegmentName, number: u64, size: SegmentSize) -> Vec<SegmentName> {
-    let begun =
-        history.lineage().into_iter().rev().filter(|stretch| {
-            stretch.timeline >= at.timeline && stretch.begin.get() / size.bytes() <= number
-        });
+    let begun = history.lineage().into_iter().rev().filter(|stretch| {
+        stretch.timeline >= at.timeline
+            && stretch.begin.get() / size.bytes() <= number
+            && stretch.end.is_none_or(|end| end.get() / size.bytes() > number)
+    });
     begun.map(|stretch| SegmentName::from_number(stretch.timeline, number, size)).collect()
 }
 
@@ -182,11 +184,8 @@ mod tests {
         let history = History::parse(TimelineId::new(3).unwrap(), b"1\t0/500100\n2\t0/700000\n").unwrap();
         let at = "000000010000000000000003";
         assert_eq!(names(&history, at, 4), ["000000010000000000000004"]);
-        assert_eq!(names(&history, at, 5), ["000000020000000000000005", "000000010000000000000005"]);
-        assert_eq!(
-            names(&history, "000000020000000000000006", 7),
-            ["000000030000000000000007", "000000020000000000000007"]
-        );
+        assert_eq!(names(&history, at, 5), ["000000020000000000000005"]);
+        assert_eq!(names(&history, "000000020000000000000006", 7), ["000000030000000000000007"]);
         assert_eq!(names(&History::root(TimelineId::FIRST), at, 4), ["000000010000000000000004"]);
     }
 }

@@ -433,6 +433,30 @@ fn r16_what_the_old_timeline_wrote_behind_the_switch_is_not_served_to_the_new_on
     assert_eq!(rows(&restored), "1 2");
 }
 
+/// PostgreSQL looks for where a timeline begins, not for where the older one was left: given the older one's segments, it
+/// replays them to their end.
+#[test]
+fn r16_nor_is_what_the_old_timeline_archived_behind_the_switch() {
+    let (mut archived, between) = with_a_tail();
+    archived.archive_all();
+    archived.cluster.psql("insert into t values (4)");
+    archived.archive_all();
+    archived.cluster.destroy_data_dir();
+    let (mut second, _its) = promoted(&archived, &between);
+    second.wait_archived("00000002.history", Duration::from_mins(1));
+    second.destroy_data_dir();
+    assert_eq!(archived.repo().keys("/000000020000"), [""; 0]);
+
+    let mut restored = archived.restore("third", ["--target-timeline", "2"]);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(rows(&restored), "1 2");
+    let mut first = archived.restore("first", ["--target-timeline", "1"]);
+    first.start();
+    wait_open(&first);
+    assert_eq!(rows(&first), "1 2 3 4");
+}
+
 #[test]
 fn a_long_tail_goes_out_in_bounded_pieces_and_the_first_one_last() {
     const MOST: usize = 8 << 20;

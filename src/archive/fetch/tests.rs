@@ -116,6 +116,27 @@ async fn r16_a_tail_ends_at_the_switch_of_the_history_that_is_followed() {
 }
 
 #[tokio::test]
+async fn r16_so_does_an_archived_segment() {
+    let recovery = Recovery::new().await;
+    let (repository, segment) = (&recovery.repository, &recovery.segment);
+    let bytes = archive(repository, segment, 5).await;
+    let start = segment.start(size()).get();
+    for (timeline, offset) in [(2, 2 * PAGE + 100), (3, 0), (4, SIZE as usize)] {
+        let history = format!("1\t{}\tx\n", Lsn::new(start + offset as u64));
+        archive_history(repository, timeline, history.as_bytes()).await;
+    }
+    let fetch = |timeline| recovery.fetch_following(Some(TimelineId::new(timeline).unwrap()), false, false);
+    assert_eq!(fetch(1).await.unwrap(), bytes);
+    assert_eq!(recovery.fetch(false, false).await.unwrap(), bytes, "nobody said what is followed");
+    let served = fetch(2).await.unwrap();
+    assert_eq!(served[..2 * PAGE + 100], bytes[..2 * PAGE + 100]);
+    assert!(served[2 * PAGE + 100..].iter().all(|byte| *byte == 0), "bytes of another branch are served");
+    assert_eq!(fetch(3).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(fetch(4).await.unwrap(), bytes);
+    assert_ne!(fetch(5).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test]
 async fn one_restore_gets_one_answer_whatever_becomes_of_the_tail() {
     let recovery = Recovery::new().await;
     let (repository, segment) = (&recovery.repository, &recovery.segment);
