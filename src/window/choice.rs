@@ -77,7 +77,7 @@ enum Place {
         exclusive: bool,
     },
     Lsn(Lsn),
-    /// Records in the WAL; recovery stops at the first one behind the backup's end.
+    /// Records in the WAL; recovery stops at the first one behind the backup's start.
     Records(Vec<Located>),
 }
 
@@ -212,9 +212,12 @@ impl<'a> Chooser<'a> {
                 let last = self.locator().last_record(&path).await?;
                 last.is_some_and(|last| *target <= last)
             }
-            Place::Records(found) => found.iter().any(|located| {
-                located.lsn > backup.stop_lsn && located.lsn <= span.end && span.begin < located.lsn
-            }),
+            // PostgreSQL stops at the first one that it replays, and cannot open what is not consistent by then.
+            Place::Records(found) => {
+                let replayed = found.iter().map(|located| located.lsn).filter(|lsn| *lsn > backup.start_lsn);
+                let first = replayed.min();
+                first.is_some_and(|lsn| lsn > backup.stop_lsn && lsn <= span.end && span.begin < lsn)
+            }
         })
     }
 

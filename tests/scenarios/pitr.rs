@@ -223,6 +223,28 @@ fn with_a_restore_point() -> Archived {
     archived
 }
 
+/// PostgreSQL stops at the first one that it replays, and then says that it comes before the consistent recovery point.
+#[test]
+fn r16_a_restore_point_whose_name_came_up_while_a_backup_was_taken_is_restored_from_another_one() {
+    let archived = with_a_restore_point();
+    let slow = archived.configured("[backup]\nmax_rate = \"8MB\"\nconcurrency = 1");
+    let mut backup = slow.spawn(["backup-push", "--full"]);
+    backup.wait_for_stderr("backup started", PATIENCE);
+    archived.cluster.psql("select pg_create_restore_point('one')");
+    backup.wait(PATIENCE).success();
+    insert(&archived.cluster, 3);
+    archived.cluster.psql("select pg_create_restore_point('one')");
+    archived.archive_all();
+    let listed = archived.backups();
+    let later = listed[1]["id"].as_str().unwrap();
+    let to = archived.target("later");
+    archived.try_restore(&to, ["--target-name", "one", "--backup", later]).fails_with(8);
+    let mut restored = archived.restore("earlier", ["--target-name", "one"]);
+    restored.start();
+    wait_paused(&restored);
+    assert_eq!(rows(&restored), "1");
+}
+
 #[test]
 fn the_server_pauses_at_the_target_until_it_is_told_to_resume() {
     let archived = with_a_restore_point();
