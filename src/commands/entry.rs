@@ -52,7 +52,7 @@ fn finish(result: Result<u8>, exit: Exit, json: bool) -> u8 {
         Ok(code) => return code,
         Err(error) => error,
     };
-    let absent = exit != Exit::Usual && error.kind() == Kind::NotFound;
+    let absent = matches!(exit, Exit::Recovery | Exit::Standby) && error.kind() == Kind::NotFound;
     let code = if absent { 1 } else { exit.code_of(error.kind()) };
     if json {
         output::json_error(&error, code);
@@ -101,12 +101,18 @@ enum Exit {
     Recovery,
     /// `wal-fetch --standby`: the server asks again for ever.
     Standby,
+    /// `wal-prefetch`: in a container the server may inherit it, and takes any other code for one of its own processes that
+    /// crashed (`CleanupBackend`).
+    Inherited,
 }
 
 impl Exit {
     /// Decided from the bare arguments, since even wrong ones must not look like absence.
     fn of(arguments: &[OsString]) -> Self {
         let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
+        if has("wal-prefetch") {
+            return Self::Inherited;
+        }
         match (has("wal-fetch"), has("--standby")) {
             (false, _) => Self::Usual,
             (true, false) => Self::Recovery,
@@ -118,6 +124,7 @@ impl Exit {
         match self {
             Self::Usual | Self::Standby => kind.exit_code(),
             Self::Recovery => 200 + kind.exit_code(),
+            Self::Inherited => 0,
         }
     }
 }

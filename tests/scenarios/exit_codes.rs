@@ -161,6 +161,22 @@ fn code_7_a_second_backup_waits_for_nobody() {
     assert_eq!(walproof.json(["backup-list"]), serde_json::json!([]));
 }
 
+/// In a container PostgreSQL may be the first process, and inherits the prefetcher when the call that started it is over: any
+/// other code is that of a server process that crashed, and recovery begins anew.
+#[test]
+fn a_prefetcher_that_fails_looks_like_nothing_that_crashed() {
+    let site = Site::new(Repo::local());
+    let spool = site.walproof.scratch().join("missing/spool");
+    for args in [
+        vec!["--system-identifier", "1", "--spool", spool.to_str().unwrap()],
+        vec!["--system-identifier", "me"],
+        vec!["--config", "/nonexistent"],
+    ] {
+        let args = [&["wal-prefetch", "000000010000000000000005"], &args[..]].concat();
+        site.walproof.run(args).success();
+    }
+}
+
 #[test]
 fn r6_a_wrong_call_of_wal_fetch_must_not_look_like_absence() {
     let site = Site::new(Repo::local());
