@@ -92,7 +92,11 @@ pub(super) fn write_shares(
         let next =
             shares.lock().map_err(|_| Error::new(Kind::Other, "a restore thread died"))?.blocking_recv();
         let Some(fetched) = next else { return Ok(()) };
-        write_share(&fetched, &mut frames, count)?;
+        if let Err(error) = write_share(&fetched, &mut frames, count) {
+            // Nothing more is fetched: the operator need not wait for the rest to hear of it.
+            shares.lock().unwrap_or_else(std::sync::PoisonError::into_inner).close();
+            return Err(error);
+        }
     }
 }
 
@@ -205,6 +209,8 @@ impl Fetched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{FramePlace, PackName, PackRef, PackWriter};
+    use crate::seal::{KeyRing, PageCompressor};
 
     /// A piece of `frame`, of so many bytes of a file.
     fn piece(file: &Arc<Destination>, frame: u32, position: u64, plain_len: u32) -> Piece {
@@ -228,6 +234,31 @@ mod tests {
         );
         let bytes: Vec<Piece> = (0..1000).map(|position| piece(&one, 1, position, 1)).collect();
         assert_eq!(together(&bytes), MOST_TOGETHER);
+    }
+
+    #[test]
+    fn after_one_workers_error_nothing_more_is_taken() {
+        let keys = KeyRing::unencrypted();
+        let name = PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number: 3 };
+        let mut compressor = PageCompressor::new(1).unwrap();
+        let writer = PackWriter::new(&keys, "main/7", name.clone(), 1 << 18, Vec::new()).unwrap();
+        let header = writer.finish(&mut compressor).unwrap().header;
+        let reader = PackReader::new(&keys, "main/7", name.clone(), &header).unwrap();
+        let pack = Arc::new(Pack { pack: PackRef { name, header, digests: FramePlace::default() }, reader });
+        let file = Arc::new(Destination::new("1".into(), 0));
+        let memory = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let lacks_its_frame = Fetched {
+            pieces: vec![piece(&file, 1, 0, 1)],
+            packs: Arc::new([pack]),
+            chunks: Arc::new([]),
+            _memory: Arc::new(memory),
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        sender.try_send(lacks_its_frame).map_err(drop).unwrap();
+        let receiver = Mutex::new(receiver);
+        let error = write_shares(&receiver, 1, &|_| {}).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(sender.is_closed(), "the others would be handed the rest of the backup");
     }
 
     #[test]
