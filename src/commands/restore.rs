@@ -14,7 +14,7 @@ use crate::cli::{
     server_view, server_view::Rehearsal, start,
 };
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::repository::{Lease, Repository};
@@ -62,14 +62,12 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
         progress.begin(plan.backup.size_bytes);
         let bar = backup::draw(global, Arc::clone(&progress));
         let count = Arc::new(move |bytes| progress.add(bytes));
-        let restored = match said.and(prepared) {
+        let restored = match still_there(said, &lease).and(prepared) {
             Ok(prepared) => execute(&repository, &plan, prepared, &handover, count).await,
             Err(error) => Err(error),
         };
         bar.abort();
-        if let Some(Err(error)) = release(lease).await {
-            tracing::warn!(%error, "the restore's lease is left to age");
-        }
+        end_lease(lease.ok().flatten(), restored.is_ok()).await;
         let (restored, seconds) = (restored?, begin.elapsed().as_secs_f64());
         words.warnings.extend(too_low(&plan)?);
         if global.json {
@@ -81,20 +79,41 @@ pub(super) fn restore(global: &Global, arguments: Restore) -> Result<u8> {
     })
 }
 
-/// So that an expiry keeps what is being restored. Root leaves nothing in a repository of another user, not even that.
-async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Option<Lease> {
+/// So that an expiry keeps what is being restored. Root leaves nothing in a repository of another user, not even that. An
+/// error where the backup is gone: an expiry that had begun before was faster.
+async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Result<Option<Lease>> {
     if let Err(error) = config.repository.refuse_root() {
         tracing::warn!("no lease protects this restore from an expiry that runs at the same time: {error}");
-        return None;
+        return Ok(None);
     }
     let backup = &plan.backup;
     let wal = vec![WalFrom { timeline: backup.timeline, start: backup.start_lsn }];
     let protects = Protection { backups: vec![backup.id.clone()], wal };
-    Lease::take_if_possible(repository, Purpose::Restore, protects).await
+    let lease = Lease::take_if_possible(repository, Purpose::Restore, protects).await;
+    match repository.get_manifest(&backup.id).await {
+        Err(error) if error.kind() == Kind::NotFound => {
+            end_lease(lease, false).await;
+            Err(Error::impossible(format!("backup {} was deleted a moment ago", backup.id)).hint(
+                "did it expire? run the command again: the next backup that serves the target is chosen",
+            ))
+        }
+        // Any other failure says nothing about the backup.
+        _ => Ok(lease),
+    }
 }
 
-async fn release(lease: Option<Lease>) -> Option<Result<()>> {
-    Some(lease?.release().await)
+/// The first that went wrong before anything was touched.
+fn still_there(said: Result<()>, lease: &Result<Option<Lease>>) -> Result<()> {
+    said.and(lease.as_ref().map(drop).map_err(Clone::clone))
+}
+
+/// What was restored is not recovered yet: the server fetches WAL when it is started.
+async fn end_lease(lease: Option<Lease>, restored: bool) {
+    let Some(lease) = lease else { return };
+    let ended = if restored { lease.leave_behind().await } else { lease.release().await };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the restore's lease is left to age");
+    }
 }
 
 /// Whether the directories can be used, and the cluster that the configuration names is not in the way of recovery.

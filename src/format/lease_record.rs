@@ -13,6 +13,8 @@ use crate::postgres::{Lsn, TimelineId};
 
 /// A lease that was not renewed for so long, by the store's clock, is dead.
 pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
+/// What a restore leaves behind lives for so many lifetimes, a day: until the server has recovered.
+const LEFT_BEHIND: u32 = 720;
 /// For tests only: a shorter lifetime, in seconds.
 const TEST_LIFETIME: &str = "WALPROOF_TEST_LEASE_LIFETIME";
 
@@ -149,9 +151,22 @@ impl Record {
 
     /// What the lease object `plain` becomes when it ends and cannot be deleted.
     pub(crate) fn ended(plain: &[u8]) -> Result<Vec<u8>> {
-        let malformed = |cause| Error::corrupt(format!("end lease: {cause}"));
-        let record: Self = serde_json::from_slice(plain).map_err(malformed)?;
-        serde_json::to_vec(&Self { lifetime_seconds: 0, ..record }).map_err(malformed)
+        Self::changed(plain, |record| record.lifetime_seconds = 0)
+    }
+
+    /// What it becomes when it is to live for `lifetime` from now, though its holder ends.
+    pub(crate) fn left_behind(plain: &[u8], lifetime: Duration) -> Result<Vec<u8>> {
+        Self::changed(plain, |record| {
+            record.lifetime_seconds = lifetime.as_secs();
+            record.holder.boot.clear();
+        })
+    }
+
+    fn changed(plain: &[u8], change: impl FnOnce(&mut Self)) -> Result<Vec<u8>> {
+        let malformed = |cause| Error::corrupt(format!("write lease: {cause}"));
+        let mut record: Self = serde_json::from_slice(plain).map_err(malformed)?;
+        change(&mut record);
+        serde_json::to_vec(&record).map_err(malformed)
     }
 }
 
@@ -161,12 +176,17 @@ pub(crate) fn lifetime() -> Duration {
     shorter.map_or(LIFETIME, Duration::from_secs).clamp(Duration::from_secs(1), LIFETIME)
 }
 
+/// That of leases that their holder leaves behind.
+pub(crate) fn lifetime_left_behind() -> Duration {
+    lifetime() * LEFT_BEHIND
+}
+
 /// The process that holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     pub(crate) host: String,
     /// Identifies the boot of the host and the process namespace (containers share the former), so that a process id
-    /// means something.
+    /// means something. Empty where the lease outlives its holder.
     boot: String,
     pub(crate) pid: u32,
     /// Start time of the process in clock ticks since boot: process ids are used again.

@@ -177,6 +177,11 @@ impl Lease {
         Err(self.grip.error())
     }
 
+    /// End, and leave the lease behind for a day: what it protects is still needed, by a server that recovers from it.
+    pub async fn leave_behind(self) -> Result<()> {
+        self.grip.leave_behind().await.context("leave the lease behind")
+    }
+
     /// Give the lease back.
     pub async fn release(self) -> Result<()> {
         self.renewal.abort();
@@ -317,6 +322,19 @@ mod tests {
             lease.release().await.unwrap();
         }
         assert_eq!(Lease::held(&repository).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn r22_what_a_restore_leaves_behind_lives_for_a_day() {
+        let (_, repository) = fixture::memory().await;
+        let restore = take(&repository, Purpose::Restore).await.unwrap();
+        restore.leave_behind().await.unwrap();
+        assert_eq!(Lease::held(&repository).await.unwrap().len(), 1);
+        let objects = repository.store().list(&repository.key(layout::LEASES)).await.unwrap();
+        for (hours, lives) in [(23, true), (25, false)] {
+            let found = read(&repository, &objects[0], Duration::from_hours(hours)).await.unwrap();
+            assert_eq!(matches!(found, Found::Living(_)), lives, "{hours} h");
+        }
     }
 
     #[tokio::test]

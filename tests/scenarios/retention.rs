@@ -1,6 +1,6 @@
 //! Retention on a real cluster: what is kept, what goes, and that what is kept can be restored.
 
-use crate::support::archived::{attach_silent, wait_paused};
+use crate::support::archived::{attach_silent, wait_open, wait_paused};
 use crate::support::s3::{Fault, Request, S3Server, Verb};
 use crate::support::{Archived, Repo, Scratch};
 use std::time::Duration;
@@ -90,8 +90,33 @@ fn r21_the_window_stays_restorable_and_nothing_older_is_kept_without_a_reason() 
         .stderr_contains("reachable on timeline 1: ");
 
     short.run(["backup-unhold", &held]).success().stdout_contains("no longer held");
+    // What the restores left behind lives for a day.
+    for lease in archived.repo().keys("/leases/") {
+        archived.repo().delete(&lease);
+    }
     short.run(["expire"]).success();
     assert_eq!(ids(&archived), [third]);
+}
+
+/// The restore is over when the files are there; the server that is started later needs the WAL.
+#[test]
+fn r22_what_was_restored_can_still_recover_when_its_backup_has_expired() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.psql("create table t (n int)");
+    let first = id(&archived.backup());
+    insert(&archived, 1);
+    archived.archive_all();
+    let second = id(&archived.backup());
+    insert(&archived, 2);
+    archived.archive_all();
+    let short = archived.configured(SHORT);
+    let mut restored = archived.restore("early", ["--backup", &first]);
+    std::thread::sleep(Duration::from_secs(5));
+    short.run(["expire"]).success().stdout_contains("a restore on ");
+    assert_eq!(ids(&archived), [first, second]);
+    restored.start();
+    wait_open(&restored);
+    assert_eq!(restored.psql("select string_agg(n::text, ' ' order by n) from t"), "1 2");
 }
 
 #[test]
