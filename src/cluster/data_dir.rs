@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, geteuid, test_kill_process};
 
+use super::exclude::FOLLOWED;
 use super::version::major_of;
 use crate::disk::FileId;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -82,6 +83,11 @@ impl DataDir {
                 Err(_) => sleep(CONTROL_PAUSE),
             }
         }
+    }
+
+    /// Links in the place of directories that a cluster cannot be without: an operator put these on another disk.
+    pub fn linked_directories(&self) -> Vec<PathBuf> {
+        FOLLOWED.iter().map(|name| self.path.join(name)).filter(|path| path.is_symlink()).collect()
     }
 
     /// Whether the process that `postmaster.pid` names is alive and works in this directory. A server in

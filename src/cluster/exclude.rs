@@ -58,7 +58,7 @@ const EMPTIED: [&str; 8] = [
 
 /// Directories of the data directory without which there is no cluster. Some operators link one of them
 /// to another disk; such a link is followed.
-const FOLLOWED: [&str; 8] =
+pub(super) const FOLLOWED: [&str; 8] =
     ["base", "global", "pg_commit_ts", "pg_logical", "pg_multixact", "pg_tblspc", "pg_twophase", "pg_xact"];
 
 /// Names in the data directory itself.

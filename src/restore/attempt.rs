@@ -42,16 +42,34 @@ impl Attempt {
         marked.and_then(|id| Self::parse(id.into_os_string().into_string().ok()?)).as_ref() == Some(self)
     }
 
-    /// Make the directory its own, durably.
-    pub(super) fn mark(&self, directory: &Path) -> Result<()> {
+    /// Make an empty directory its own, durably. `false`, and untouched: something is in it, or another attempt's mark.
+    pub(super) fn claim(&self, directory: &Path) -> Result<bool> {
+        let path = directory.join(MARK);
+        if !self.owns(directory) {
+            match symlink(&self.0, &path) {
+                Ok(()) => {}
+                Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+                Err(cause) => return Err(Error::io("link", &path, &cause)),
+            }
+            if contents(directory)?.iter().any(|entry| *entry != path) {
+                remove_if_there(&path)?;
+                return Ok(false);
+            }
+        }
+        durable::sync_dir(directory)?;
+        // The directory's own name, too.
+        directory.parent().map_or(Ok(()), durable::sync_dir)?;
+        Ok(true)
+    }
+
+    /// Make a directory of the cluster that is taken over its own, durably, whatever is in it.
+    pub(super) fn take_over(&self, directory: &Path) -> Result<()> {
         let path = directory.join(MARK);
         if !self.owns(directory) {
             remove_if_there(&path)?;
             symlink(&self.0, &path).map_err(|cause| Error::io("link", &path, &cause))?;
         }
-        durable::sync_dir(directory)?;
-        // The directory's own name, too.
-        directory.parent().map_or(Ok(()), durable::sync_dir)
+        durable::sync_dir(directory)
     }
 
     /// Remove what it wrote there, but for the mark.
@@ -133,15 +151,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (Attempt::new().unwrap(), Attempt::new().unwrap());
         assert!(!one.owns(dir.path()));
-        other.mark(dir.path()).unwrap();
-        one.mark(dir.path()).unwrap();
+        assert!(other.claim(dir.path()).unwrap());
+        // Two that begin at the same time both found the directory empty: one of them has it.
+        assert!(!one.claim(dir.path()).unwrap());
+        assert!(other.owns(dir.path()) && !one.owns(dir.path()));
+        one.take_over(dir.path()).unwrap();
         std::fs::write(dir.path().join("1234"), "").unwrap();
         assert!(one.owns(dir.path()) && !other.owns(dir.path()));
+        assert!(one.claim(dir.path()).unwrap() && !other.claim(dir.path()).unwrap());
         Attempt::empty(dir.path()).unwrap();
         assert!(one.owns(dir.path()) && contents(dir.path()).unwrap().len() == 1);
         Attempt::unmark(dir.path()).unwrap();
         Attempt::unmark(dir.path()).unwrap();
         assert!(!one.owns(dir.path()) && contents(dir.path()).unwrap().is_empty());
+        std::fs::write(dir.path().join("5678"), "").unwrap();
+        assert!(!one.claim(dir.path()).unwrap(), "it is not empty");
+        assert_eq!(contents(dir.path()).unwrap(), [dir.path().join("5678")]);
         std::fs::write(dir.path().join("named"), one.as_bytes()).unwrap();
         assert_eq!(Attempt::read(&dir.path().join("named")), Some(one));
         std::fs::write(dir.path().join("named"), "").unwrap();

@@ -10,7 +10,7 @@ use super::attempt::{Attempt, contents, lock, remove_all_but, remove_if_there};
 use super::delta::Kept;
 use super::destination::set_mode;
 use super::owner;
-use super::places::{CONTROL, State, TAKEN_OVER, UNFINISHED, version_directory};
+use super::places::{ASIDE, CONTROL, State, TAKEN_OVER, UNFINISHED, version_directory};
 use super::plan::Plan;
 use crate::cluster::DataDir;
 use crate::disk::{durable, durable::Filesystem};
@@ -115,7 +115,9 @@ impl Target {
         for place in plan.places() {
             make_directory(&place.version, 0o700)?;
             // It tells a later run that the content is ours: it is durable before it.
-            attempt.mark(&place.version)?;
+            if !attempt.claim(&place.version)? {
+                return Err(place.not_empty());
+            }
             let link = self.root.join(format!("pg_tblspc/{}", place.oid));
             symlink(place.location, &link).map_err(|cause| Error::io("link", &link, &cause))?;
         }
@@ -189,26 +191,38 @@ fn take_over(plan: &Plan, attempt: &Attempt) -> Result<()> {
     let identifier = plan.backup.system_identifier.to_string();
     durable::write_file(&plan.to.join(TAKEN_OVER), identifier.as_bytes(), 0o600)?;
     for place in plan.places().filter(|place| place.version.is_dir()) {
-        attempt.mark(&place.version)?;
+        attempt.take_over(&place.version)?;
     }
-    let control = plan.to.join(CONTROL);
-    let bytes = std::fs::read(&control).map_err(|cause| Error::io("read", &control, &cause))?;
-    std::fs::remove_file(&control).map_err(|cause| Error::io("remove", &control, &cause))?;
-    // A server that was started meanwhile has read it already, and has written its pid before.
-    if plan.to.join("postmaster.pid").exists() && is_running(plan, &control, &bytes)? {
-        return Err(Error::impossible(format!("a server was started in {}", plan.to.display())));
+    let (control, aside) = (plan.to.join(CONTROL), plan.to.join(ASIDE));
+    let rename =
+        |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|cause| Error::io("rename", from, &cause));
+    let mut known_dead = None;
+    loop {
+        rename(&control, &aside)?;
+        // A server that was started meanwhile has read it already, and has written its pid before.
+        let pid = std::fs::read(plan.to.join("postmaster.pid")).ok();
+        if pid == known_dead {
+            break;
+        }
+        // The file itself, with its owner and what the server has written to it.
+        rename(&aside, &control)?;
+        if DataDir::open(&plan.to)?.server_is_running()? {
+            give_back(plan, attempt)?;
+            return Err(Error::impossible(format!("a server was started in {}", plan.to.display())));
+        }
+        known_dead = pid;
     }
+    remove_if_there(&aside)?;
     control.parent().map_or(Ok(()), durable::sync_dir)
 }
 
-/// Whether a server runs in the plan's directory; then it has its control file back.
-fn is_running(plan: &Plan, control: &Path, bytes: &[u8]) -> Result<bool> {
-    durable::write_file(control, bytes, 0o600)?;
-    if DataDir::open(&plan.to)?.server_is_running()? {
-        return Ok(true);
+/// Take away what says that the directory is being restored.
+fn give_back(plan: &Plan, attempt: &Attempt) -> Result<()> {
+    for place in plan.places().filter(|place| attempt.owns(&place.version)) {
+        Attempt::unmark(&place.version)?;
     }
-    std::fs::remove_file(control).map_err(|cause| Error::io("remove", control, &cause))?;
-    Ok(false)
+    remove_if_there(&plan.to.join(TAKEN_OVER))?;
+    remove_if_there(&plan.to.join(UNFINISHED))
 }
 
 /// Remove what the backup does not have.

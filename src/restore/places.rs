@@ -17,6 +17,8 @@ pub(super) const UNFINISHED: &str = "global/pg_control.walproof";
 /// Beside it, while a restore with `--delta` goes on: the system identifier of the cluster whose directory it was.
 pub(super) const TAKEN_OVER: &str = "walproof.delta";
 pub(super) const CONTROL: &str = "global/pg_control";
+/// The same file while a restore with `--delta` takes the directory over.
+pub(super) const ASIDE: &str = "global/pg_control.aside";
 
 /// A tablespace of a plan.
 #[derive(Debug)]
@@ -262,7 +264,13 @@ impl Plan {
             return Err(Error::impossible(format!("a server runs in {}", self.to.display()))
                 .hint("stop it first: what --delta takes away does not come back"));
         }
-        Ok(())
+        match data_dir.linked_directories().first() {
+            None => Ok(()),
+            Some(link) => Err(refuse(Error::impossible(format!("{} is a link", link.display()))).hint(
+                "put the directory that it leads to in its place, or restore into an empty directory: --delta would take \
+                 the link away and leave what is behind it",
+            )),
+        }
     }
 }
 

@@ -223,6 +223,21 @@ fn r18_a_killed_delta_restore_cannot_start_and_goes_on_with_delta_only() {
     restored.assert_opens("used");
 }
 
+/// What is behind the link would be left there, and its place on a smaller disk be filled.
+#[test]
+fn r17_a_directory_that_an_operator_put_on_another_disk_is_not_taken_away() {
+    let restored = Restored::new(Repo::local());
+    let to = restored.fresh("used");
+    let elsewhere = restored.archived.target("elsewhere");
+    fs::rename(to.join("base"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, to.join("base")).unwrap();
+    let (before, behind) = (tree(&to), tree(&elsewhere));
+    let refused = restored.archived.walproof.run(restored.arguments("used", &["--delta"]));
+    refused.fails_with(8).stderr_contains(&format!("{} is a link", to.join("base").display()));
+    assert_same(&tree(&to), &before, "refused");
+    assert_same(&tree(&elsewhere), &behind, "refused");
+}
+
 /// In one page of so `many` of a larger file.
 pub(crate) fn spoil_pages(path: &Path, many: usize) {
     let metadata = fs::symlink_metadata(path).unwrap();
