@@ -54,6 +54,7 @@ pub async fn prefetch(prefetch: Prefetch<'_>) -> Result<()> {
     let Some(_lock) = spool.lock()? else { return Ok(()) };
     // Whatever an earlier one left: it may be of a repository that is no more.
     spool.clear();
+    spool.sweep();
     let repository = prefetch.namespace.open(prefetch.system_identifier).await?;
     spool.keep_identity(repository.sealed_identity())?;
     let (socket, _directory) = spool.socket()?;

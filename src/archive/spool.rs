@@ -30,6 +30,8 @@ const TAKEN: &str = "taken-";
 const WRITING: &str = "writing-";
 /// What is left free for others on the spool's file system, bytes.
 const LEFT_FREE: u64 = 256 << 20;
+/// A spool whose directory did not change for so long serves nobody, nor do the pins in it.
+const UNUSED: Duration = Duration::from_hours(24 * 31);
 
 impl Spool {
     /// The spool below `base` for the recovery in `data_dir` of the repository `identity` at `destination`; made when
@@ -96,6 +98,21 @@ impl Spool {
         for name in self.names() {
             if name == SOCKET || [READY, TAKEN, WRITING].iter().any(|prefix| name.starts_with(prefix)) {
                 let _ = std::fs::remove_file(self.directory.join(name));
+            }
+        }
+    }
+
+    /// Remove the spools beside it that nobody used for a month: data directories come and go, above all those of drills.
+    pub(super) fn sweep(&self) {
+        let beside = self.directory.parent().map(std::fs::read_dir);
+        for entry in beside.into_iter().flatten().flatten().flatten() {
+            let unused = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            let unused = unused.and_then(|modified| modified.elapsed().ok()).is_some_and(|age| age > UNUSED);
+            let spool = Self::at(entry.path());
+            if unused && spool.directory != self.directory {
+                // Not while a prefetcher that has had nothing to do for so long holds it.
+                let Ok(Some(_lock)) = spool.lock() else { continue };
+                let _ = std::fs::remove_dir_all(&spool.directory);
             }
         }
     }
@@ -171,5 +188,27 @@ impl Spool {
     fn names(&self) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spools_that_nobody_used_for_a_month_go() {
+        let base = tempfile::tempdir().unwrap();
+        let destination = Destination::of("there");
+        let spool = |name: &str| {
+            Spool::open(base.path(), Path::new(name), "main/7", &destination).expect("a private directory")
+        };
+        let [own, old, young] = ["/own", "/old", "/young"].map(spool);
+        let month = SystemTime::now() - UNUSED - Duration::from_mins(1);
+        for old in [&own, &old] {
+            old.keep_identity(b"x").unwrap();
+            File::open(old.path()).unwrap().set_modified(month).unwrap();
+        }
+        own.sweep();
+        assert!(own.path().exists() && young.path().exists() && !old.path().exists());
     }
 }
