@@ -20,8 +20,10 @@ pub enum Kind {
     Unreachable,
     /// The store refuses us: credentials or permissions. Trying again does not help.
     Denied,
-    /// Bytes are corrupt, tampered with, or sealed with a key that is not at hand.
+    /// Bytes are corrupt, or tampered with.
     Corrupt,
+    /// Bytes are sealed with a key that is not at hand: nothing is known of them. Bring the key.
+    KeyMissing,
     /// PostgreSQL cannot be reached, or refuses, or is not the configured cluster.
     Server,
     /// Another backup, expiry or restore holds the lease.
@@ -40,7 +42,7 @@ impl Kind {
             Self::Conflict => 3,
             Self::Unreachable | Self::Denied => 4,
             // An object that must be there and is not: the repository is damaged.
-            Self::NotFound | Self::Corrupt => 5,
+            Self::NotFound | Self::Corrupt | Self::KeyMissing => 5,
             Self::Server => 6,
             Self::Busy => 7,
             Self::Impossible => 8,
@@ -59,11 +61,17 @@ impl Kind {
             Self::Unreachable => "unreachable",
             Self::Denied => "denied",
             Self::Corrupt => "corrupt",
+            Self::KeyMissing => "key_missing",
             Self::Server => "server",
             Self::Busy => "busy",
             Self::Impossible => "impossible",
             Self::Other => "other",
         }
+    }
+
+    /// Whether an object is there and cannot be read here: it is damaged, or its key is not at hand.
+    pub const fn is_unreadable(self) -> bool {
+        matches!(self, Self::Corrupt | Self::KeyMissing)
     }
 }
 

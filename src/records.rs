@@ -117,11 +117,20 @@ impl Records {
         }
         let is_harm = |key: &ObjectKey| *key == ObjectKey::Verify(VerifyRecord::Harm);
         if !self.ignores_harm && self.harm.is_news(listing, is_harm) {
-            let harm = repository.get_harm().await;
+            let harm = repository.get_harm().await.or_else(without_key);
             self.harm.value = harm.inspect_err(|_| self.harm.listed.clear())?;
         }
         Ok(())
     }
+}
+
+/// Where the damage that is known cannot be read for want of its key, that alone must not stand in the way of a restore.
+fn without_key(error: Error) -> Result<Vec<Harm>> {
+    if error.kind() != Kind::KeyMissing {
+        return Err(error);
+    }
+    tracing::warn!(%error, "damage that verifications found is not known here");
+    Ok(Vec::new())
 }
 
 async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalFile) -> Result<History> {
@@ -130,7 +139,7 @@ async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalF
 
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.
 pub(crate) const fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server)
+    error.kind().is_unreadable() || matches!(error.kind(), Kind::Conflict | Kind::NotFound | Kind::Server)
 }
 
 #[cfg(test)]

@@ -189,7 +189,7 @@ async fn fill(repository: &Repository, prefetch: &Prefetch<'_>, desk: &Desk) -> 
                 drop_others(prefetch.spool, desk, &next);
                 next
             }
-            Err(error) if error.kind() == Kind::Corrupt => return Err(error),
+            Err(error) if error.kind().is_unreadable() => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "cannot see what comes next");
                 Vec::new()

@@ -147,9 +147,10 @@ fn one_field(text: &str) -> String {
 }
 
 /// Errors that trying again cannot mend: the daemon's word on them is final. All others a client tries itself.
-const FINAL: [(Kind, &str); 4] = [
+const FINAL: [(Kind, &str); 5] = [
     (Kind::Conflict, "conflict"),
     (Kind::Corrupt, "corrupt"),
+    (Kind::KeyMissing, "key_missing"),
     (Kind::Server, "server"),
     (Kind::Usage, "usage"),
 ];

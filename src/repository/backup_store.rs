@@ -123,7 +123,7 @@ impl Repository {
                 Ok(manifest) => found.usable.push(manifest),
                 // It was deleted after it was listed.
                 Err(error) if error.kind() == Kind::Impossible => {}
-                Err(error) if error.kind() == Kind::Corrupt => {
+                Err(error) if error.kind().is_unreadable() => {
                     let error = if error.hint_text().is_none() { error.hint(OTHERS) } else { error };
                     found.damaged.push(DamagedBackup { id, error });
                 }

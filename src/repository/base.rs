@@ -58,7 +58,9 @@ impl Repository {
                     found.backup = Some(id.clone());
                     break;
                 }
-                Err(error) if !matches!(error.kind(), Kind::Impossible | Kind::Corrupt) => return Err(error),
+                Err(error) if error.kind() != Kind::Impossible && !error.kind().is_unreadable() => {
+                    return Err(error);
+                }
                 // It suits not, or is damaged, or was deleted meanwhile.
                 _ => {}
             }
@@ -77,7 +79,10 @@ impl Repository {
         if let Some(id) = &found.backup {
             match self.confirm_backup(id, &mut base).await {
                 Ok(()) => {}
-                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Impossible | Kind::Corrupt) => {
+                Err(error)
+                    if matches!(error.kind(), Kind::NotFound | Kind::Impossible)
+                        || error.kind().is_unreadable() =>
+                {
                     tracing::warn!(%error, "nothing of backup {id} is reused");
                     base = Base::default();
                 }

@@ -49,7 +49,7 @@ impl Repository {
     pub async fn get_expiry(&self) -> Result<ExpiryRecord> {
         let plain = match self.get_sealed(ObjectKind::Expiry, &ObjectKey::Expiry.to_string()).await {
             Ok(plain) => plain,
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => {
+            Err(error) if error.kind().is_unreadable() || error.kind() == Kind::NotFound => {
                 return Ok(ExpiryRecord::default());
             }
             Err(error) => return Err(error.context("read what retention did last")),

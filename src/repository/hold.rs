@@ -69,7 +69,7 @@ impl Repository {
         };
         let plain = match self.get_sealed(ObjectKind::Hold, &key).await {
             Ok(plain) => plain,
-            Err(error) if error.kind() == Kind::Corrupt => return Ok(unknown(error)),
+            Err(error) if error.kind().is_unreadable() => return Ok(unknown(error)),
             Err(error) => return Err(error),
         };
         match serde_json::from_slice::<Hold>(&plain) {

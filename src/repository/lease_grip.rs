@@ -43,8 +43,8 @@ pub(super) async fn read(repository: &Repository, object: &Object, age: Duration
             Ok(Found::Dead)
         }
         Err(error) if error.kind() == Kind::NotFound => Ok(Found::Dead),
-        Err(error) if error.kind() == Kind::Corrupt && age >= lifetime() => Ok(Found::Dead),
-        Err(error) if error.kind() == Kind::Corrupt => {
+        Err(error) if error.kind().is_unreadable() && age >= lifetime() => Ok(Found::Dead),
+        Err(error) if error.kind().is_unreadable() => {
             let name = relative.rsplit('/').next().and_then(|name| name.split('-').next());
             let purpose = name.and_then(|name| name.parse().ok());
             let text = format!(

@@ -79,7 +79,7 @@ impl Namespace {
                     let newest_backup = ids.into_iter().max().map(|id| id.to_string());
                     found.push(Sibling { repository, newest_backup });
                 }
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {
+                Err(error) if error.kind().is_unreadable() || error.kind() == Kind::NotFound => {
                     closed.push((system_identifier, error));
                 }
                 Err(error) => return Err(error),

@@ -6,10 +6,14 @@ use crate::format::{Harm, ObjectKey, VerifyRecord};
 use crate::seal::ObjectKind;
 
 impl Repository {
-    /// The damage that verifications found; none where there is no record, or none that can be read.
+    /// The damage that verifications found; none where there is no record, or where it is damaged itself.
     pub async fn get_harm(&self) -> Result<Vec<Harm>> {
-        let plain = self.get_verify_record(VerifyRecord::Harm).await?;
-        Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()).unwrap_or_default())
+        let key = ObjectKey::Verify(VerifyRecord::Harm).to_string();
+        match self.get_sealed(ObjectKind::Verify, &key).await {
+            Ok(plain) => Ok(serde_json::from_slice(&plain).unwrap_or_default()),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => Ok(Vec::new()),
+            Err(error) => Err(error.context("read which damage is known")),
+        }
     }
 
     /// Note the damage that there is.
@@ -30,7 +34,7 @@ impl Repository {
     pub async fn get_verify_record(&self, record: VerifyRecord) -> Result<Option<Vec<u8>>> {
         match self.get_sealed(ObjectKind::Verify, &ObjectKey::Verify(record).to_string()).await {
             Ok(plain) => Ok(Some(plain)),
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => Ok(None),
+            Err(error) if error.kind().is_unreadable() || error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error.context("read what was verified")),
         }
     }

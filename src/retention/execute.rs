@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::backups::decide;
 use super::facts::{Facts, Policy};
+use super::locked;
 use super::plan::{Doomed, Plan, REPORTS, lists_needed, plan};
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
@@ -72,7 +73,7 @@ async fn older(repository: &Repository) -> Result<Vec<Repository>> {
         match namespace.open(system_identifier).await {
             Ok(other) if other.identity().created_at < own.created_at => found.push(other),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {
+            Err(error) if error.kind().is_unreadable() || error.kind() == Kind::NotFound => {
                 tracing::warn!(system_identifier, %error, "a repository of the same name is left alone");
             }
             Err(error) => return Err(error),
@@ -208,6 +209,7 @@ async fn look_and_plan(
     let listing = repository.list().await?;
     let (mut records, mut times) = (Records::default(), WalTimes::default());
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
+    locked::refuse(&catalog, &window, &times)?;
     let facts = Facts { policy, now, catalog: &catalog, window: &window, leases, superseded };
     let decisions = decide(&facts);
     let mut lists = BTreeMap::new();

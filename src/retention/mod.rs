@@ -12,11 +12,14 @@ mod execute;
 mod facts;
 #[cfg(test)]
 mod interleaved;
+mod locked;
 mod outlook;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod wal;
+#[cfg(test)]
+mod without_key;
 
 pub use execute::{Expired, expire, plan_now};
 pub use facts::Policy;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::backups::{Decisions, decide};
 use super::facts::{Facts, Policy};
+use super::locked;
 use super::wal::kept;
 use crate::format::{BackupId, Manifest};
 use crate::postgres::PgTime;
@@ -22,8 +23,11 @@ pub struct Next {
     pub bytes: u64,
 }
 
-/// What goes next after `now`, if nothing but time passes; `None` if nothing ever does.
+/// What goes next after `now`, if nothing but time passes; `None` if nothing ever does, or if a key is missing.
 pub fn next(catalog: &Catalog, window: &RecoveryWindow, policy: Policy, now: PgTime) -> Option<Next> {
+    if locked::holds_up(catalog) {
+        return None;
+    }
     let at = |now| Facts { policy, now, catalog, window, leases: Vec::new(), superseded: false };
     let ids = |decisions: &Decisions| -> BTreeSet<BackupId> {
         let kept = decisions.iter().filter(|(_, decision)| decision.needs.is_some());

@@ -1,7 +1,7 @@
 //! The clear header of a sealed object, FORMAT.md "Header".
 
 use super::key::{KeyId, KeyRing, fill_random};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 64;
@@ -177,11 +177,10 @@ impl Header {
                 Error::corrupt("the object is not encrypted, and the configuration demands that it is")
                     .hint("was the repository made with encryption.mode = \"none\"?")
             }
-            Cipher::Aes256Gcm => Error::corrupt(format!(
-                "the object is sealed with key {}, at hand: {}",
-                self.key_id,
-                keys.ids()
-            ))
+            Cipher::Aes256Gcm => Error::new(
+                Kind::KeyMissing,
+                format!("the object is sealed with key {}, at hand: {}", self.key_id, keys.ids()),
+            )
             .hint("is this the key file that the repository was made with?"),
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn judge(repository: &Repository, pass: &Pass<'_>) -> Result<Fi
 
 /// Whether an object is to blame, and not the way to it.
 pub(super) const fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Corrupt | Kind::Conflict | Kind::NotFound | Kind::Server)
+    error.kind().is_unreadable() || matches!(error.kind(), Kind::Conflict | Kind::NotFound | Kind::Server)
 }
 
 impl<'a> Stored<'a> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{Summary, TailGeneration, WalDigest};
 use crate::postgres::{Lsn, PgTime, SegmentName, WalName};
 use crate::records::is_damage;
@@ -73,6 +73,17 @@ impl WalTimes {
     /// Note that a segment was read as a whole and cannot be used.
     pub fn note_damage(&mut self, segment: SegmentName, digest: WalDigest, error: Error) {
         self.summaries.insert((segment, digest), Err(error));
+    }
+
+    /// Why something that had to be read could not be: its key is not at hand.
+    pub fn without_key(&self) -> Option<&Error> {
+        let summaries = self.summaries.values().filter_map(|known| known.as_ref().err());
+        let tails = self.tails.values().filter_map(|known| known.as_ref().err());
+        let genuine = self.genuine.values().filter_map(|known| known.as_ref().err());
+        let before = self.before.values().filter_map(|known| known.as_ref().err());
+        let twins = self.twins.values().filter_map(|known| known.as_ref().err());
+        let mut all = summaries.chain(tails).chain(genuine).chain(before).chain(twins);
+        all.find(|error| error.kind() == Kind::KeyMissing)
     }
 
     /// Read what is needed.
