@@ -10,7 +10,8 @@
 //! 11  daemon                                      time and process: the socket, HTTP, systemd
 //! 10  archiver  status  drill                     one repository, continuously; what is known, shown; rehearsals
 //!  9  ledger                                      what is known of a server and its repository, a pure value
-//!  8  archive  backup  restore  retention  verify  one room a flow; its mod.rs reads as the story
+//!  8  archive  backup  restore  retention         one room a flow; its mod.rs reads as the story
+//!     rotation  verify
 //!  7  window  snapshot                            what can be restored: branches, recovery window; all that is known
 //!  6  catalog                                     what one listing says, and what the small objects that it names say
 //!  5  records  world                              the small objects that a listing names, read once; for tests: a repository made up
@@ -100,6 +101,7 @@ pub mod records;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod rotation;
 pub mod seal;
 pub mod signing;
 pub mod snapshot;

@@ -15,7 +15,7 @@ const RANKS: [&[&str]; 16] = [
     &["records", "world"],
     &["catalog"],
     &["window", "snapshot"],
-    &["archive", "backup", "restore", "retention", "verify"],
+    &["archive", "backup", "restore", "retention", "rotation", "verify"],
     &["ledger"],
     &["archiver", "status", "drill"],
     &["daemon"],

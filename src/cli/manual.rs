@@ -240,7 +240,7 @@ const PAGES: &[Page] = &[
              "sudo -u postgres walproof key-rotate"),
         ],
         verdicts: &[],
-        codes: &[2, 4, 5, 9],
+        codes: &[2, 4, 5, 7, 9],
     },
     Page {
         command: "completions",

@@ -5,7 +5,10 @@
 //! A lease fences (R32): a holder that could not renew it in time, because its host was suspended or the store was away,
 //! knows so before the others may take over, and commits nothing.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -143,6 +146,22 @@ impl Lease {
     /// The lease says so a quarter of its lifetime before others may think it dead.
     pub fn still_held(&self) -> Result<()> {
         self.grip.left().map(|_| ())
+    }
+
+    /// Do what only a holder may do. Once the lease is no longer held, no further step of `work` is taken, whatever it waited
+    /// for: a request that is tried again after the host was suspended would come too late (R32).
+    pub async fn while_held<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        let mut work = pin!(work);
+        let mut steps = pin!(poll_fn(|context| match self.still_held() {
+            Ok(()) => work.as_mut().poll(context).map(Ok),
+            Err(error) => Poll::Ready(Err(error)),
+        }));
+        loop {
+            let left = self.grip.left()?;
+            if let Ok(done) = timeout(left, &mut steps).await {
+                return done;
+            }
+        }
     }
 
     /// Returns when the lease is lost, with the error to end with.

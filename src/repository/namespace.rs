@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{ClusterName, Identity, ObjectKey, layout};
 use crate::postgres::ControlFile;
-use crate::seal::{Context, KeyRing, ObjectKind, open_object, seal_object};
+use crate::seal::{Context, HEADER_LEN, KeyRing, ObjectKind, open_object, seal_object};
 use crate::store::{Observe, OldVersions, Store};
 
 /// All repositories of one cluster's name; `initdb` and `pg_upgrade` begin a new one.
@@ -308,23 +308,48 @@ impl Repository {
 
     /// Open an object that is read whole; what it says is not looked at. Of other kinds nothing is checked.
     pub async fn check_small(&self, key: &ObjectKey) -> Result<()> {
-        let kind = match key {
-            ObjectKey::Identity => ObjectKind::Identity,
-            ObjectKey::Hold(_) => ObjectKind::Hold,
-            ObjectKey::Lease(_) => ObjectKind::Lease,
-            ObjectKey::Tail(_) => ObjectKind::Tail,
-            ObjectKey::Report(..) | ObjectKey::ReportHead => ObjectKind::Report,
-            ObjectKey::Verify(_) => ObjectKind::Verify,
-            ObjectKey::Expiry => ObjectKind::Expiry,
-            _ => return Ok(()),
-        };
+        let Some(kind) = small_kind(key) else { return Ok(()) };
         self.get_sealed(kind, &key.to_string()).await.map(|_| ())
+    }
+
+    /// The header of an object; `None` where there is no such object.
+    pub async fn get_header(&self, key: &ObjectKey) -> Result<Option<Bytes>> {
+        match self.store().get_range(&self.key(&key.to_string()), 0..HEADER_LEN as u64).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Put an object that is read whole again, sealed with the first key. The plaintext stays as it is: a newer version may
+    /// have put fields there that this one does not know.
+    pub async fn seal_anew(&self, key: &ObjectKey) -> Result<()> {
+        let Some(kind) = small_kind(key) else {
+            return Err(Error::impossible(format!("{key} is not an object that can be sealed anew")));
+        };
+        let relative = key.to_string();
+        let plain = Zeroizing::new(self.get_sealed(kind, &relative).await?);
+        self.put_sealed(kind, &relative, &plain).await.map(|_| ()).with_context(|| format!("seal {key} anew"))
     }
 
     /// Get and open what [`Repository::put_sealed`] put.
     pub(super) async fn get_sealed(&self, kind: ObjectKind, relative: &str) -> Result<Vec<u8>> {
         let bytes = self.store().get(&self.key(relative)).await?;
         open_object(self.keys(), Context { kind, identity: &self.name, name: relative }, &bytes)
+    }
+}
+
+/// What an object is that is read whole, and whose content nobody looks at where it is opened.
+const fn small_kind(key: &ObjectKey) -> Option<ObjectKind> {
+    match key {
+        ObjectKey::Identity => Some(ObjectKind::Identity),
+        ObjectKey::Hold(_) => Some(ObjectKind::Hold),
+        ObjectKey::Lease(_) => Some(ObjectKind::Lease),
+        ObjectKey::Tail(_) => Some(ObjectKind::Tail),
+        ObjectKey::Report(..) | ObjectKey::ReportHead => Some(ObjectKind::Report),
+        ObjectKey::Verify(_) => Some(ObjectKind::Verify),
+        ObjectKey::Expiry => Some(ObjectKind::Expiry),
+        _ => None,
     }
 }
 

@@ -48,7 +48,7 @@ fn a_rotation_ends_when_the_window_has_left_the_old_key() {
     let newest = archived.cluster.psql("select last_archived_wal from pg_stat_archiver");
     let expected = json!({
         "key_id": old, "at_hand": true, "backups": 1, "newest_backup": first["id"], "newest_wal": newest,
-        "needed_until": Value::Null,
+        "held_backups": [], "records": 0, "needed_until": Value::Null,
     });
     assert_eq!(needed, expected);
     let again = walproof.run(["key-rotate"]);
@@ -148,4 +148,39 @@ fn nothing_is_reused_of_what_an_older_key_sealed() {
     set_keys(walproof, &new);
     let to = archived.target("restored");
     archived.try_restore(&to, ["--backup", next["id"].as_str().unwrap(), "--target-immediate"]).success();
+}
+
+#[test]
+fn a_held_backup_outlives_its_key() {
+    let archived = Archived::start(Repo::local());
+    let walproof = &archived.walproof;
+    archived.cluster.psql("create table t (n int)");
+    let held = archived.backup()["id"].as_str().unwrap().to_owned();
+    walproof.run(["backup-hold", &held, "--reason", "the audit"]).success();
+    archived.archive_all();
+    let old = keys(walproof);
+    let new = add_key(walproof);
+    let rotated = walproof.json(["key-rotate"]);
+    assert_eq!(rotated["records_sealed"].as_u64(), Some(2), "the hold, and what retention did: {rotated}");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    walproof.run(["backup-push", "--full"]).success();
+    archived.archive_all();
+    // The window has left the first backup; the hold has not.
+    let short = archived.configured("[retention]\nwindow = \"1s\"");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let rotated = short.json(["key-rotate"]);
+    let [needed] = rotated["older_keys"].as_array().unwrap().clone().try_into().unwrap();
+    assert_eq!((&needed["held_backups"], &needed["needed_until"]), (&json!([held]), &Value::Null));
+    short.run(["key-rotate"]).success().stdout_contains(&format!("as long as backup {held} is held"));
+
+    // Who does not read that loses nothing.
+    set_keys(walproof, &new);
+    let before = archived.repo().objects();
+    short.run(["expire"]).complains_with(5).stderr_contains("nothing expires: read backup");
+    let left: Vec<String> = archived.repo().objects().into_iter().map(|(key, _)| key).collect();
+    assert!(before.iter().all(|(key, _)| left.contains(key)), "{before:?} -> {left:?}");
+    set_keys(walproof, &format!("{new}{old}"));
+    short.run(["expire"]).success();
+    let to = archived.target("held");
+    archived.try_restore(&to, ["--backup", &held, "--target-immediate"]).success();
 }
