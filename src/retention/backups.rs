@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use crate::format::{BackupId, Manifest};
-use crate::postgres::{Lsn, PgTime, SegmentName};
-use crate::window::{Branch, Cut, Reach, RecoveryWindow, Stranded};
+use crate::postgres::{Lsn, PgTime, SegmentName, SegmentSize};
+use crate::window::{Branch, Cut, Lack, Reach, RecoveryWindow, Stranded};
 
 /// The WAL that a kept backup needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,10 @@ impl Decision {
         Self::keep(Needs::Everything, format!("in the window, though it cannot be restored: {why}"))
     }
 
+    fn keep_irreplaceable(why: impl std::fmt::Display) -> Self {
+        Self::keep(Needs::Everything, format!("nothing takes its place, though it cannot be restored: {why}"))
+    }
+
     fn delete(reason: impl Into<String>) -> Self {
         Self { needs: None, reason: reason.into() }
     }
@@ -56,14 +60,9 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
         let stranded = |Stranded { backup, .. }: &Stranded| {
             // What does not follow the segment before it serves whoever begins in it.
             let begins = |segment: &SegmentName| {
-                let span_begins = branch.spans.iter().any(|span| span.begin == segment.start(size));
-                span_begins && segment.start(size) <= backup.start_lsn
+                branch.parts_at(segment, size) && segment.start(size) <= backup.start_lsn
             };
-            let unusable = |segment: &SegmentName| {
-                segment.end(size) > backup.start_lsn
-                    && segment.start(size) < backup.stop_lsn
-                    && !begins(segment)
-            };
+            let unusable = |segment: &SegmentName| is_made_over(backup, segment, size) && !begins(segment);
             backup.finished_at > horizon && branch.unusable.iter().any(|(segment, _)| unusable(segment))
         };
         branch.reaches.iter().any(|reach| is_in_doubt(facts, branch, reach))
@@ -72,6 +71,20 @@ pub(super) fn is_needed(facts: &Facts<'_>, branch: &Branch) -> bool {
     let stays = branch.only_backups.is_empty()
         || branch.only_backups.iter().any(|backup| backup.finished_at > horizon);
     last == Some(branch.timeline()) && !facts.superseded || reaches() || stays && may_reach()
+}
+
+/// Whether the WAL of a segment makes a backup consistent.
+fn is_made_over(backup: &Manifest, segment: &SegmentName, size: SegmentSize) -> bool {
+    segment.end(size) > backup.start_lsn && segment.start(size) < backup.stop_lsn
+}
+
+/// Whether a backup could be restored if WAL were mended that is there: damaged, or stored with two contents.
+fn may_be_mended(facts: &Facts<'_>, branch: &Branch, stranded: &Stranded) -> bool {
+    let size = facts.catalog.segment_size;
+    let mendable = |segment: &SegmentName| {
+        is_made_over(&stranded.backup, segment, size) && !branch.parts_at(segment, size)
+    };
+    stranded.lack == Lack::Whole && branch.unusable.iter().any(|(segment, _)| mendable(segment))
 }
 
 /// Whether a span ends before a segment that is there and cannot be used, and something on its branch was stored within the
@@ -115,19 +128,17 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
     decisions
 }
 
-/// What a verification found harmed may be mended: it stays as long as the window needs it, or nothing takes its place.
+/// What a verification found harmed may be mended, and so may the WAL of a backup: it stays as long as the window needs it, or
+/// nothing takes its place.
 fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
     let horizon = facts.horizon();
-    let sound: Vec<&Arc<Manifest>> = facts
-        .catalog
-        .backups
-        .iter()
-        .filter(|backup| {
-            let decision = decisions.get(&backup.id);
-            backup.finished_at <= horizon
-                && decision.is_some_and(|decision| decision.needs == Some(Needs::Everything))
-        })
-        .collect();
+    let newest = newest_good(facts).filter(|_| !facts.superseded).map(|newest| newest.id.clone());
+    let stays = |id: &BackupId| {
+        let decision = decisions.get(id);
+        newest.as_ref() == Some(id) || decision.is_some_and(|known| known.needs == Some(Needs::Everything))
+    };
+    let before = facts.catalog.backups.iter().filter(|backup| backup.finished_at <= horizon);
+    let sound: Vec<&Arc<Manifest>> = before.filter(|backup| stays(&backup.id)).collect();
     let replaced = |harmed: &Manifest| {
         let mut needed = facts.window.tips().filter(|branch| is_needed(facts, branch));
         let leads = |branch: &Branch| sound.iter().any(|sound| Branch::leads_here(&branch.history, sound));
@@ -140,12 +151,18 @@ fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
         } else if replaced(backup) {
             Decision::delete(format!("older than the window, and it cannot be restored: {error}"))
         } else {
-            Decision::keep(
-                Needs::Everything,
-                format!("nothing takes its place, though it cannot be restored: {error}"),
-            )
+            Decision::keep_irreplaceable(error)
         };
         decisions.insert(backup.id.clone(), decision);
+    }
+    for branch in facts.window.tips().filter(|branch| is_needed(facts, branch)) {
+        for stranded in branch.stranded.iter().filter(|stranded| may_be_mended(facts, branch, stranded)) {
+            let backup = &stranded.backup;
+            let goes = decisions.get(&backup.id).is_some_and(|decision| decision.needs.is_none());
+            if goes && !replaced(backup) {
+                decisions.insert(backup.id.clone(), Decision::keep_irreplaceable(stranded.lack));
+            }
+        }
     }
 }
 
@@ -228,32 +245,33 @@ fn elsewhere(facts: &Facts<'_>, backup: &Arc<Manifest>) -> Decision {
     }
 }
 
+/// The newest good backup: of the last writer's branch, else of any.
+fn newest_good<'a>(facts: &Facts<'a>) -> Option<&'a Arc<Manifest>> {
+    let age = |backup: &&Arc<Manifest>| (backup.finished_at, backup.id.clone());
+    let good = |branch: &'a Branch| {
+        let reaches = branch.reaches.iter().filter(|reach| reach.backup.page_errors.is_empty());
+        reaches.map(|reach| &reach.backup).max_by_key(age)
+    };
+    let of_last = facts.window.last_writer().and_then(good);
+    of_last.or_else(|| facts.window.tips().filter_map(good).max_by_key(age))
+}
+
 /// R22: what the newest state is restored from stays, and the newest good backup.
 fn keep_newest(facts: &Facts<'_>, decisions: &mut Decisions) {
     if facts.superseded {
         return;
     }
-    let last = facts.window.last_writer();
-    let good = |branch: &Branch| {
-        let reaches = branch.reaches.iter().filter(|reach| reach.backup.page_errors.is_empty());
-        reaches
-            .map(|reach| Arc::clone(&reach.backup))
-            .max_by_key(|backup| (backup.finished_at, backup.id.clone()))
-    };
-    let newest = last.and_then(good);
-    let newest = newest.or_else(|| {
-        facts.window.tips().filter_map(good).max_by_key(|backup| (backup.finished_at, backup.id.clone()))
-    });
+    let newest = newest_good(facts);
     let mut keep = |backup: &Manifest, reason: &str| {
         let known = decisions.get(&backup.id).and_then(|decision| decision.needs);
         if known != Some(Needs::Everything) {
             decisions.insert(backup.id.clone(), Decision::keep(Needs::Everything, reason));
         }
     };
-    if let Some(newest) = &newest {
+    if let Some(newest) = newest {
         keep(newest, "the newest good backup; nothing newer takes its place");
     }
-    if let Some(latest) = last.and_then(latest) {
+    if let Some(latest) = facts.window.last_writer().and_then(latest) {
         keep(&latest.backup, "the newest state is restored from it");
     }
     if newest.is_none() {

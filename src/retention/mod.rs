@@ -11,10 +11,14 @@ mod cases;
 mod execute;
 mod facts;
 #[cfg(test)]
+mod harmed;
+#[cfg(test)]
 mod interleaved;
 mod locked;
 mod outlook;
 mod plan;
+#[cfg(test)]
+mod site;
 #[cfg(test)]
 mod tests;
 mod wal;

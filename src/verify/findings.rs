@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::format::{BackupId, ObjectKey};
 
 /// Something about one object, or about several that belong together.
@@ -31,6 +31,10 @@ pub struct Findings {
     pub(super) lost: BTreeMap<BackupId, String>,
     /// Objects that are to blame for that, with those that are lost by each.
     pub(super) blamed: BTreeMap<String, BTreeSet<BackupId>>,
+    /// Objects that waited in vain for their key: of what is in them nothing is known here.
+    pub(super) unopened: BTreeSet<String>,
+    /// Segments that may be sound, and do not follow the WAL before them: a backup that begins in one leads on from it.
+    pub(super) parted: BTreeSet<String>,
     named: BTreeSet<String>,
 }
 
@@ -53,7 +57,18 @@ impl Findings {
     /// Note an object that cannot be opened or does not say what it should.
     pub(super) fn damaged(&mut self, object: impl Into<String>, error: &Error, loses: impl Into<String>) {
         let advice = error.hint_text().unwrap_or(RESTORE_OBJECT).to_owned();
+        let object = object.into();
+        self.of_object(&object, error);
         self.problem(object, error.to_string(), loses, advice);
+    }
+
+    /// Whether an error is the object's fault, or this host's.
+    pub(super) fn of_object(&mut self, object: &str, error: &Error) {
+        if error.kind() == Kind::KeyMissing {
+            self.unopened.insert(object.to_owned());
+        } else {
+            self.parted.remove(object);
+        }
     }
 
     pub(super) fn remark(&mut self, object: impl Into<String>, what: impl Into<String>, advice: &str) {

@@ -1,5 +1,6 @@
 //! What the damage that was found does to what is claimed: it is left in the repository, for the recovery window, which
-//! counts on nothing that needs the damaged objects, and for backups, which do not reuse them.
+//! counts on nothing that needs the damaged objects, and for backups, which do not reuse them. Only what is damaged for every
+//! host is left: not what this one has no key for, nor sound WAL that does not follow the WAL before it.
 
 use super::findings::Findings;
 use crate::error::Result;
@@ -30,6 +31,9 @@ fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: 
     let mut found = Vec::new();
     for finding in &findings.problems {
         let Ok(key) = finding.object.parse::<ObjectKey>() else { continue };
+        if findings.unopened.contains(&finding.object) || findings.parted.contains(&finding.object) {
+            continue;
+        }
         // The rest tells by itself that it is damaged, whenever somebody looks.
         if matches!(
             key,
@@ -44,13 +48,12 @@ fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: 
             });
         }
     }
-    if !looked_at_all {
-        let is_new = |harm: &&Harm| found.iter().all(|known| known.object != harm.object);
-        // What was missing is seen by every run.
-        let stands = |harm: &&Harm| harm.state.is_some() && listing.has_still(harm);
-        let kept: Vec<Harm> = before.iter().filter(stands).filter(is_new).cloned().collect();
-        found.extend(kept);
-    }
+    let is_new = |harm: &&Harm| found.iter().all(|known| known.object != harm.object);
+    let not_opened = |harm: &&Harm| !looked_at_all || findings.unopened.contains(&harm.object);
+    // What was missing is seen by every run.
+    let stands = |harm: &&Harm| harm.state.is_some() && listing.has_still(harm);
+    let kept: Vec<Harm> = before.iter().filter(not_opened).filter(stands).filter(is_new).cloned().collect();
+    found.extend(kept);
     found.sort_by(|a, b| a.object.cmp(&b.object));
     found
 }

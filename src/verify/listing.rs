@@ -200,6 +200,11 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
             let tail = || pass.catalog.tail(segment).map(only_piece);
             let loses = "the instants behind it, until the next backup".to_owned();
             let object = object.or_else(|| tail().flatten()).unwrap_or_else(|| segment.to_string());
+            if branch.parts_at(segment, pass.catalog.segment_size) {
+                findings.parted.insert(object.clone());
+            } else {
+                findings.of_object(&object, error);
+            }
             findings.problem(object, error.to_string(), loses, NEW_BACKUP);
         }
         holes(pass, branch, findings);

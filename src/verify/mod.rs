@@ -19,6 +19,8 @@ mod remembered;
 mod restorable;
 mod result;
 mod run;
+#[cfg(test)]
+mod spared;
 mod wal;
 
 pub use findings::{Finding, Findings};

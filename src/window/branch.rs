@@ -134,6 +134,12 @@ impl Branch {
         stranded.map(|stranded| stranded.lack)
     }
 
+    /// Whether a segment that is listed as unusable may be sound, and only does not follow the WAL before it: what leads on from
+    /// it begins with it.
+    pub fn parts_at(&self, segment: &SegmentName, size: SegmentSize) -> bool {
+        self.spans.iter().any(|span| span.begin == segment.start(size))
+    }
+
     /// Whether a backup leads to this branch's end: it was finished before its timeline was left.
     pub fn leads_here(history: &History, backup: &Manifest) -> bool {
         let stretch = history.stretch(backup.timeline);
