@@ -1,6 +1,5 @@
 //! Base backups: a full copy of the data directory beside the running server.
 
-mod archiving;
 mod base_files;
 mod copy;
 mod outside;
@@ -19,6 +18,5 @@ mod throttle;
 mod unread;
 mod worker;
 
-pub use archiving::{Arrivals, try_archiving};
 pub use progress::Progress;
 pub use take::{BackupRequest, take};

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::archiving::{Arrivals, Proof, prove_archiving, wait_for_wal};
 use super::copy::{Copied, CopyRequest, copy};
 use super::outside::outside_files;
 use super::progress::Progress;
 use super::unread::{Moment, Unread};
+use crate::arrivals::{Arrivals, Proof, prove_archiving, wait_for_wal};
 use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, WalRecord};

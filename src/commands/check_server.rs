@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::backup::{Arrivals, try_archiving};
+use crate::arrivals::{Arrivals, try_archiving};
 use crate::cli::{findings::Findings, findings::Status};
 use crate::cluster::{DataDir, ServerInfo, Session};
 use crate::config::Config;

@@ -47,13 +47,13 @@ impl<'a> Arrivals<'a> {
 
 /// A segment that was finished on purpose: its arrival proves that archiving works.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(crate) struct Proof {
     segment: SegmentName,
 }
 
 impl Proof {
     /// Finish a segment. A standby cannot; there the wait for the backup's own WAL is the only proof.
-    pub(super) async fn begin(session: &Session, info: &ServerInfo) -> Result<Option<Self>> {
+    pub(crate) async fn begin(session: &Session, info: &ServerInfo) -> Result<Option<Self>> {
         if info.in_recovery {
             return Ok(None);
         }
@@ -99,7 +99,7 @@ pub async fn try_archiving(
 }
 
 /// Wait until the proof has arrived, no longer than `patience`.
-pub(super) async fn prove_archiving(
+pub(crate) async fn prove_archiving(
     arrivals: &Arrivals<'_>,
     proof: Option<&Proof>,
     patience: Duration,
@@ -117,7 +117,7 @@ pub(super) async fn prove_archiving(
 
 /// Wait until every segment from `start` to `stop` is in the repository, each with one content, the server's (R14). The first
 /// and the last of them, as they are stored.
-pub(super) async fn wait_for_wal(
+pub(crate) async fn wait_for_wal(
     arrivals: &Arrivals<'_>,
     timeline: TimelineId,
     start: Lsn,
