@@ -108,10 +108,12 @@ impl Run<'_> {
         let reused = base_id.as_ref().map_or("nothing", BackupId::as_str);
         tracing::info!(%id, %start_lsn, base = reused, "backup started");
         let control = data_dir.control()?;
+        let tablespaces = session.tablespaces(&control).await?;
         let (path, control_again) = (data_dir.path().to_owned(), control.clone());
         let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
             .await
             .map_err(|cause| Error::new(Kind::Other, format!("list the data directory: {cause}")))??;
+        session.must_have_listed(&tablespaces, &walked).await?;
         let walked = Arc::new(walked);
         moment.look_at_file_systems(data_dir.path(), &walked);
         let unread = Unread::new(moment, base.manifest.as_ref(), start_lsn, request.reread);
@@ -133,6 +135,8 @@ impl Run<'_> {
             unread,
         })
         .await?;
+        // What went away during the copy was taken for dropped.
+        session.must_have(&tablespaces, data_dir).await?;
         let stop = session.backup_stop().await?;
         let finished_at = session.current_time().await?;
         let label = BackupLabel::parse(&stop.label)?;

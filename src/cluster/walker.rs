@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::exclude::{self, Place, Unlogged};
+use super::tablespaces::version_dir;
 use super::tree::{DirEntry, FileEntry, FileStat, Tablespace, Walk};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::{ControlFile, Major, RelationFile};
@@ -28,7 +29,7 @@ impl Walker {
         let mode = permissions(&metadata);
         Ok(Self {
             mode,
-            version_dir: format!("PG_{}_{}", control.major, control.catalog_version),
+            version_dir: version_dir(control),
             major: control.major,
             tablespaces_inside: tablespaces_inside(&root)?,
             found: Walk { mode, ..Walk::default() },

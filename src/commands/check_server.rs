@@ -32,9 +32,13 @@ pub(super) async fn check_server(
     };
     if let Some((data_dir, control)) = local {
         let same = session.must_run_in(&info, data_dir, control).await;
-        found.result("same server", same, |()| {
+        let same = found.result("same server", same, |()| {
             format!("the server that answers runs in {}", data_dir.path().display())
         });
+        if same.is_some() {
+            let there = async { session.must_have(&session.tablespaces(control).await?, data_dir).await };
+            found.result("tablespaces", there.await, |()| "all are there".to_owned());
+        }
     }
     found.must(
         "backup rights",

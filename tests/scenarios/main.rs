@@ -11,6 +11,7 @@
 mod support;
 
 mod backup;
+mod backup_hazards;
 mod claims;
 mod daemon;
 mod daemon_faults;

@@ -1,0 +1,52 @@
+//! What happens to the server, its disks and the repository while a backup runs, and must not end in a backup that is
+//! called good.
+
+use crate::support::archived::PATIENCE;
+use crate::support::postgres::StopMode;
+use crate::support::{Archived, Repo};
+use std::fs;
+
+#[test]
+fn a_tablespace_whose_disk_is_not_mounted_makes_no_backup() {
+    let mut archived = Archived::start(Repo::local());
+    let (mount, aside) = (archived.scratch.dir("disk"), archived.scratch.join("aside"));
+    archived.cluster.psql(&format!(
+        "create tablespace disk location '{}'; create table t tablespace disk as select 1 as n",
+        mount.display()
+    ));
+    let oid = archived.cluster.psql("select oid from pg_tablespace where spcname = 'disk'");
+    let good = archived.backup();
+    for is_there in [false, true] {
+        archived.cluster.stop(StopMode::Fast);
+        fs::rename(&mount, &aside).unwrap();
+        if is_there {
+            archived.scratch.dir("disk");
+        }
+        archived.cluster.start();
+        let told = archived.walproof.run(["backup-push"]);
+        told.fails_with(6).stderr_contains(&format!("tablespace {oid}")).stderr_contains("mounted");
+        let checked = archived.walproof.run(["check"]);
+        checked.stdout_contains(&format!("tablespace {oid}")).stdout_contains("mounted");
+        assert_ne!(checked.code(), 0);
+        archived.cluster.stop(StopMode::Fast);
+        if is_there {
+            fs::remove_dir(&mount).unwrap();
+        }
+        fs::rename(&aside, &mount).unwrap();
+        archived.cluster.start();
+    }
+    // It goes away between the listing and the end of the copy.
+    archived.cluster.psql("checkpoint");
+    let backup = archived.slow_backup("8MB");
+    fs::rename(&mount, &aside).unwrap();
+    backup.wait(PATIENCE).fails_with(6).stderr_contains(&format!("tablespace {oid}"));
+    fs::rename(&aside, &mount).unwrap();
+    assert_eq!(archived.backups(), [good]);
+    // One that is dropped meanwhile is nobody's loss.
+    let backup = archived.slow_backup("8MB");
+    archived.cluster.psql("drop table t");
+    archived.cluster.psql("drop tablespace disk");
+    backup.wait(PATIENCE).success();
+    assert_eq!(archived.backups().len(), 2);
+    archived.walproof.run(["check"]).says_nowhere("mounted");
+}
