@@ -93,7 +93,7 @@ pub(super) fn export(global: &Global, id: Option<&str>, to: &Path, trust: &Trust
     let config = start::configure(global, LevelFilter::WARN)?;
     let (_, evidence) = read(&config, trust)?;
     let (proven, report) = find(&evidence, id)?;
-    write_new(to, &proven.envelope, "name a new file")?;
+    write_new(to, &[&proven.envelope], "name a new file")?;
     if global.json {
         output::json(&json!({ "id": report.id, "file": to.to_string_lossy(), "digest": proven.digest }))?;
     } else {
@@ -108,8 +108,9 @@ pub(super) fn verify(global: &Global, file: &Path, public_key: &Path) -> Result<
         std::fs::read(file).map_err(|cause| Error::usage(format!("read {}: {cause}", file.display())))?;
     let key = public_key_of(public_key)?;
     let link = open_link(&envelope, std::slice::from_ref(&key))?;
-    let digest = crate::drill::hex_digest(&envelope);
-    let proven = Proven { link, digest, envelope };
+    // An envelope ends with a brace: a line feed behind it came with a copy.
+    let signed = envelope.strip_suffix(b"\n").unwrap_or(&envelope);
+    let proven = Proven { link, digest: crate::drill::hex_digest(signed), envelope };
     if global.json {
         output::json(&document(&proven))?;
         return Ok(0);
@@ -134,7 +135,7 @@ pub(super) fn verify(global: &Global, file: &Path, public_key: &Path) -> Result<
 pub(super) fn keygen(global: &Global, to: &Path) -> Result<u8> {
     start::log(global, false, LevelFilter::WARN);
     let key = DrillKey::generate()?;
-    write_new(to, key.to_pem().as_bytes(), "a key in use must never be replaced; name a new file")?;
+    write_new(to, &[key.to_pem().as_bytes()], "a key in use must never be replaced; name a new file")?;
     let public = key.public();
     if global.json {
         output::json(

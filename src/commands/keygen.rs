@@ -24,7 +24,7 @@ pub(super) fn keygen(global: &Global, to: Option<&Path>) -> Result<u8> {
         return Ok(0);
     };
     let hint = "a key in use must never be replaced; choose another name for a new one";
-    write_new(path, text.as_bytes(), hint)?;
+    write_new(path, &[text.as_bytes(), b"\n"], hint)?;
     if global.json {
         output::json(&json!({ "file": path.to_string_lossy() }))?;
     } else {
@@ -36,8 +36,9 @@ pub(super) fn keygen(global: &Global, to: Option<&Path>) -> Result<u8> {
     Ok(0)
 }
 
-/// R24: an existing key is never overwritten, and nobody else reads this one, not even for a moment.
-pub(super) fn write_new(path: &Path, key: &[u8], hint: &str) -> Result<()> {
+/// These bytes and no others, in a new file. R24: an existing key is never overwritten, and nobody else reads this one, not
+/// even for a moment.
+pub(super) fn write_new(path: &Path, parts: &[&[u8]], hint: &str) -> Result<()> {
     let mut file =
         std::fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(|cause| {
             let error = Error::io("create", path, &cause);
@@ -47,7 +48,7 @@ pub(super) fn write_new(path: &Path, key: &[u8], hint: &str) -> Result<()> {
                 error
             }
         })?;
-    let written = file.write_all(key).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
+    let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
     if let Err(cause) = written {
         // Half a key would stand in the way of the next attempt.
         let _ = std::fs::remove_file(path);

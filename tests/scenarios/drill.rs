@@ -362,17 +362,28 @@ fn evidence_that_was_tampered_with_is_named_and_an_export_needs_a_public_key_onl
 
     let file = staging.scratch().join("drill.dsse");
     let export = ["drill-export", id, "--to", file.to_str().unwrap()];
-    staging.walproof.run(export).success();
+    let digest = first["digest"].as_str().unwrap();
+    staging.walproof.run(export).success().stdout_contains(digest);
     staging.walproof.run(export).fails_with(8).stderr_contains("exists");
+    assert_eq!(sha256sum(&file), digest, "what is printed, and what the next report names");
     let verify = ["drill-verify", file.to_str().unwrap(), "--public-key", trusted];
     let apart = stranger.walproof.with_env("WALPROOF_CONFIG", "/nonexistent");
     apart.run(verify).success().stdout_contains("genuine").stdout_contains(id);
     assert_openssl_agrees(&staging, &file);
+    // As an editor leaves it.
+    let edited = staging.scratch().file("edited.dsse", [&std::fs::read(&file).unwrap()[..], b"\n"].concat());
+    let verify_edited = ["drill-verify", edited.to_str().unwrap(), "--public-key", trusted, "--json"];
+    assert_eq!(apart.run(verify_edited).success().json()["digest"], digest);
     let mut bytes = std::fs::read(&file).unwrap();
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     apart.run(verify).fails_with(5);
+}
+
+fn sha256sum(file: &Path) -> String {
+    let output = std::process::Command::new("sha256sum").arg(file).output().expect("coreutils");
+    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
 /// The signature, checked without walproof: DSSE's encoding by its specification, Ed25519 by OpenSSL.
