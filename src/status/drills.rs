@@ -24,7 +24,22 @@ fn unix(time: PgTime) -> f64 {
 }
 
 pub(super) fn render(page: &mut Page, drills: &Drills) {
-    let Some(last) = drills.drills.last() else { return };
+    // Where there never was a drill, one can be overdue all the same.
+    let counts = drills.drill_counts.iter().fold(Series::counter(), |series, (verdict, count)| {
+        series.with([("result", verdict.as_str())], *count)
+    });
+    page.family("drills_total", "Drills whose reports are stored, by what came of them", counts);
+    page.gauge(
+        "drill_overdue_seconds",
+        "How long a drill is overdue, 0 when none is; inconclusive ones do not count",
+        drills.drill_overdue_seconds,
+    );
+    if let Some(last) = drills.drills.last() {
+        last_drill(page, drills, last);
+    }
+}
+
+fn last_drill(page: &mut Page, drills: &Drills, last: &DrillLine) {
     page.gauge("drill_last_run_timestamp_seconds", "When the last drill began", Some(unix(last.started_at)));
     page.gauge(
         "drill_last_success_timestamp_seconds",
@@ -48,15 +63,6 @@ pub(super) fn render(page: &mut Page, drills: &Drills) {
     page.family("drill_phase_seconds", "The same by phase", phases);
     let rpo = drills.drills.iter().rev().find_map(|drill| drill.rpo_seconds);
     page.gauge("drill_rpo_seconds", "Age of the last commit when a drill of the newest state began", rpo);
-    let counts = drills.drill_counts.iter().fold(Series::counter(), |series, (verdict, count)| {
-        series.with([("result", verdict.as_str())], *count)
-    });
-    page.family("drills_total", "Drills whose reports are stored, by what came of them", counts);
-    page.gauge(
-        "drill_overdue_seconds",
-        "How long a drill is overdue, 0 when none is; inconclusive ones do not count",
-        drills.drill_overdue_seconds,
-    );
     page.gauge(
         "drill_estimate_error_ratio",
         "By how much the last drill took longer than was estimated, as a part of that",
@@ -107,5 +113,31 @@ pub(super) fn section(drills: &Drills, now: PgTime) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_was_never_drilled_is_overdue_in_the_metrics_too() {
+        let counts = ["pass", "fail", "inconclusive"].map(|verdict| (verdict.to_owned(), 0));
+        let late = Drills {
+            drill_counts: counts.to_vec(),
+            drill_overdue_seconds: Some(90.0),
+            drill_every_seconds: Some(60.0),
+            ..Drills::default()
+        };
+        let text = textfile("main", &late);
+        for line in [
+            "walproof_drill_overdue_seconds{cluster=\"main\"} 90.0\n",
+            "walproof_drills_total{cluster=\"main\",result=\"pass\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in {text}");
+        }
+        assert!(!text.contains("drill_success") && !text.contains("drill_verdict"), "{text}");
+        // Before the reports were listed nothing is known.
+        assert_eq!(textfile("main", &Drills::default()), "");
     }
 }
