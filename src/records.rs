@@ -137,6 +137,22 @@ async fn read_history(repository: &Repository, timeline: TimelineId, file: &WalF
     History::parse(timeline, &repository.read_wal(file).await?.1)
 }
 
+/// The backups that verifications found harmed, as far as that still holds, with what is wrong. Only where there is harm
+/// does that cost a listing.
+pub async fn harmed_backups(repository: &Repository) -> Result<Vec<(BackupId, Error)>> {
+    let harm = repository.get_harm().await?;
+    if harm.iter().all(|harm| harm.backups.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let listing = repository.list().await?;
+    let stands = harm.iter().filter(|harm| listing.has_still(harm));
+    let of = |harm: &Harm| {
+        let why = |id: &BackupId| harm.error().context(format!("backup {id} cannot be restored"));
+        harm.backups.iter().map(|id| (id.clone(), why(id))).collect::<Vec<_>>()
+    };
+    Ok(stands.flat_map(of).collect())
+}
+
 /// Whether an object is to blame, and not the way to it. Kind Server: WAL of another cluster.
 pub(crate) const fn is_damage(error: &Error) -> bool {
     error.kind().is_unreadable() || matches!(error.kind(), Kind::Conflict | Kind::NotFound | Kind::Server)

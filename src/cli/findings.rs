@@ -78,6 +78,11 @@ impl Findings {
         self.add(name, status, detail, (!holds).then_some(hint));
     }
 
+    /// Whether a line says this already.
+    pub(crate) fn tells(&self, detail: &str) -> bool {
+        self.lines.iter().any(|line| line.detail == detail)
+    }
+
     pub(crate) fn failed(&self) -> bool {
         self.lines.iter().any(|line| line.status == Status::Fail)
     }

@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest};
 use crate::repository::Hold;
 use crate::store::Policy;
+use crate::window::harmed_backups;
 
 pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result<u8> {
     let config = start::configure(global, LevelFilter::INFO)?;
@@ -160,21 +161,30 @@ pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
-    let (backups, holds) = start::run_large(async {
+    let (backups, holds, harmed) = start::run_large(async {
         let repository = context.repository(which.system_identifier).await?;
-        Ok((repository.list_backups().await?, repository.list_holds().await?))
+        let harmed = harmed_backups(&repository).await?;
+        Ok((repository.list_backups().await?, repository.list_holds().await?, harmed))
     })?;
     let usable = &backups.usable;
     let hold = |manifest: &Manifest| holds.iter().find(|hold| hold.backup == manifest.id);
     if global.json {
-        let entries = usable.iter().map(|manifest| entry(manifest, hold(manifest).is_some()));
-        output::json(&entries.collect::<Vec<_>>())?;
+        let listed = |manifest: &Manifest| {
+            let mut entry = entry(manifest, hold(manifest).is_some());
+            let harm = harmed.iter().find(|(id, _)| *id == manifest.id);
+            entry["harm"] = json!(harm.map(|(_, error)| error.to_string()));
+            entry
+        };
+        output::json(&usable.iter().map(listed).collect::<Vec<_>>())?;
     } else if !usable.is_empty() {
         let rows: Vec<Vec<String>> = usable.iter().map(|manifest| row(manifest, hold(manifest))).collect();
         output::table(
             &["ID", "FINISHED", "TIMELINE", "SIZE", "STORED", "NEW", "PAGE ERRORS", "HELD"],
             &rows,
         )?;
+        for (_, error) in &harmed {
+            output::line(format!("HARMED: {error}"))?;
+        }
     } else if backups.damaged.is_empty() {
         output::line("there is no backup yet; take one with `walproof backup-push`")?;
     }

@@ -7,14 +7,18 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::check_repository::check_repository;
 use super::check_server::{check_archiving, check_server};
+use super::daemon::promises;
+use super::status::host;
 use crate::archive::{Request, ask_for_line};
 use crate::cli::{args::Global, findings::Findings, findings::Status, output, output::size, start};
 use crate::cluster::DataDir;
 use crate::config::Config;
+use crate::daemon::repository_snapshot;
 use crate::disk::Space;
 use crate::error::Result;
 use crate::postgres::ControlFile;
-use crate::status::Snapshot;
+use crate::repository::Repository;
+use crate::status::{Code, Severity, Snapshot};
 
 /// Less than this share of free space is worth a word.
 const LEAST_FREE_PERCENT: u64 = 10;
@@ -27,7 +31,8 @@ pub(super) fn check(global: &Global) -> Result<u8> {
         let daemon = ask_for_line(&config.archive.socket, &Request::Status, Duration::from_secs(5));
         let Some(data_dir) = expected_data_dir(&config) else {
             check_absence(&config, daemon.is_ok(), &mut found);
-            check_repository(&config, None, &mut found).await;
+            let repository = check_repository(&config, None, &mut found).await;
+            check_problems(&config, &daemon, repository.as_ref(), &mut found).await;
             return Ok(());
         };
         let control = check_data_dir(data_dir, &mut found);
@@ -40,7 +45,8 @@ pub(super) fn check(global: &Global) -> Result<u8> {
             check_archiving(&session, &info, places, config.archive.timeout, &mut found).await;
             session.close().await;
         }
-        check_daemon(&config, daemon, &mut found);
+        check_daemon(&config, &daemon, &mut found);
+        check_problems(&config, &daemon, repository.as_ref(), &mut found).await;
         Ok(())
     })?;
     check_space(&config, &mut found);
@@ -89,10 +95,10 @@ fn check_data_dir(path: &Path, found: &mut Findings) -> Option<(DataDir, Control
 }
 
 /// Without the daemon archiving works all the same, so that is not a failure.
-fn check_daemon(config: &Config, answer: Result<String, String>, found: &mut Findings) {
+fn check_daemon(config: &Config, answer: &Result<String, String>, found: &mut Findings) {
     let socket = &config.archive.socket;
     match answer {
-        Ok(line) => match serves_another(config, &line) {
+        Ok(line) => match serves_another(config, line) {
             None => found.ok("daemon", format!("answers at {}", socket.display())),
             Some(other) => found.must(
                 "daemon",
@@ -106,6 +112,40 @@ fn check_daemon(config: &Config, answer: Result<String, String>, found: &mut Fin
             format!("{why} ({})", socket.display()),
             "without it a lost host loses the unfinished segment: systemctl enable --now walproof",
         ),
+    }
+}
+
+/// Problems that `check` judges by itself: better, or milder while a cluster is being set up.
+const JUDGED: [Code; 5] =
+    [Code::DaemonDown, Code::NoBackup, Code::PageErrors, Code::ArchiveModeOff, Code::ArchiveCommand];
+
+/// R31: what a restore would trip over, as the daemon knows it, or without one the repository.
+async fn check_problems(
+    config: &Config,
+    daemon: &Result<String, String>,
+    repository: Option<&Repository>,
+    found: &mut Findings,
+) {
+    let told = daemon.as_ref().ok().filter(|line| serves_another(config, line).is_none());
+    let snapshot = match (told.and_then(|line| serde_json::from_str(line).ok()), repository) {
+        (Some(snapshot), _) => Ok(snapshot),
+        (None, Some(repository)) => {
+            let why = daemon.as_ref().err().cloned().unwrap_or_default();
+            repository_snapshot(repository, promises(config), host(config, why)).await
+        }
+        (None, None) => return,
+    };
+    let Snapshot { problems, .. } = match snapshot {
+        Ok(snapshot) => snapshot,
+        Err(error) => return found.error("problem", Status::Fail, &error),
+    };
+    for problem in &problems {
+        if JUDGED.contains(&problem.code) || found.tells(&problem.text) {
+            continue;
+        }
+        let status = if problem.severity == Severity::Critical { Status::Fail } else { Status::Warn };
+        let detail = format!("{}: {}", problem.code.as_str(), problem.text);
+        found.add("problem", status, detail, problem.hint.as_deref());
     }
 }
 

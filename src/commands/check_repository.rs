@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::cli::{findings::Findings, findings::Status};
 use crate::config::Config;
-use crate::error::Result;
-use crate::format::BackupId;
+use crate::error::{Error, Result};
 use crate::postgres::ControlFile;
 use crate::repository::{Backups, Namespace, Repository};
 use crate::store::Policy;
+use crate::window::harmed_backups;
 
 /// More than this between this host's clock and the store's makes S3 refuse requests and ages lie.
 const MOST_SKEW: Duration = Duration::from_mins(1);
@@ -62,25 +62,25 @@ async fn check_store(config: &Config, repository: &Repository, found: &mut Findi
 
 async fn check_backups(repository: &Repository, found: &mut Findings) {
     // Everything that is there: a directory that cannot be listed is in the way of every restore.
-    let listed = match repository.list().await {
-        Ok(_) => repository.list_backups().await,
-        Err(error) => Err(error),
+    let listed = async {
+        repository.list().await?;
+        Ok((repository.list_backups().await?, harmed_backups(repository).await?))
     };
-    let listed = match listed {
+    let (Backups { usable, damaged }, harmed) = match listed.await {
         Ok(listed) => listed,
-        Err(error) => {
+        Err::<_, Error>(error) => {
             let error = error
                 .hint("were files made there as another user (root)? chown them to the repository's owner");
             return found.error(BACKUPS, Status::Fail, &error);
         }
     };
-    let Backups { usable, damaged } = &listed;
-    let newest = usable.last();
-    for backup in damaged {
-        let is_newest = newest.is_none_or(|newest| second(&newest.id) < second(&backup.id));
-        found.error(BACKUPS, if is_newest { Status::Fail } else { Status::Warn }, &backup.error);
+    for backup in &damaged {
+        found.error(BACKUPS, Status::Fail, &backup.error);
     }
-    match newest {
+    for (_, error) in &harmed {
+        found.error(BACKUPS, Status::Fail, error);
+    }
+    match usable.last() {
         None if damaged.is_empty() => found.warn(BACKUPS, "none yet", "take one: walproof backup-push"),
         None => {}
         Some(newest) if !newest.page_errors.is_empty() => found.add(
@@ -89,14 +89,10 @@ async fn check_backups(repository: &Repository, found: &mut Findings) {
             format!("the newest, {}, holds {} damaged pages", newest.id, newest.page_errors.len()),
             Some("is the disk failing? `walproof backup-show` names the pages"),
         ),
+        Some(newest) if harmed.iter().any(|(id, _)| *id == newest.id) => {}
         Some(newest) => found.ok(
             BACKUPS,
             format!("{}, the newest is {}, finished {}", usable.len(), newest.id, newest.finished_at),
         ),
     }
-}
-
-/// When it began: what orders ids, of which the rest is random.
-fn second(id: &BackupId) -> &str {
-    id.as_str().split_once('-').map_or(id.as_str(), |(second, _)| second)
 }

@@ -42,7 +42,7 @@ fn ask_daemon(config: &Config) -> Result<Snapshot, String> {
 }
 
 /// A daemon that served its socket here must go on; on a host with the data directory one could run.
-fn host(config: &Config, why: String) -> Host {
+pub(super) fn host(config: &Config, why: String) -> Host {
     let socket = &config.archive.socket;
     let was_here = [socket.clone(), socket.with_extension("lock")].iter().any(|path| path.exists());
     let data_dir = config.data_dir_if_set().is_some_and(Path::exists);

@@ -22,7 +22,7 @@ mod tests;
 mod times;
 
 pub use crate::catalog::{Catalog, Gap, Run, Usage};
-pub use crate::records::Records;
+pub use crate::records::{Records, harmed_backups};
 pub use branch::{Branch, Cut, Span, WalPath};
 pub use choice::{Chooser, Chosen, Wanted};
 pub use locate::Located;

@@ -161,8 +161,36 @@ fn check_looks_at_the_backups() {
     let text = check(&archived.walproof, 1);
     assert!(line(&text, "backups").starts_with("FAIL") && text.contains(&id), "{text}");
     archived.backup();
-    let text = check(&archived.walproof, 0);
-    assert!(line(&text, "backups").starts_with("WARN"), "an older damaged one: {text}");
+    let text = check(&archived.walproof, 1);
+    assert!(
+        line(&text, "backups").starts_with("FAIL"),
+        "an older one: `status` calls it critical, too: {text}"
+    );
+    assert_eq!(text.matches("FAIL").count(), 1, "once is enough: {text}");
+}
+
+/// R31: what `verify` found, and what the daemon knows.
+#[test]
+fn check_is_not_content_with_what_a_restore_would_trip_over() {
+    let archived = Archived::start(Repo::local());
+    let id = archived.backup()["id"].as_str().unwrap().to_owned();
+    assert!(archived.backups()[0]["harm"].is_null());
+    archived.repo().flip_bit(&archived.repo().keys("/packs/")[0], 300);
+    archived.walproof.run(["verify", "--content"]).fails_with(1);
+    let expect = |who: &str| {
+        let text = check(&archived.walproof, 1);
+        let backups = line(&text, "backups");
+        let named =
+            backups.starts_with("FAIL") && backups.contains(&format!("backup {id} cannot be restored"));
+        assert!(named && text.contains("FAIL  problem           verify_failed: "), "{who}: {text}");
+    };
+    expect("the repository tells");
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait("it knows", |status| status.to_string().contains("verify_failed"));
+    expect("the daemon tells");
+    assert!(archived.backups()[0]["harm"].as_str().unwrap().contains("cannot be restored"));
+    let listed = archived.walproof.run(["backup-list"]);
+    listed.success().stdout_contains(&format!("\nHARMED: backup {id} cannot be restored: "));
 }
 
 /// A standby whose conninfo leads to the primary (a virtual IP address): same identifier, version and path.
