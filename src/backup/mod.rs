@@ -11,6 +11,7 @@ mod placement;
 mod progress;
 mod regions;
 mod shared;
+mod soundness;
 mod table;
 mod take;
 mod tally;

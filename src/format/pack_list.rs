@@ -11,6 +11,14 @@ use super::pack::PackName;
 use crate::encoding::{put_bytes, put_u32, take_bytes, take_u32};
 use crate::error::{Error, Result};
 
+/// Of a pack that is used for less than one part in so many, nothing is reused: it is kept for little.
+const LEAST_LIVE: u64 = 4;
+/// Packs with fewer live bytes are small.
+const SMALL: u32 = 1 << 20;
+/// So many small packs are no harm; beyond that there may be one for so many live bytes.
+const FEW_SMALL: usize = 128;
+const BYTES_FOR_SMALL: u64 = 64 << 20;
+
 /// What a backup uses of one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackUse {
@@ -49,6 +57,18 @@ impl PackList {
         let mut input = bytes;
         let list = Self::read(&mut input).filter(|list| input.is_empty() && list.is_sound());
         list.ok_or_else(|| Error::corrupt("a pack list is malformed"))
+    }
+
+    /// Whether extents in a pack may stay there, for a new backup to reuse. A pack that is mostly dead is kept for little; and
+    /// many small packs, as backups leave them that changed little, make many requests of a restore.
+    pub fn worth_keeping(&self) -> impl Fn(&PackUse) -> bool + use<> {
+        let live: u64 = self.0.iter().map(|pack| u64::from(pack.live_bytes)).sum();
+        let small = self.0.iter().filter(|pack| pack.live_bytes < SMALL).count();
+        let too_many = small > FEW_SMALL + usize::try_from(live / BYTES_FOR_SMALL).unwrap_or(usize::MAX);
+        move |pack| {
+            u64::from(pack.live_bytes) * LEAST_LIVE >= u64::from(pack.bytes)
+                && !(too_many && pack.live_bytes < SMALL)
+        }
     }
 
     fn read(input: &mut &[u8]) -> Option<Self> {
@@ -133,5 +153,31 @@ mod tests {
         for bad in [vec![usage(2, 5, 5), usage(1, 5, 1)], vec![usage(1, 5, 5); 2], vec![usage(1, 5, 6)]] {
             PackList::parse(&PackList(bad).to_bytes()).unwrap_err();
         }
+    }
+
+    fn kept(uses: &[(u32, u32)]) -> Vec<bool> {
+        let usage = |(number, (bytes, live_bytes)): (u32, &(u32, u32))| PackUse {
+            name: pack(NEW, number),
+            bytes: *bytes,
+            live_bytes: *live_bytes,
+        };
+        let list = PackList((0..).zip(uses).map(usage).collect());
+        let worth = list.worth_keeping();
+        list.0.iter().map(worth).collect()
+    }
+
+    #[test]
+    fn a_pack_that_is_mostly_dead_is_not_kept_for_the_rest() {
+        assert_eq!(kept(&[(400, 100), (400, 99), (32 << 20, 30 << 20)]), [true, false, true]);
+    }
+
+    #[test]
+    fn of_too_many_small_packs_none_is_kept() {
+        let small = vec![(1000, 1000); FEW_SMALL];
+        assert!(kept(&small).iter().all(|kept| *kept));
+        let more = [small, vec![(1000, 1000), (8 << 20, 8 << 20)]].concat();
+        assert_eq!(kept(&more).iter().filter(|kept| **kept).count(), 1);
+        let large = [more, vec![(32 << 20, 32 << 20); 4]].concat();
+        assert!(kept(&large).iter().all(|kept| *kept));
     }
 }

@@ -6,19 +6,9 @@ use std::ops::ControlFlow;
 
 use super::namespace::Repository;
 use crate::error::{Kind, Result, ResultExt};
-use crate::format::{
-    BackupId, Harm, Manifest, ObjectKey, PackList, PackName, PackRef, PackSizes, PackUse, layout,
-};
+use crate::format::{BackupId, Harm, Manifest, ObjectKey, PackName, PackRef, PackSizes, layout};
 use crate::seal::{Cipher, Header, MasterKey};
 use crate::store::Object;
-
-/// Of a pack that is used for less than one part in so many, nothing is reused: it is kept for little.
-const LEAST_LIVE: u64 = 4;
-/// Packs with fewer live bytes are small.
-const SMALL: u32 = 1 << 20;
-/// So many small packs are no harm; beyond that there may be one for so many live bytes.
-const FEW_SMALL: usize = 128;
-const BYTES_FOR_SMALL: u64 = 64 << 20;
 
 /// What may be reused, before a lease protects it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +35,8 @@ pub struct Base {
     parts: Vec<(BackupId, u32)>,
     /// The packs that are there, as long as they should be, and worth to be kept; with their bytes.
     packs: PackSizes,
+    /// What verifications found damaged: it would harm the new backup as well.
+    harmed: HashSet<ObjectKey>,
 }
 
 impl Repository {
@@ -75,7 +67,8 @@ impl Repository {
 
     /// What of `found` is there, now that a lease protects it.
     pub async fn confirm_base(&self, found: &Found) -> Result<Base> {
-        let mut base = Base::default();
+        let harmed: HashSet<_> = self.get_harm().await?.iter().filter_map(Harm::key).collect();
+        let mut base = Base { harmed: harmed.clone(), ..Base::default() };
         if let Some(id) = &found.backup {
             match self.confirm_backup(id, &mut base).await {
                 Ok(()) => {}
@@ -84,7 +77,7 @@ impl Repository {
                         || error.kind().is_unreadable() =>
                 {
                     tracing::warn!(%error, "nothing of backup {id} is reused");
-                    base = Base::default();
+                    base = Base { harmed, ..Base::default() };
                 }
                 Err(error) => return Err(error),
             }
@@ -104,16 +97,13 @@ impl Repository {
     async fn confirm_backup(&self, id: &BackupId, base: &mut Base) -> Result<()> {
         let manifest = self.get_manifest(id).await?;
         let list = self.get_pack_list(id).await?;
-        // What a verification found damaged would harm the new backup as well.
-        let harm = self.get_harm().await?;
-        let harmed: HashSet<ObjectKey> = harm.iter().filter_map(Harm::key).collect();
-        let worth = worth_keeping(&list);
+        let worth = list.worth_keeping();
         let mut missing = 0;
         for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
             let there = self.pack_sizes(&packs[0].name.backup).await?;
             for pack in packs {
                 if there.get(&pack.name) != Some(pack.bytes)
-                    || harmed.contains(&ObjectKey::Pack(pack.name.clone()))
+                    || base.harmed.contains(&ObjectKey::Pack(pack.name.clone()))
                 {
                     missing += 1;
                 } else if worth(pack) {
@@ -156,18 +146,6 @@ impl Repository {
     }
 }
 
-/// Whether extents in a pack may stay there. A pack that is mostly dead is kept for little; and many small packs, as
-/// backups leave them that changed little, make many requests of a restore.
-fn worth_keeping(list: &PackList) -> impl Fn(&PackUse) -> bool {
-    let live: u64 = list.0.iter().map(|pack| u64::from(pack.live_bytes)).sum();
-    let small = list.0.iter().filter(|pack| pack.live_bytes < SMALL).count();
-    let too_many = small > FEW_SMALL + usize::try_from(live / BYTES_FOR_SMALL).unwrap_or(usize::MAX);
-    move |pack| {
-        u64::from(pack.live_bytes) * LEAST_LIVE >= u64::from(pack.bytes)
-            && !(too_many && pack.live_bytes < SMALL)
-    }
-}
-
 impl Base {
     /// Whose file tables to read, in order; what a later one says of a path that an earlier one has passed is older.
     pub fn parts(&self) -> impl Iterator<Item = (BackupId, u32)> + use<'_> {
@@ -184,7 +162,9 @@ impl Base {
     pub fn may_reuse(&self, repository: &Repository, pack: &PackRef) -> bool {
         let sealing = repository.keys().sealing().map(MasterKey::id);
         let is_ours = |header: Header| (header.cipher != Cipher::None).then_some(header.key_id) == sealing;
-        self.packs.get(&pack.name).is_some() && Header::parse(&pack.header).is_ok_and(is_ours)
+        self.packs.get(&pack.name).is_some()
+            && !self.harmed.contains(&ObjectKey::Pack(pack.name.clone()))
+            && Header::parse(&pack.header).is_ok_and(is_ours)
     }
 
     /// Bytes of a pack that may be reused.
@@ -195,39 +175,26 @@ impl Base {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::memory;
     use super::*;
+    use crate::format::{FramePlace, PackWriter};
 
-    fn packs(uses: &[(u32, u32)]) -> PackList {
-        let name = |number| PackName { backup: "20261122T130000Z-00000001".parse().unwrap(), number };
-        let each = (0..).zip(uses);
-        PackList(
-            each.map(|(number, (bytes, live_bytes))| PackUse {
-                name: name(number),
-                bytes: *bytes,
-                live_bytes: *live_bytes,
-            })
-            .collect(),
-        )
-    }
-
-    fn kept(uses: &[(u32, u32)]) -> Vec<bool> {
-        let list = packs(uses);
-        let worth = worth_keeping(&list);
-        list.0.iter().map(worth).collect()
-    }
-
-    #[test]
-    fn a_pack_that_is_mostly_dead_is_not_kept_for_the_rest() {
-        assert_eq!(kept(&[(400, 100), (400, 99), (32 << 20, 30 << 20)]), [true, false, true]);
-    }
-
-    #[test]
-    fn of_too_many_small_packs_none_is_kept() {
-        let small = vec![(1000, 1000); FEW_SMALL];
-        assert!(kept(&small).iter().all(|kept| *kept));
-        let more = [small, vec![(1000, 1000), (8 << 20, 8 << 20)]].concat();
-        assert_eq!(kept(&more).iter().filter(|kept| **kept).count(), 1);
-        let large = [more, vec![(32 << 20, 32 << 20); 4]].concat();
-        assert!(kept(&large).iter().all(|kept| *kept));
+    #[tokio::test]
+    async fn a_damaged_pack_is_not_reused_though_no_backup_counts_on_it() {
+        let (_, repository) = memory().await;
+        let id: BackupId = "20261122T130000Z-00000001".parse().unwrap();
+        let name = PackName { backup: id.clone(), number: 0 };
+        let writer = PackWriter::new(repository.keys(), repository.name(), name.clone(), 8192, Vec::new());
+        let pack =
+            PackRef { name: name.clone(), header: writer.unwrap().header(), digests: FramePlace::default() };
+        let object = ObjectKey::Pack(name).to_string();
+        repository.store().put(&repository.key(&object), vec!["pack".into()]).await.unwrap();
+        let interrupted = Found { backup: None, unfinished: vec![id] };
+        let may_reuse =
+            async || repository.confirm_base(&interrupted).await.unwrap().may_reuse(&repository, &pack);
+        assert!(may_reuse().await);
+        let harm = Harm { object, state: None, why: "a frame is damaged".into(), backups: Vec::new() };
+        repository.put_harm(&[harm]).await.unwrap();
+        assert!(!may_reuse().await);
     }
 }

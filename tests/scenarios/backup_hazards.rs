@@ -6,6 +6,17 @@ use crate::support::postgres::StopMode;
 use crate::support::{Archived, Repo};
 use std::fs;
 
+const DONE: &str = "waiting until its WAL is in the repository";
+
+/// Until this is undone, a backup that has copied everything waits for its WAL.
+fn hold_wal_back(archived: &Archived) {
+    archived.cluster.set("archive_command", "false").reload();
+}
+
+fn let_wal_go(archived: &Archived) {
+    archived.cluster.set("archive_command", &archived.walproof.archive_command()).reload();
+}
+
 #[test]
 fn a_tablespace_whose_disk_is_not_mounted_makes_no_backup() {
     let mut archived = Archived::start(Repo::local());
@@ -49,4 +60,29 @@ fn a_tablespace_whose_disk_is_not_mounted_makes_no_backup() {
     backup.wait(PATIENCE).success();
     assert_eq!(archived.backups().len(), 2);
     archived.walproof.run(["check"]).says_nowhere("mounted");
+}
+
+#[test]
+fn damage_that_is_found_while_a_backup_runs_makes_no_backup_that_needs_it() {
+    let archived = Archived::start(Repo::local());
+    archived.backup();
+    let repo = archived.repo();
+    let mut packs: Vec<(String, u64)> =
+        repo.objects().into_iter().filter(|(key, _)| key.contains("/packs/")).collect();
+    packs.sort_by_key(|(_, bytes)| *bytes);
+    let (pack, bytes) = packs.pop().unwrap();
+    let second = archived.slow_backup("8MB");
+    hold_wal_back(&archived);
+    let mut second = second;
+    second.wait_for_stderr(DONE, PATIENCE);
+    repo.flip_bit(&pack, usize::try_from(bytes / 2).unwrap());
+    archived.walproof.run(["verify", "--content"]).fails_with(1);
+    let_wal_go(&archived);
+    archived.archive_all();
+    let told = second.wait(PATIENCE);
+    told.fails_with(5).stderr_contains(pack.rsplit_once("/packs/").unwrap().1).stderr_contains("again");
+    assert_eq!(archived.backups().len(), 1);
+    let third = archived.backup();
+    assert!(third["reused_bytes"].as_u64() > Some(0), "{third}");
+    archived.restore_newest("restored");
 }
