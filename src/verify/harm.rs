@@ -17,14 +17,44 @@ pub(super) async fn note(
     looked_at_all: bool,
 ) -> Result<Vec<Harm>> {
     let before = repository.get_harm().await?;
-    let now = harm(listing, findings, &before, looked_at_all);
+    let mut now = harm(listing, findings, &before, looked_at_all);
     // A record that cannot be read says nothing, and would be found damaged by every run.
     let record = ObjectKey::Verify(VerifyRecord::Harm).to_string();
     let unreadable = findings.problems.iter().any(|found| found.object == record);
     if now != before || unreadable {
         repository.put_harm(&now).await?;
     }
+    if blame_newer(repository, listing, &mut now).await? {
+        repository.put_harm(&now).await?;
+    }
     Ok(now)
+}
+
+/// Blame damaged packs for the backups, too, that need them and were taken since the listing: they looked for harm before it
+/// was there. Whether there are any.
+async fn blame_newer(repository: &Repository, listing: &Listing, harm: &mut [Harm]) -> Result<bool> {
+    let pack = |harm: &Harm| {
+        harm.key().and_then(|key| if let ObjectKey::Pack(name) = key { Some(name) } else { None })
+    };
+    let mut harmed: Vec<_> = harm.iter_mut().filter_map(|harm| Some((pack(harm)?, harm))).collect();
+    if harmed.is_empty() {
+        return Ok(false);
+    }
+    let mut more = false;
+    for id in repository.list_backup_ids().await? {
+        if listing.get(&ObjectKey::Manifest(id.clone())).is_some() {
+            continue;
+        }
+        let list = repository.get_pack_list(&id).await?;
+        for (name, harm) in &mut harmed {
+            let needs = list.0.binary_search_by(|pack| pack.name.cmp(name)).is_ok();
+            if needs && !harm.backups.contains(&id) {
+                harm.backups.push(id.clone());
+                more = true;
+            }
+        }
+    }
+    Ok(more)
 }
 
 fn harm(listing: &Listing, findings: &Findings, before: &[Harm], looked_at_all: bool) -> Vec<Harm> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::borders::name_cluster;
-use super::{Verified, Wanted, verify};
+use super::findings::Findings;
+use super::{Verified, Wanted, harm, verify};
 use crate::error::Result;
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, SegmentName, TimelineId};
@@ -149,4 +150,22 @@ async fn r28_a_backup_that_lacks_a_pack_counts_for_nothing_until_it_is_back() {
     assert_eq!(claim(&repository).await, (vec![3, 5], 8), "it is back");
     run(&repository, false, 0).await;
     assert_eq!(repository.confirm_base(&found).await.unwrap().pack_bytes(&name(&newer)), Some(4));
+}
+
+#[tokio::test]
+async fn damage_is_blamed_for_a_backup_that_was_taken_since_the_listing() {
+    let (_, repository) = memory().await;
+    let older = backup(&repository, 3).await;
+    let listing = repository.list().await.unwrap();
+    let newer = backup(&repository, 5).await;
+    let name = |of: &Manifest| PackName { backup: of.id.clone(), number: 0 };
+    let packs = [&older, &newer].map(|of| PackUse { name: name(of), bytes: 4, live_bytes: 4 });
+    repository.put_pack_list(&newer.id, &PackList(packs.to_vec())).await.unwrap();
+    let mut findings = Findings::default();
+    findings.loses(&older.id, &pack(&older), "rotten");
+    findings.problem(pack(&older).to_string(), "rotten", "a backup", "");
+    harm::note(&repository, &listing, &findings, true).await.unwrap();
+    let noted = repository.get_harm().await.unwrap();
+    assert_eq!(noted.len(), 1);
+    assert_eq!(noted[0].backups, [older.id, newer.id]);
 }
