@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use super::base_files::BaseFiles;
 use super::pace::Pace;
 use super::packer::Packer;
-use super::pages::judge_again;
+use super::pages::{Copying, judge_again};
 use super::progress::Progress;
 use super::regions::{Region, Regions};
 use super::shared::{RegionDone, Shared, StoredPacks, stopped};
@@ -256,7 +256,8 @@ async fn judge_suspects(request: &CopyRequest<'_>, table: &TableWriter<'_>) -> R
     }
     tokio::time::sleep(SUSPECT_PAUSE).await;
     let (files, end) = (&request.walk.files, request.session.flush_lsn().await?);
-    let again = || judge_again(request.data_dir.path(), files, &table.suspects, (request.start, end));
+    let copying = Copying { began: request.unread.moment.started_at, start: request.start, end };
+    let again = || judge_again(request.data_dir.path(), files, &table.suspects, copying);
     let bad = tokio::task::block_in_place(again).context("read damaged pages again")?;
     let errors =
         bad.iter().map(|bad| PageError { path: files[bad.file].path.as_path().into(), block: bad.block });

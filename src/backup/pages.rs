@@ -9,10 +9,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::cluster::FileEntry;
+use crate::cluster::{FileEntry, FileStat};
 use crate::error::{Error, Result};
 use crate::postgres::{
-    BLOCKS_PER_RELATION_FILE, Lsn, PAGE_SIZE, PageVerdict, RelationFile, check_page, page_lsn,
+    BLOCKS_PER_RELATION_FILE, Lsn, PAGE_SIZE, PageVerdict, PgTime, RelationFile, check_page, page_lsn,
 };
 
 /// A page that did not pass while it was copied.
@@ -56,16 +56,28 @@ pub(super) fn check_pages(
     }
 }
 
-/// Read the suspects again, after the copy: those that are damaged for good.
+/// When a copy was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copying {
+    /// Of the backup, by the server's clock.
+    pub(super) began: PgTime,
+    /// The start of the backup's WAL.
+    pub(super) start: Lsn,
+    /// WAL up to here is on the disk.
+    pub(super) end: Lsn,
+}
+
+/// Read the suspects again, after the copy: those whose copy is damaged for good.
 ///
-/// One that is whole now was being written when it was copied, so after the backup began: WAL holds an image of it,
-/// with which replay repairs the copy. The same goes for one whose LSN is not beyond `end`, that of the WAL; and what
-/// is gone from the disk is gone after replay, too.
+/// One that is whole now, and was written since the backup began, was being written when it was copied: WAL holds an image
+/// of it, with which replay repairs the copy. The same goes for one whose LSN is not beyond the end of the WAL; and what
+/// is gone from the disk is gone after replay, too. But one that nothing has written was damaged on its way from the disk,
+/// and nothing repairs the copy.
 pub(super) fn judge_again(
     data_dir: &Path,
     files: &[FileEntry],
     suspects: &[Suspect],
-    (start, end): (Lsn, Lsn),
+    copying: Copying,
 ) -> Result<Vec<Suspect>> {
     let mut bad = Vec::new();
     for of_file in suspects.chunk_by(|a, b| a.file == b.file) {
@@ -76,12 +88,14 @@ pub(super) fn judge_again(
             Err(cause) if cause.kind() == ErrorKind::NotFound => continue,
             Err(cause) => return Err(Error::io("open", &path, &cause)),
         };
+        let now = file.metadata().map_err(|cause| Error::io("look at", &path, &cause))?;
+        let was_written = FileStat::of(&now) != entry.stat || copying.has_seen_written(entry.stat);
         let first = entry.relation.map_or(0, first_block);
         for suspect in of_file {
             let mut page = [0; PAGE_SIZE];
             let position = u64::from(suspect.block.saturating_sub(first)) * PAGE_SIZE as u64;
             match file.read_exact_at(&mut page, position) {
-                Ok(()) if is_damaged(&page, suspect.block, start, end) => bad.push(*suspect),
+                Ok(()) if copying.has_damaged(&page, suspect.block, was_written) => bad.push(*suspect),
                 Ok(()) => {}
                 Err(cause) if cause.kind() == ErrorKind::UnexpectedEof => {}
                 Err(cause) => return Err(Error::io("read", &path, &cause)),
@@ -91,11 +105,20 @@ pub(super) fn judge_again(
     Ok(bad)
 }
 
-fn is_damaged(page: &[u8], block: u32, start: Lsn, end: Lsn) -> bool {
-    match check_page(page, block, start) {
-        PageVerdict::Valid | PageVerdict::New => false,
-        PageVerdict::Newer => page_lsn(page) > end,
-        PageVerdict::Corrupt { .. } => true,
+impl Copying {
+    /// Whether the file was written between the backup's start and the listing.
+    fn has_seen_written(&self, stat: FileStat) -> bool {
+        stat.modified.max(stat.changed) >= self.began.unix_micros().saturating_mul(1000)
+    }
+
+    /// Whether the copy of a suspect that is `page` now is damaged. Visibility maps change without an LSN: for them it
+    /// counts whether the file was written.
+    fn has_damaged(&self, page: &[u8], block: u32, was_written: bool) -> bool {
+        match check_page(page, block, self.start) {
+            PageVerdict::Valid | PageVerdict::New => !was_written && page_lsn(page) < self.start,
+            PageVerdict::Newer => page_lsn(page) > self.end,
+            PageVerdict::Corrupt { .. } => true,
+        }
     }
 }
 
@@ -145,6 +168,12 @@ mod tests {
 
     const FIRST: u32 = BLOCKS_PER_RELATION_FILE;
 
+    /// A copy by a backup that began so many seconds after the file was written.
+    fn copying(entry: &FileEntry, seconds: i64) -> Copying {
+        let began = PgTime::from_unix_micros(entry.stat.modified / 1000 + seconds * 1_000_000);
+        Copying { began, start: START, end: Lsn::new(0x3000) }
+    }
+
     #[test]
     fn many_damaged_pages_are_not_waited_for() {
         let pages: Vec<Vec<u8>> = (0..200).map(|number| damaged(FIRST + number, 5)).collect();
@@ -153,7 +182,7 @@ mod tests {
         let bad = check(dir.path(), &mut pages.concat());
         assert_eq!(bad, (FIRST..FIRST + 200).collect::<Vec<_>>());
         let suspects: Vec<_> = bad.into_iter().map(|block| Suspect { file: 0, block }).collect();
-        let found = judge_again(dir.path(), &files, &suspects, (START, START)).unwrap();
+        let found = judge_again(dir.path(), &files, &suspects, copying(&files[0], 1)).unwrap();
         assert_eq!(found, suspects);
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
@@ -167,21 +196,27 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_is_excused_by_what_is_there_after_the_copy() {
+    fn a_suspect_is_excused_by_what_was_written_since_the_backup_began() {
         let (dir, mut files) = relation(&[
             page(FIRST, 5),
             vec![0; PAGE_SIZE],
             damaged(FIRST + 2, 0x2000),
             damaged(FIRST + 3, 0x4000),
             damaged(FIRST + 4, 5),
+            page(FIRST + 5, 0x2000),
         ]);
-        let suspects: Vec<_> = (FIRST..FIRST + 6).map(|block| Suspect { file: 0, block }).collect();
-        let judge = |files: &[FileEntry]| {
-            let found = judge_again(dir.path(), files, &suspects, (START, Lsn::new(0x3000))).unwrap();
+        let suspects: Vec<_> = (FIRST..FIRST + 7).map(|block| Suspect { file: 0, block }).collect();
+        let judge = |files: &[FileEntry], seconds| {
+            let copying = copying(&files[0], seconds);
+            let found = judge_again(dir.path(), files, &suspects, copying).unwrap();
             found.into_iter().map(|suspect| suspect.block - FIRST).collect::<Vec<_>>()
         };
-        assert_eq!(judge(&files), [3, 4], "beyond the end of WAL, and old");
+        assert_eq!(judge(&files, 1), [0, 1, 3, 4], "whole but never written, beyond the end of WAL, and old");
+        assert_eq!(judge(&files, -1), [3, 4], "written before the listing");
+        files[0].stat.changed -= 2_000_000_000;
+        files[0].stat.modified -= 2_000_000_000;
+        assert_eq!(judge(&files, 1), [3, 4], "written after the listing");
         files[0].path = "dropped".into();
-        assert_eq!(judge(&files), [0; 0]);
+        assert_eq!(judge(&files, 1), [0; 0]);
     }
 }

@@ -135,7 +135,7 @@ pub struct PacksRecord {
     pub live_bytes: u64,
 }
 
-/// A page whose checksum failed on every read.
+/// A page that is stored with a checksum that does not hold, and that replay does not repair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageError {
     /// The file.
