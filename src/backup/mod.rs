@@ -2,6 +2,7 @@
 
 mod base_files;
 mod copy;
+mod leave_out;
 mod outside;
 mod pace;
 mod packer;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::copy::{Copied, CopyRequest, copy};
+use super::leave_out::leave_out;
 use super::outside::outside_files;
 use super::progress::Progress;
 use super::soundness::must_be_sound;
 use super::unread::{Moment, Unread};
 use crate::arrivals::{Arrivals, Proof, prove_archiving, wait_for_wal};
-use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, walk};
+use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, unlogged_since, walk};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, WalRecord};
 use crate::format::{Protection, Purpose, WalFrom};
@@ -121,7 +122,7 @@ impl Run<'_> {
         for (path, reason) in &walked.skipped {
             tracing::warn!(path = %path.display(), reason, "not backed up");
         }
-        let copied = copy(CopyRequest {
+        let mut copied = copy(CopyRequest {
             repository,
             session,
             id: &id,
@@ -146,6 +147,9 @@ impl Run<'_> {
             finish_on_primary(request.primary_conninfo.as_deref(), info).await;
         }
         let wal = wait_for_wal(&arrivals, label.timeline, label.start, stop.stop).await?;
+        // As late as can be: an index may take hours to build.
+        let late = tokio::task::block_in_place(|| unlogged_since(data_dir.path(), &walked))?;
+        leave_out(repository, &id, &mut copied, &late).await?;
         let manifest = manifest(
             repository,
             info,

@@ -136,7 +136,8 @@ impl Unlogged {
         Self(init_forks.map(|file| file.filenode).collect())
     }
 
-    fn hold(&self, name: &str) -> bool {
+    /// Whether the file is one that recovery empties or deletes.
+    pub(super) fn hold(&self, name: &str) -> bool {
         !self.0.is_empty()
             && RelationFile::parse(name)
                 .is_some_and(|file| file.fork != Fork::Init && self.0.contains(&file.filenode))

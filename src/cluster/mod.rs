@@ -36,4 +36,4 @@ pub use session::Session;
 pub use statements::WalStatus;
 pub use tablespaces::Tablespaces;
 pub use tree::{DirEntry, FileEntry, FileStat, Tablespace, Walk};
-pub use walk::walk;
+pub use walk::{unlogged_since, walk};

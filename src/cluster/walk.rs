@@ -1,9 +1,10 @@
 //! The list of what a backup copies from a data directory, made while the server runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::exclude::Unlogged;
 use super::tree::Walk;
-use super::walker::Walker;
+use super::walker::{Walker, list};
 use crate::error::Result;
 use crate::postgres::ControlFile;
 
@@ -17,13 +18,32 @@ pub fn walk(data_dir: &Path, control: &ControlFile) -> Result<Walk> {
     walker.finish()
 }
 
+/// The files of `walk` that belong to unlogged relations, as is seen only now: their init fork was not there yet.
+///
+/// It comes after the main fork, that of an index when that is built. Recovery takes a main fork for that of an ordinary
+/// relation if the init fork is not there, and comes to grief when WAL brings it.
+pub fn unlogged_since(data_dir: &Path, walk: &Walk) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let relations = walk.files.iter().filter(|file| file.relation.is_some());
+    let files: Vec<&Path> = relations.map(|file| file.path.as_path()).collect();
+    for files in files.chunk_by(|a, b| a.parent() == b.parent()) {
+        let Some(directory) = files[0].parent() else { continue };
+        let entries = list(&data_dir.join(directory))?.unwrap_or_default();
+        let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let unlogged = Unlogged::among(names);
+        let holds =
+            |path: &&&Path| path.file_name().is_some_and(|name| unlogged.hold(&name.to_string_lossy()));
+        found.extend(files.iter().filter(holds).map(|path| path.to_path_buf()));
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::path::PathBuf;
 
     use super::super::tree::Tablespace;
     use super::*;
@@ -150,6 +170,22 @@ mod tests {
             "base/2/16400",
         ]);
         assert_eq!(files(&dir), ["base/1/164001", "base/1/16400_init", "base/1/16401", "base/2/16400"]);
+    }
+
+    #[test]
+    fn relations_whose_init_fork_comes_later_are_found() {
+        let dir =
+            cluster(&["base/1/16400", "base/1/16400.1", "base/1/16401", "base/2/16400", "base/3/16400"]);
+        let found = walk_in(dir.path()).unwrap();
+        fixture::touch(&dir.path().join("base/1/16400_init"));
+        fixture::touch(&dir.path().join("base/2/16401_init"));
+        fs::remove_dir_all(dir.path().join("base/3")).unwrap();
+        let since = unlogged_since(dir.path(), &found).unwrap();
+        assert_eq!(since, [Path::new("base/1/16400"), Path::new("base/1/16400.1")]);
+        assert_eq!(
+            unlogged_since(dir.path(), &walk_in(dir.path()).unwrap()).unwrap(),
+            [""; 0].map(PathBuf::from)
+        );
     }
 
     #[test]

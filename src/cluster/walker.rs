@@ -161,7 +161,7 @@ impl Walker {
 }
 
 /// The entries of a directory, or nothing if it vanished.
-fn list(path: &Path) -> Result<Option<Vec<fs::DirEntry>>> {
+pub(super) fn list(path: &Path) -> Result<Option<Vec<fs::DirEntry>>> {
     let Some(entries) = unless_vanished(fs::read_dir(path), path)? else { return Ok(None) };
     entries.collect::<io::Result<_>>().map(Some).map_err(|cause| Error::io("list", path, &cause))
 }

@@ -5,6 +5,7 @@ use crate::support::archived::PATIENCE;
 use crate::support::postgres::StopMode;
 use crate::support::{Archived, Repo};
 use std::fs;
+use std::time::Duration;
 
 const DONE: &str = "waiting until its WAL is in the repository";
 
@@ -85,4 +86,42 @@ fn damage_that_is_found_while_a_backup_runs_makes_no_backup_that_needs_it() {
     let third = archived.backup();
     assert!(third["reused_bytes"].as_u64() > Some(0), "{third}");
     archived.restore_newest("restored");
+}
+
+#[test]
+fn an_unlogged_relation_that_is_made_during_a_backup_comes_back_empty() {
+    let archived = Archived::start(Repo::local());
+    let cluster = &archived.cluster;
+    cluster.psql(
+        "create unlogged table cache as select n from generate_series(1, 1000) n;
+         create function slowly(n int) returns int immutable language plpgsql as $$
+         begin
+             if n = 1000 then perform pg_advisory_xact_lock(4711); end if;
+             return n;
+         end $$",
+    );
+    std::thread::scope(|scope| {
+        let lock = scope.spawn(|| cluster.psql("begin; select pg_advisory_lock(4711); select pg_sleep(6)"));
+        let locked = "select count(*) from pg_locks where locktype = 'advisory' and granted";
+        cluster.wait_until(locked, "1", PATIENCE);
+        // Its main fork is there from the start, its init fork when it is built.
+        let build = scope.spawn(|| cluster.psql("create index late on cache (slowly(n))"));
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        cluster.wait_until(waits, "1", PATIENCE);
+        let mut backup = archived.slow_backup("4MB");
+        std::thread::sleep(Duration::from_secs(1));
+        lock.join().unwrap();
+        build.join().unwrap();
+        assert!(backup.ended().is_none(), "too fast: nothing happened during the backup");
+        backup.wait(PATIENCE).success();
+    });
+    archived.archive_all();
+    archived.walproof.run(["verify", "--content"]).success();
+    let restored = archived.restore_newest("restored");
+    assert_eq!(restored.psql("select count(*) from cache"), "0");
+    restored.psql("insert into cache values (1); set enable_seqscan = off");
+    assert_eq!(restored.psql("select n from cache where slowly(n) = 1"), "1");
+    // Whoever has this one as its base leaves it out, too.
+    let next = archived.backup();
+    assert!(next["reused_bytes"].as_u64() > Some(0), "{next}");
 }
