@@ -56,16 +56,21 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
     let backups = found.backups().chain([&id]).cloned().collect();
     let lease = Lease::take(&repository, Purpose::Backup, Protection { backups, wal }).await?;
-    let run =
-        Run { repository: &repository, lease: &lease, session: &session, info: &info, data_dir: &data_dir };
-    let manifest = tokio::select! {
+    let run = Run { repository: &repository, session: &session, info: &info, data_dir: &data_dir };
+    let taken = tokio::select! {
         // R32: another one may have taken over.
         biased;
         lost = lease.lost() => Err(lost),
         taken = run.take(id, &found, request) => taken,
     };
+    let committed = match taken {
+        // The commit point. It looks after the lease by itself: a manifest that came too late is taken back, and that must
+        // not be cut short.
+        Ok(manifest) => lease.commit(&manifest).await.map(|()| manifest),
+        Err(error) => Err(error),
+    };
     let released = lease.release().await;
-    let manifest = manifest?;
+    let manifest = committed?;
     if let Err(error) = released {
         tracing::warn!(%error, "the backup is done, its lease is left to age");
     }
@@ -86,15 +91,15 @@ async fn find_base(repository: &Repository, data_dir: &DataDir, info: &ServerInf
 /// What a backup works with, while its lease is held.
 struct Run<'a> {
     repository: &'a Repository,
-    lease: &'a Lease,
     session: &'a Session,
     info: &'a ServerInfo,
     data_dir: &'a DataDir,
 }
 
 impl Run<'_> {
+    /// All but the manifest is stored.
     async fn take(&self, id: BackupId, found: &Found, request: &BackupRequest) -> Result<Manifest> {
-        let Self { repository, lease, session, info, data_dir } = *self;
+        let Self { repository, session, info, data_dir } = *self;
         let started_at = session.current_time().await?;
         let seed = repository.identity().page_seed()?;
         let mut moment = Moment::new(seed, info, data_dir.control()?.has_page_checksums(), started_at);
@@ -161,8 +166,6 @@ impl Run<'_> {
         );
         must_be_sound(repository, &manifest.id).await?;
         repository.check_still_there().await.context("see that the repository is still the same")?;
-        // The commit point.
-        lease.commit(&manifest).await?;
         Ok(manifest)
     }
 }

@@ -172,28 +172,29 @@ impl Lease {
         self.grip.error()
     }
 
-    /// Put the manifest: the commit point of a backup, and only while the lease is held. If the lease turns out to have
-    /// been lost meanwhile, the manifest is taken back.
+    /// Put the manifest: the commit point of a backup, and only while the lease is held. It is taken back if the lease turns
+    /// out to have been lost meanwhile, or the put has failed: what was not answered may be there all the same.
     pub async fn commit(&self, manifest: &Manifest) -> Result<()> {
         let repository = &self.grip.repository;
         // So that nearly a whole lifetime is left, and another one that took over is noticed.
         self.grip.renew().await?;
         let left = self.grip.left()?;
-        match timeout(left, repository.put_manifest(manifest)).await {
-            Ok(Err(error)) => return Err(error),
+        let error = match timeout(left, repository.put_manifest(manifest)).await {
             // If it is late by our clock, nobody took over as long as nobody removed the lease.
             Ok(Ok(())) if self.still_held().is_ok() || self.grip.is_there().await.unwrap_or(false) => {
                 return Ok(());
             }
-            _ => {}
-        }
+            Ok(Err(error)) => error,
+            _ => self.grip.error(),
+        };
         let key = repository.key(&layout::manifest_key(&manifest.id));
-        repository
-            .store()
-            .delete(&key)
-            .await
-            .context("take back the manifest of a backup that came too late")?;
-        Err(self.grip.error())
+        match repository.store().delete(&key).await {
+            Ok(()) => Err(error),
+            Err(cause) => Err(error.context(format!(
+                "backup {} may be listed all the same: its manifest cannot be taken back ({cause})",
+                manifest.id
+            ))),
+        }
     }
 
     /// End, and leave the lease behind for a day: what it protects is still needed, by a server that recovers from it.

@@ -3,10 +3,13 @@
 
 use crate::support::archived::PATIENCE;
 use crate::support::postgres::StopMode;
-use crate::support::{Archived, Repo};
+use crate::support::s3::{Fault, S3Server, Verb};
+use crate::support::{Archived, Repo, Walproof, wait_until};
 use std::fs;
 use std::time::Duration;
 
+/// What an empty `backup-list` shows.
+const NONE: [serde_json::Value; 0] = [];
 const DONE: &str = "waiting until its WAL is in the repository";
 
 /// Until this is undone, a backup that has copied everything waits for its WAL.
@@ -124,4 +127,34 @@ fn an_unlogged_relation_that_is_made_during_a_backup_comes_back_empty() {
     // Whoever has this one as its base leaves it out, too.
     let next = archived.backup();
     assert!(next["reused_bytes"].as_u64() > Some(0), "{next}");
+}
+
+fn short_lived(walproof: &Walproof) -> Walproof {
+    walproof.with_env("WALPROOF_TEST_LEASE_LIFETIME", "4")
+}
+
+#[test]
+fn r32_a_manifest_whose_put_was_not_answered_is_taken_back() {
+    let server = S3Server::start();
+    let archived = Archived::start(Repo::s3(&server));
+    server.faults().add(Fault::commit_then_503().on(Verb::Put).key("/backups/"));
+    archived.walproof.run(["backup-push"]).fails_with(4);
+    assert!(server.faults().struck() > 0);
+    server.faults().clear();
+    assert_eq!(archived.backups(), NONE);
+}
+
+#[test]
+fn r32_a_manifest_that_came_while_the_lease_was_lost_is_taken_back() {
+    let server = S3Server::start();
+    let archived = Archived::start(Repo::s3(&server));
+    server.faults().add(Fault::commit_then_hang().on(Verb::Put).key("/backups/"));
+    let backup = short_lived(&archived.walproof).spawn(["backup-push"]);
+    wait_until("the manifest is there", PATIENCE, || !archived.repo().keys("/backups/").is_empty());
+    // The lease cannot be renewed any more.
+    server.faults().add(Fault::hang().on(Verb::Get).key("/leases/"));
+    server.faults().add(Fault::hang().on(Verb::Put).key("/leases/"));
+    backup.wait(PATIENCE).fails_with(7).stderr_contains("the lease of this backup was lost");
+    server.faults().clear();
+    assert_eq!(archived.backups(), NONE);
 }

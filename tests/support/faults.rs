@@ -53,6 +53,8 @@ pub enum Action {
     CommitThen503,
     /// Do what was asked, then reset.
     CommitThenReset,
+    /// Do what was asked, and never answer.
+    CommitThenHang,
     /// Wait, then do what was asked.
     Delay(Duration),
     /// Do what was asked, and send the body at this many bytes a second.
@@ -124,6 +126,10 @@ impl Fault {
 
     pub fn commit_then_reset() -> Self {
         Self::new(Action::CommitThenReset)
+    }
+
+    pub fn commit_then_hang() -> Self {
+        Self::new(Action::CommitThenHang)
     }
 
     pub fn delay(time: Duration) -> Self {

@@ -137,6 +137,10 @@ impl Service {
                 self.pass(request, verb, path).await?;
                 Ok(error_answer(503, "SlowDown"))
             }
+            Some(Action::CommitThenHang) => {
+                self.pass(request, verb, path).await?;
+                std::future::pending().await
+            }
             Some(Action::CommitThenReset) => {
                 self.pass(request, verb, path).await?;
                 Err(reset(hook))
