@@ -1,10 +1,13 @@
 //! What a lease says: its purpose, what it protects, and its holder.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -189,7 +192,7 @@ pub(crate) struct Holder {
     /// means something. Empty where the lease outlives its holder.
     boot: String,
     pub(crate) pid: u32,
-    /// Start time of the process in clock ticks since boot: process ids are used again.
+    /// Start time of the process in clock ticks since boot: process ids are used again. 0 if it is not known.
     started: u64,
 }
 
@@ -200,17 +203,23 @@ impl Holder {
             host: crate::disk::host_name(),
             boot: boot_id(),
             pid,
-            started: process_start(pid).unwrap_or(0),
+            started: process_start(Path::new("/proc"), pid).unwrap_or(0),
         }
     }
 
     /// Whether the holder was a process of this host that has ended: then nobody has to wait for the lease to age.
     pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended_by(Path::new("/proc"))
+    }
+
+    /// What cannot be looked at lives: `/proc` may be mounted so that it hides the processes of other users.
+    fn has_ended_by(&self, proc: &Path) -> bool {
         let here = Self::this_process();
-        !here.boot.is_empty()
-            && self.boot == here.boot
-            && self.host == here.host
-            && process_start(self.pid) != Some(self.started)
+        let is_here = !here.boot.is_empty() && self.boot == here.boot && self.host == here.host;
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let gone = pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH));
+        let is_another = process_start(proc, self.pid).is_some_and(|started| started != self.started);
+        is_here && (gone || self.started != 0 && is_another)
     }
 }
 
@@ -221,8 +230,8 @@ fn boot_id() -> String {
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the command name before it may hold anything, so count from its last `)`.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn process_start(proc: &Path, pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(proc.join(format!("{pid}/stat"))).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
@@ -284,5 +293,17 @@ mod tests {
         assert!(!holder.has_ended());
         assert!(Holder { started: holder.started + 1, ..holder.clone() }.has_ended());
         assert!(!Holder { host: "elsewhere".into(), started: 0, ..holder }.has_ended());
+    }
+
+    #[test]
+    fn a_process_that_is_hidden_has_not_ended_and_one_that_is_gone_has() {
+        let hidden = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let started = process_start(Path::new("/proc"), child.id()).unwrap();
+        let holder = Holder { pid: child.id(), started, ..Holder::this_process() };
+        assert!(!holder.has_ended_by(hidden.path()) && !holder.has_ended());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(holder.has_ended_by(hidden.path()) && holder.has_ended());
     }
 }
