@@ -15,7 +15,7 @@ use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, unlogged_sinc
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{BackupId, DirectoryRecord, Manifest, TablespaceRecord, WalRecord};
 use crate::format::{Protection, Purpose, WalFrom};
-use crate::postgres::{BackupLabel, ControlFile, PgTime, Verbatim};
+use crate::postgres::{BackupLabel, ControlFile, PgTime, TimelineId, Verbatim};
 use crate::repository::{Found, Lease, Namespace, Repository};
 
 /// What to back up and how.
@@ -115,6 +115,9 @@ impl Run<'_> {
         let reused = base_id.as_ref().map_or("nothing", BackupId::as_str);
         tracing::info!(%id, %start_lsn, base = reused, "backup started");
         let control = data_dir.control()?;
+        if info.in_recovery {
+            stayed_on(control.timeline, &control)?;
+        }
         let tablespaces = session.tablespaces(&control).await?;
         let (path, control_again) = (data_dir.path().to_owned(), control.clone());
         let walked = tokio::task::spawn_blocking(move || walk(&path, &control_again))
@@ -149,6 +152,7 @@ impl Run<'_> {
         let label = BackupLabel::parse(&stop.label)?;
         tracing::info!(%id, stop_lsn = %stop.stop, "backup stopped, waiting until its WAL is in the repository");
         if info.in_recovery {
+            stayed_on(label.timeline, &data_dir.control()?)?;
             finish_on_primary(request.primary_conninfo.as_deref(), info).await;
         }
         let wal = wait_for_wal(&arrivals, label.timeline, label.start, stop.stop).await?;
@@ -168,6 +172,19 @@ impl Run<'_> {
         repository.check_still_there().await.context("see that the repository is still the same")?;
         Ok(manifest)
     }
+}
+
+/// The server says where a standby's backup stops, but not on which timeline. `pg_control` does: it is where it must recover to.
+fn stayed_on(start: TimelineId, control: &ControlFile) -> Result<()> {
+    let now = control.min_recovery_timeline;
+    // 0: not known yet.
+    if now <= start.get() {
+        return Ok(());
+    }
+    let text = format!(
+        "the standby has followed a switch to timeline {now}, and the backup begins on timeline {start}"
+    );
+    Err(Error::server(text).hint("run it again, after the first checkpoint on the new timeline"))
 }
 
 /// The last segment of a standby's backup is its primary's to finish. If that cannot be asked to, the backup waits until it

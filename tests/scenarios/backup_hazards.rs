@@ -2,7 +2,7 @@
 //! called good.
 
 use crate::support::archived::PATIENCE;
-use crate::support::postgres::StopMode;
+use crate::support::postgres::{Cluster, StopMode};
 use crate::support::s3::{Fault, S3Server, Verb};
 use crate::support::{Archived, Repo, Walproof, wait_until};
 use std::fs;
@@ -157,4 +157,43 @@ fn r32_a_manifest_that_came_while_the_lease_was_lost_is_taken_back() {
     backup.wait(PATIENCE).fails_with(7).stderr_contains("the lease of this backup was lost");
     server.faults().clear();
     assert_eq!(archived.backups(), NONE);
+}
+
+#[test]
+fn a_standby_that_follows_a_timeline_switch_makes_no_backup_of_two_timelines() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.pgbench(["-i", "-q", "-s", "2"]);
+    let mut middle = Cluster::standby_of(&archived.cluster);
+    middle.start();
+    let mut standby = Cluster::standby_of(&middle);
+    standby.start();
+    archived.cluster.psql("create table t as select 1 as n");
+    wait_until("the standby has followed", PATIENCE, || standby.try_psql("select n from t").is_ok());
+    let toml = format!(
+        "[cluster]\nprimary_conninfo = \"{}\"\n[backup]\nmax_rate = \"4MB\"\nconcurrency = 1",
+        middle.conninfo()
+    );
+    let builder = Walproof::builder(archived.repo().clone()).cluster(&standby).key_of(&archived.walproof);
+    let walproof = builder.toml(&toml).build();
+    middle.set("archive_command", &walproof.archive_command());
+    middle.set("wal_keep_size", "256MB").reload();
+    let mut backup = walproof.spawn(["backup-push"]);
+    backup.wait_for_stderr("backup started", PATIENCE);
+    middle.promote();
+    middle.psql("create table after_the_switch as select generate_series(1, 1000) as n");
+    let followed = "select count(*) from pg_class where relname = 'after_the_switch'";
+    wait_until("the standby has followed", PATIENCE, || standby.psql(followed) == "1");
+    middle.psql("checkpoint; insert into after_the_switch values (0)");
+    let last = "select count(*) from after_the_switch where n = 0";
+    wait_until("the standby has followed", PATIENCE, || standby.psql(last) == "1");
+    standby.psql("checkpoint");
+    assert!(backup.ended().is_none(), "too fast: nothing happened during the backup");
+    // The old primary goes on, and archives what the new one did not write.
+    archived.cluster.psql("create table elsewhere as select generate_series(1, 500000)");
+    archived.archive_all();
+    backup.wait(PATIENCE).fails_with(6).stderr_contains("timeline");
+    assert_eq!(archived.backups(), NONE);
+    let again = Walproof::builder(archived.repo().clone()).cluster(&standby).key_of(&archived.walproof);
+    let again = again.toml(&format!("[cluster]\nprimary_conninfo = \"{}\"", middle.conninfo())).build();
+    assert_eq!(again.json(["backup-push"])["timeline"], 2);
 }
