@@ -40,6 +40,10 @@ impl KnownDrills {
     /// A statistic that fails takes no claim with it: what cannot be read is left out.
     async fn update(&mut self, repository: &Repository) {
         let Ok((listed, _)) = repository.list_reports().await else { return };
+        // In an empty mount point there is none either.
+        if listed.is_empty() && repository.check_still_there().await.is_err() {
+            return;
+        }
         self.since = Some(repository.identity().created_at.into());
         let there = |key: &(u32, u64)| listed.iter().any(|report| (report.sequence, report.digest) == *key);
         self.reports.retain(|key, _| there(key));

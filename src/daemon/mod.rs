@@ -9,7 +9,6 @@ mod offline;
 mod ping;
 #[cfg(test)]
 mod quiet_day;
-mod restorable;
 mod run;
 mod snapshot;
 mod socket;

@@ -1,12 +1,13 @@
 //! What the repository alone tells, where no daemon runs: on a staging host, or when the daemon is down.
 
 use super::drills;
-use super::restorable;
 use super::verifications;
 use crate::error::Result;
 use crate::postgres::PgTime;
 use crate::repository::Repository;
-use crate::status::{Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Wal};
+use crate::status::{
+    Daemon, Estimates, Promises, Role, Server, Snapshot, Store, Teller, Verifications, Wal, restorable,
+};
 use crate::window::{Branch, Catalog, Records, WalTimes, look};
 
 /// What is to be expected of this host, where no daemon answers.
@@ -64,7 +65,7 @@ pub async fn repository_snapshot(
         estimates: Estimates { rpo_seconds: None, rto_estimate_seconds, rto_after_backup_seconds },
         backups: restorable::backups(&catalog, branch, |_| true),
         window: restorable::window(&window, branch),
-        verifications: verifications::read(repository).await,
+        verifications: verifications::read(repository, &Verifications::default()).await,
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),
         drills: known.summary(PgTime::now(), promises.drill_every),
         store: Store {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::drills::DrillsHandle;
 use super::early_backup::EarlyHandle;
-use super::restorable;
 use super::verifications::VerificationsHandle;
 use crate::archive::Destination;
 use crate::archiver::Archiver;
@@ -18,7 +17,7 @@ use crate::postgres::{PgTime, WalName};
 use crate::repository::{ExpiryRecord, Hold};
 use crate::status::{
     Backups, Code, Daemon, Drills, Estimates, Failing, Promises, PushLine, Retention, Role, Server, Snapshot,
-    Store, TailLine, Teller, Trouble, Wal, Window,
+    Store, TailLine, Teller, Trouble, Wal, Window, restorable,
 };
 use crate::window::Branch;
 

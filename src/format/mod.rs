@@ -5,6 +5,7 @@
 
 mod backup_id;
 mod canary;
+mod expiry_record;
 mod file_table;
 mod harm;
 mod identity;
@@ -22,6 +23,7 @@ mod wal_object;
 
 pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
+pub use expiry_record::{ExpiryFailure, ExpiryRecord, Refused};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef};
 pub use harm::Harm;
 pub use identity::{ClusterName, ContentDigest, Identity, WalDigest};

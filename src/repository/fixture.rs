@@ -18,8 +18,12 @@ pub(crate) fn size() -> SegmentSize {
 }
 
 pub(crate) async fn memory() -> (Namespace, Repository) {
+    in_store(&Location::Memory).await
+}
+
+pub(crate) async fn in_store(location: &Location) -> (Namespace, Repository) {
     let keys = KeyRing::parse(&MasterKey::generate().unwrap().to_text()).unwrap();
-    let store = Store::open(&Location::Memory, Policy::default()).unwrap();
+    let store = Store::open(location, Policy::default()).unwrap();
     let cluster = "main".parse().unwrap();
     let namespace = Namespace::new(store, String::new(), cluster, keys.clone(), 1);
     let major = crate::postgres::Major::from_wal_magic(0xD110).unwrap();

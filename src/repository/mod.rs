@@ -18,10 +18,10 @@ mod tail_store;
 mod verify_store;
 mod wal_store;
 
+pub use crate::format::{ExpiryFailure, ExpiryRecord, Refused};
 pub use backup_store::{Backups, DamagedBackup};
 pub use base::{Base, Found};
 pub use digest_reader::{DigestReader, NoDigests};
-pub use expiry::{ExpiryFailure, ExpiryRecord, Refused};
 pub use hold::Hold;
 pub use lease::{HeldLease, Lease};
 pub use listing::{Listed, Listing, WalFile};

@@ -6,6 +6,7 @@ mod metrics;
 mod page;
 mod picture;
 mod problems;
+pub mod restorable;
 mod restores;
 #[cfg(test)]
 pub(crate) mod samples;

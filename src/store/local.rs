@@ -29,6 +29,11 @@ impl LocalRoot {
         self.root.is_dir()
     }
 
+    /// An error while it is not: nothing is found then, which is no answer, and nothing may be put in its place.
+    pub(super) fn must_be_there(&self) -> Result<()> {
+        if self.is_there() { Ok(()) } else { Err(absent(&self.root)) }
+    }
+
     pub(super) fn path_of(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }
@@ -36,6 +41,7 @@ impl LocalRoot {
     /// Make the directory for `key` and all above it, durably.
     pub(super) async fn make_parent(&self, key: &str) -> Result<()> {
         let Some(parent) = self.path_of(key).parent().map(Path::to_owned) else { return Ok(()) };
+        self.must_be_there()?;
         if self.is_durable(&parent) {
             return Ok(());
         }
@@ -76,6 +82,12 @@ impl LocalRoot {
         durable.extend(below.map(Path::to_owned));
         Ok(())
     }
+}
+
+/// That a repository's directory is not there.
+pub(super) fn absent(root: &Path) -> Error {
+    let what = format!("the repository's directory {} is not there", root.display());
+    Error::new(Kind::Unreachable, what).hint("is its disk mounted?")
 }
 
 /// A part of an object as a local disk should get it.

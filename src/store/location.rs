@@ -12,6 +12,7 @@ use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, Retry
 
 use super::credentials::{CredentialSource, Provider};
 use super::failure::of_settings;
+use super::local::absent;
 use super::policy::Policy;
 use crate::error::{Error, Kind, Result};
 
@@ -106,13 +107,7 @@ pub(super) fn open(location: &Location, policy: &Policy) -> Result<Opened> {
     match location {
         Location::Memory => Ok(Opened { objects: Arc::new(InMemory::new()), pages: None }),
         Location::File(path) => {
-            let objects = LocalFileSystem::new_with_prefix(path).map_err(|_| {
-                Error::new(
-                    Kind::Unreachable,
-                    format!("the repository's directory {} is not there", path.display()),
-                )
-                .hint("is its disk mounted?")
-            })?;
+            let objects = LocalFileSystem::new_with_prefix(path).map_err(|_| absent(path))?;
             // Without this an acknowledged segment can vanish in a power cut.
             Ok(Opened { objects: Arc::new(objects.with_fsync(true)), pages: None })
         }

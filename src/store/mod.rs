@@ -193,7 +193,10 @@ impl Store {
         F: Future<Output = object_store::Result<T>>,
         R: Fn() -> F,
     {
-        self.policy.run(request, what, |outcome, elapsed| self.tell(verb, outcome, elapsed)).await
+        let result =
+            self.policy.run(request, what, |outcome, elapsed| self.tell(verb, outcome, elapsed)).await;
+        self.local.as_ref().map_or(Ok(()), LocalRoot::must_be_there)?;
+        result
     }
 
     fn tell(&self, verb: &'static str, outcome: Outcome, elapsed: Duration) {
@@ -224,4 +227,36 @@ impl fmt::Display for Store {
 
 fn parse(key: &str) -> Result<Key> {
     Key::parse(key).map_err(|cause| Error::usage(format!("key \"{key}\": {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    /// Not mounted, or moved: no answer, and above all not "absent", which ends a recovery (R6).
+    #[tokio::test]
+    async fn a_directory_that_is_gone_holds_nothing_and_says_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [here, away] = ["here", "away"].map(|name| scratch.path().join(name));
+        std::fs::create_dir(&here).unwrap();
+        let store = Store::open(&Location::File(here.clone()), Policy::default()).unwrap();
+        store.put("a/b", vec!["x".into()]).await.unwrap();
+        std::fs::rename(&here, &away).unwrap();
+        let failures = [
+            store.get("a/b").await.unwrap_err(),
+            store.get_range("a/b", 0..1).await.unwrap_err(),
+            store.list("a").await.unwrap_err(),
+            store.list_directories("").await.unwrap_err(),
+            store.put("a/b", vec!["x".into()]).await.unwrap_err(),
+            store.delete("a/b").await.unwrap_err(),
+        ];
+        for error in failures {
+            assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+            assert!(error.hint_text().unwrap().contains("mounted"), "{error}");
+        }
+        assert!(!here.exists(), "nothing is put in its place");
+        std::fs::rename(&away, &here).unwrap();
+        assert_eq!(store.get("a/b").await.unwrap(), "x");
+    }
 }

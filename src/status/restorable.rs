@@ -5,19 +5,16 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::format::Manifest;
 use crate::postgres::PgTime;
+use crate::problem::{Code, Trouble};
 use crate::repository::Hold;
 use crate::retention::{Policy, held_bytes, next};
-use crate::status::{
-    BackupLine, Backups, BranchLine, Code, HoldLine, NextLine, RepositoryBytes, Retention, Trouble, Window,
+use crate::snapshot::{
+    BackupLine, Backups, BranchLine, HoldLine, NextLine, RepositoryBytes, Retention, Window,
 };
 use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Usage};
 
 /// The backups of the repository that count, and those of `branch` that cannot be made consistent: no claim rests on them.
-pub(super) fn backups(
-    catalog: &Catalog,
-    branch: Option<&Branch>,
-    counts: impl Fn(&Manifest) -> bool,
-) -> Backups {
+pub fn backups(catalog: &Catalog, branch: Option<&Branch>, counts: impl Fn(&Manifest) -> bool) -> Backups {
     let unread = catalog.damaged.iter().map(|backup| Trouble::new(Code::BackupDamaged, &backup.error));
     let harmed = catalog.harmed.iter().filter(|(backup, _)| counts(backup));
     let harmed = harmed.map(|(backup, error)| (&backup.id, error.clone()));
@@ -56,7 +53,7 @@ fn backup_line(backup: &Manifest) -> BackupLine {
 }
 
 /// What can be reached on `branch`, and everything that a default restore would trip over.
-pub(super) fn window(window: &RecoveryWindow, branch: Option<&Branch>) -> Window {
+pub fn window(window: &RecoveryWindow, branch: Option<&Branch>) -> Window {
     let instants = branch.map(RecoveryWindow::instants).unwrap_or_default();
     let pairs = instants.iter().zip(instants.iter().skip(1));
     Window {
@@ -108,12 +105,7 @@ fn unusable(segment: &str, error: &Error) -> Error {
 }
 
 /// What retention did, what it keeps past the window, and what goes next.
-pub(super) fn retention(
-    catalog: &Catalog,
-    window: &RecoveryWindow,
-    promised: Duration,
-    now: PgTime,
-) -> Retention {
+pub fn retention(catalog: &Catalog, window: &RecoveryWindow, promised: Duration, now: PgTime) -> Retention {
     let hold = |hold: &Hold| HoldLine {
         backup: hold.backup.to_string(),
         reason: hold.reason.clone(),
@@ -135,6 +127,6 @@ pub(super) fn retention(
 }
 
 /// Bytes by what they are for.
-pub(super) const fn bytes(usage: Usage) -> RepositoryBytes {
+pub const fn bytes(usage: Usage) -> RepositoryBytes {
     RepositoryBytes { pack: usage.pack, wal: usage.wal, tail: usage.tail, other: usage.other }
 }
