@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::disk::host_name;
+use crate::cluster::DataDir;
+use crate::disk::{FileId, host_name};
 use crate::error::{Error, Result};
 use crate::format::{Inspect, Summary};
 use crate::postgres::{ControlFile, History, Major, SegmentName, TimelineId, WalName};
@@ -40,6 +41,31 @@ impl Inspection {
             WalName::BackupHistory { .. } => Self::BackupHistory(Vec::new()),
         })
     }
+}
+
+/// R3, for what has no header that tells whose it is: refuse a history or a `.backup` file that lies neither in the pg_wal of
+/// `data_dir`, whose control file this is, nor below another copy of the same cluster.
+pub fn refuse_foreign(path: &Path, data_dir: &Path, control: &ControlFile) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+    if !matches!(name, Some(WalName::History(_) | WalName::BackupHistory { .. })) {
+        return Ok(());
+    }
+    let path = std::path::absolute(path).map_err(|cause| Error::io("find", path, &cause))?;
+    let Some(directory) = path.parent() else { return Ok(()) };
+    // Either may be a symbolic link, or have another name in another mount namespace.
+    let same =
+        FileId::at(directory).is_ok_and(|id| FileId::at(&data_dir.join("pg_wal")).is_ok_and(|own| own == id));
+    let ours = control.system_identifier;
+    let beside = || DataDir::open(directory.parent()?).ok()?.control().ok();
+    let whose = match beside() {
+        _ if same => return Ok(()),
+        Some(other) if other.system_identifier == ours => return Ok(()),
+        Some(other) => format!("{} is of the cluster {}", path.display(), other.system_identifier),
+        None => format!("nothing beside {} says of which cluster it is", path.display()),
+    };
+    Err(Error::server(format!("{whose}, and {} is of the cluster {ours}", data_dir.display())).hint(
+        "do two clusters share one configuration? by hand, push it from the pg_wal of cluster.data_dir",
+    ))
 }
 
 /// The server that the segment at `path` is of: its host and data directory.

@@ -18,6 +18,7 @@ mod wal_end;
 pub use ahead::{Ahead, Taken};
 pub use ask::{Ask, Asked, ask, ask_for_line};
 pub use fetch::{FetchRequest, Fetched, fetch};
+pub use inspect::refuse_foreign;
 pub use pin::Pins;
 pub use prefetch::{Prefetch, prefetch};
 pub use protocol::{Answer, Destination, Request, is_final};

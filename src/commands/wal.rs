@@ -21,7 +21,9 @@ pub(super) fn push(global: &Global, path: &Path) -> Result<u8> {
     let begin = Instant::now();
     let config = Config::load(&global.config)?;
     let context = || format!("archive {}", path.display());
-    let control = live_control(&config).with_context(context)?;
+    let data_dir = data_dir(&config);
+    let control = DataDir::open(data_dir).and_then(|data_dir| data_dir.control()).with_context(context)?;
+    archive::refuse_foreign(path, data_dir, &control).with_context(context)?;
     let (system_identifier, destination) = (control.system_identifier, config.destination());
     let ask = Ask { path, system_identifier, destination };
     let why = match archive::ask(&config.archive.socket, ask, config.archive.timeout / 2) {
@@ -72,11 +74,9 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The control file of the cluster that archives: the configured one, else the working directory, in which
-/// PostgreSQL runs its commands.
-fn live_control(config: &Config) -> Result<ControlFile> {
-    let data_dir = config.data_dir_if_set().unwrap_or(Path::new("."));
-    DataDir::open(data_dir)?.control()
+/// Of the cluster that archives: the configured one, else the working directory, in which PostgreSQL runs its commands.
+fn data_dir(config: &Config) -> &Path {
+    config.data_dir_if_set().unwrap_or(Path::new("."))
 }
 
 pub(super) fn list(global: &Global, which: Which) -> Result<u8> {

@@ -196,6 +196,41 @@ fn r3_what_is_no_wal_file_of_this_cluster_is_refused() {
     site.archive(&wal());
 }
 
+/// Two clusters on one host, and one configuration: a segment's header tells, a text has none.
+#[test]
+fn r3_texts_of_another_cluster_are_refused() {
+    let site = Site::new(Repo::local());
+    let other = FakeDataDir::with(ControlFile::new(15).segment_size(MIB).system_identifier(42));
+    let backup = "000000010000000000000005.00000028.backup";
+    let copy = Scratch::new();
+    for (name, content) in [
+        ("00000002.history", history(&[(1, 0x70_0028)]).into_bytes()),
+        (backup, BACKUP_HISTORY.as_bytes().to_vec()),
+    ] {
+        other.add_to_pg_wal(name, &content);
+        let theirs = other.pg_wal().join(name);
+        let refused = site.walproof.run([std::ffi::OsStr::new("wal-push"), theirs.as_os_str()]);
+        refused.complains_with(6).stderr_contains("of the cluster 42").hints("share one configuration");
+        // PostgreSQL's way: a path relative to where it runs.
+        let mut command = site.walproof.command(["wal-push", &format!("pg_wal/{name}")]);
+        command.current_dir(other.path());
+        process::run(command, b"", PATIENCE).complains_with(6);
+        let stray = copy.file(name, &content);
+        site.walproof.run([std::ffi::OsStr::new("wal-push"), stray.as_os_str()]).complains_with(6);
+        assert_eq!(site.stored(name), [""; 0]);
+        site.archive_text(name, &content);
+    }
+    // pg_wal elsewhere, behind a link; and this cluster's, under another name of its directory.
+    let elsewhere = Scratch::new();
+    let moved = elsewhere.join("wal");
+    fs::rename(site.data.pg_wal(), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, site.data.pg_wal()).unwrap();
+    for name in ["00000002.history", backup] {
+        site.walproof.push(name).success();
+        site.walproof.run([std::ffi::OsStr::new("wal-push"), moved.join(name).as_os_str()]).success();
+    }
+}
+
 #[test]
 fn r3_texts_that_are_not_what_their_name_says_are_refused() {
     let site = Site::new(Repo::local());
