@@ -60,6 +60,8 @@ codes! {
     ArchiveModeOff = "archive_mode_off",
     /// archive_command does not call walproof.
     ArchiveCommand = "archive_command",
+    /// archive_command fails, though what it is to archive is stored.
+    ArchiveCommandFails = "archive_command_fails",
     /// The store does not answer, or refuses.
     StoreDown = "store_down",
     /// The repository is not there, or cannot be opened.

@@ -32,6 +32,8 @@ pub struct ServerInfo {
     pub archive_command: String,
     /// Empty if not set, and before 15.
     pub archive_library: String,
+    /// What archive_command failed on last, unless it has succeeded since.
+    pub archiver_failure: Option<String>,
     /// `minimal`, `replica` or `logical`.
     pub wal_level: String,
     /// A standby's backup needs it on the primary.
@@ -85,6 +87,9 @@ const SQL: &str = "
         current_setting('archive_mode') AS archive_mode,
         current_setting('archive_command') AS archive_command,
         COALESCE(current_setting('archive_library', true), '') AS archive_library,
+        (SELECT format('%s failed at %s, %s failures in all', last_failed_wal, last_failed_time, failed_count)
+            FROM pg_stat_archiver WHERE last_failed_time > COALESCE(last_archived_time, '-infinity'))
+            AS archiver_failure,
         current_setting('wal_level') AS wal_level,
         current_setting('full_page_writes')::bool AS full_page_writes,
         init.bytes_per_wal_segment AS wal_segment_size,
@@ -134,6 +139,7 @@ fn read(row: &Row, major: Major) -> Result<ServerInfo> {
         archive_mode: column(row, "archive_mode")?,
         archive_command: column(row, "archive_command")?,
         archive_library: column(row, "archive_library")?,
+        archiver_failure: column(row, "archiver_failure")?,
         wal_level: column(row, "wal_level")?,
         full_page_writes: column(row, "full_page_writes")?,
         wal_segment_size,

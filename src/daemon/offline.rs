@@ -53,6 +53,7 @@ pub async fn repository_snapshot(
             role: Role::Down,
             archive_mode: String::new(),
             calls_us: false,
+            archiver_failure: None,
             server_error: None,
         },
         wal: Wal {

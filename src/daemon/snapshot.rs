@@ -220,6 +220,7 @@ fn server(ledger: &Ledger) -> Server {
         role,
         archive_mode: ledger.facts.archive_mode.clone(),
         calls_us: ledger.facts.calls_us,
+        archiver_failure: ledger.facts.archiver_failure.clone(),
         server_error: ledger.server_error.as_ref().map(|error| {
             Trouble::new(if ledger.wrong_server { Code::WrongServer } else { Code::ServerDown }, error)
         }),

@@ -164,6 +164,8 @@ pub struct ServerFacts {
     pub archive_mode: String,
     /// Whether archive_command calls this program.
     pub calls_us: bool,
+    /// What it failed on last, unless it has succeeded since.
+    pub archiver_failure: Option<String>,
 }
 
 impl From<&ServerInfo> for ServerFacts {
@@ -172,6 +174,7 @@ impl From<&ServerInfo> for ServerFacts {
             version: version_text(info.version_num),
             archive_mode: info.archive_mode.clone(),
             calls_us: info.archives_through_us(),
+            archiver_failure: info.archiver_failure.clone(),
         }
     }
 }

@@ -149,11 +149,27 @@ fn of_archiving(snapshot: &Snapshot, found: &mut Found) {
     }
     let waits = wal.oldest_ready.map(|since| snapshot.taken_at.seconds_since(since));
     if let Some(seconds) = waits.filter(|seconds| *seconds > LONGEST_WAIT_SECONDS && wal.failing.is_empty()) {
-        found.warning(
+        of_waiting(snapshot, seconds, found);
+    }
+}
+
+/// Files that have waited for so long, though none fails here.
+fn of_waiting(snapshot: &Snapshot, seconds: f64, found: &mut Found) {
+    let ready = snapshot.wal.ready;
+    // Whatever is not stored is younger than the oldest file that waits.
+    let stored = snapshot.estimates.rpo_seconds.is_some_and(|rpo| rpo < seconds);
+    let server = &snapshot.server;
+    match server.archiver_failure.as_ref().filter(|_| stored && server.server_error.is_none()) {
+        Some(failure) => found.critical(
+            Code::ArchiveCommandFails,
+            format!("archive_command fails ({failure}): the daemon stores WAL all the same, but {ready} files stay in pg_wal, which grows until its disk is full"),
+            "does the program that it names exist, and can it read its configuration? the server's log says why, and so does `walproof check`",
+        ),
+        None => found.warning(
             Code::ArchivingSlow,
-            format!("{} files wait to be archived, the oldest for {seconds:.0} s", wal.ready),
+            format!("{ready} files wait to be archived, the oldest for {seconds:.0} s"),
             "is the store slow, or does the server's archiver fail? its log says why",
-        );
+        ),
     }
 }
 
@@ -288,5 +304,34 @@ fn of_retention(snapshot: &Snapshot, found: &mut Found) {
             format!("for {} nothing was expired: what is older than the window is paid for", seconds(waits)),
             "are backups taken, and does walproof-expire.timer run (systemctl list-timers)?",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::PgTime;
+    use crate::status::samples;
+
+    /// Of files that wait for so many seconds.
+    fn waiting(seconds: i64, rpo: f64, failure: Option<&str>) -> Vec<(Code, Severity)> {
+        let mut snapshot = samples::busy();
+        let since = snapshot.taken_at.unix_micros() - seconds * 1_000_000;
+        (snapshot.wal.ready, snapshot.wal.oldest_ready) = (94, Some(PgTime::from_unix_micros(since)));
+        snapshot.estimates.rpo_seconds = Some(rpo);
+        snapshot.server.archiver_failure = failure.map(str::to_owned);
+        snapshot.judged().problems.iter().map(|problem| (problem.code, problem.severity)).collect()
+    }
+
+    /// The RPO is 0 then, and says nothing of the disk that fills.
+    #[test]
+    fn a_command_that_fails_beside_a_daemon_that_stores_is_critical_before_the_disk_is_full() {
+        let failure = Some("000000010000000000000042 failed at 13:00:00, 7 failures in all");
+        assert_eq!(waiting(301, 0.0, failure), [(Code::ArchiveCommandFails, Severity::Critical)]);
+        // PostgreSQL tries again after a minute; a restart of the store is not worth an alarm.
+        assert_eq!(waiting(299, 0.0, failure), []);
+        // What is not stored either waits for the store, and what the command then says is no news.
+        assert_eq!(waiting(301, 302.0, failure), [(Code::ArchivingSlow, Severity::Warning)]);
+        assert_eq!(waiting(301, 0.0, None), [(Code::ArchivingSlow, Severity::Warning)]);
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn unknown() -> Snapshot {
             role: Role::Down,
             archive_mode: String::new(),
             calls_us: false,
+            archiver_failure: None,
             server_error: None,
         },
         wal: Wal::default(),
@@ -177,6 +178,7 @@ pub(super) fn busy() -> Snapshot {
         role: Role::Primary,
         archive_mode: "on".to_owned(),
         calls_us: true,
+        archiver_failure: None,
         server_error: None,
     };
     snapshot.estimates =

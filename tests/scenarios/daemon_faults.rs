@@ -159,6 +159,9 @@ fn r2_a_conflict_is_told_to_postgresql_and_shown() {
     daemon.wait("it shows the conflict", |status| {
         status["problems"].to_string().contains("different contents")
     });
+    daemon.wait("it sees that the command fails", |status| {
+        status["archiver_failure"].as_str().is_some_and(|failure| failure.starts_with(&name))
+    });
     archived.walproof.push(&next).fails_with(3).stderr_contains("hint: do two primaries archive");
     // The operator has settled it: nobody asks for the file any more.
     let mark = |state: &str| archived.cluster.pg_wal().join(format!("archive_status/{next}.{state}"));

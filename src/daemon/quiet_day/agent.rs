@@ -174,8 +174,12 @@ impl Agent {
         if server.up {
             if !self.connected {
                 self.connected = true;
-                let facts =
-                    ServerFacts { version: "15.18".into(), archive_mode: "on".into(), calls_us: true };
+                let facts = ServerFacts {
+                    version: "15.18".into(),
+                    archive_mode: "on".into(),
+                    calls_us: true,
+                    archiver_failure: None,
+                };
                 self.apply(Event::Connected(facts), ms);
             }
             let asked_at = self.clock.at(ms).instant;
