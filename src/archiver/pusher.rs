@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::handle::LedgerHandle;
+use super::older_tails::drop_tail;
 use super::queue::{Failure, FileMark, Queue};
 use super::setup::Setup;
 use crate::archive::{PgWal, Pushed, push_into};
 use crate::error::{Error, Kind, Result};
+use crate::format::TailGeneration;
 use crate::ledger::{Event, Now};
 use crate::postgres::{ControlFile, SegmentName, WalName};
 use crate::repository::Repository;
@@ -196,8 +198,9 @@ impl Pusher {
         match result {
             Ok(pushed) => {
                 self.queue().stored(name, mark);
+                let tail = self.tail_of(&name);
                 self.ledger.apply(Event::Pushed { file: pushed, took: begin.elapsed() }, Now::read());
-                self.drop_tail(name);
+                self.drop_tail(tail);
             }
             // Recycled or removed after somebody else archived it.
             Err(_) if !path.exists() => {
@@ -214,24 +217,20 @@ impl Pusher {
         self.wake.notify_one();
     }
 
-    /// Delete the tail of a segment that is stored as a whole. The next survey sweeps what is left over.
-    fn drop_tail(self: &Arc<Self>, name: WalName) {
-        let WalName::Segment(segment) = name else { return };
-        if self.setup.tail_interval.is_zero() {
-            return;
-        }
+    /// The tail of a segment that the server has written in its present life, as this one's own.
+    fn tail_of(&self, name: &WalName) -> Option<(SegmentName, TailGeneration)> {
+        let WalName::Segment(segment) = *name else { return None };
+        self.ledger.read(|ledger| Some((segment, ledger.shipped(&segment)?)))
+    }
+
+    /// Delete the tail of a segment that is stored as a whole. The next survey sweeps what is left over of others.
+    fn drop_tail(self: &Arc<Self>, tail: Option<(SegmentName, TailGeneration)>) {
+        let Some((segment, generation)) = tail else { return };
         let pusher = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = delete_tail(&pusher.repository, segment).await {
+            if let Err(error) = drop_tail(&pusher.repository, segment, generation).await {
                 tracing::debug!(%error, %segment, "the tail is left over");
             }
         });
     }
-}
-
-async fn delete_tail(repository: &Repository, segment: SegmentName) -> Result<()> {
-    for piece in repository.list_tail_pieces(Some(&segment)).await? {
-        repository.delete_tail_piece(&piece.name).await?;
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::compare::Compared;
 use super::handle::LedgerHandle;
+use super::older_tails::{Leftovers, drop_covered};
 use super::pusher::Pusher;
 use crate::cluster::DataDir;
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ struct Looks {
     records: Records,
     times: WalTimes,
     compared: Compared,
+    leftovers: Leftovers,
     /// When everything was listed, and of which timeline the server was then.
     whole: Option<(Instant, TimelineId)>,
 }
@@ -91,7 +93,7 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
         Some(end) => looks.compared.others(pusher, &catalog, &history, (&files, end)).await?,
         None => BTreeSet::new(),
     };
-    sweep_tails(repository, &looks.listing, &catalog).await;
+    let (garbage, found) = looks.leftovers.find(repository, &looks.listing, &catalog).await;
     let seen = Seen {
         timeline,
         history,
@@ -110,8 +112,13 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     if let Some(first) = survey.holes().first() {
         tracing::error!(segments = survey.holes().len(), %first, "WAL is missing and no longer here; a new backup closes the hole");
     }
+    for event in found {
+        ledger.apply(event, Now::read());
+    }
     ledger.apply(Event::Surveyed(Box::new(survey)), Now::read());
     pusher.add(missing);
+    // Last: a store that does not delete holds up nothing else.
+    drop_covered(repository, &garbage).await;
     Ok(())
 }
 
@@ -162,16 +169,4 @@ fn unknown_age(pusher: &Pusher, last_time: Option<PgTime>) -> Duration {
     // A clock that went back makes it negative; how far is as good a guess as there is.
     let seconds = since.map_or(0.0, |since| PgTime::now().seconds_since(since).abs());
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
-}
-
-/// Delete what is left of tails whose segments are stored. One that stays costs space only.
-async fn sweep_tails(repository: &Repository, listing: &Listing, catalog: &Catalog) {
-    for listed in &listing.objects {
-        if let ObjectKey::Tail(piece) = &listed.key
-            && catalog.has(&piece.segment)
-            && let Err(error) = repository.delete_tail_piece(piece).await
-        {
-            tracing::debug!(%error, "a piece of an old tail is left over");
-        }
-    }
 }

@@ -1,16 +1,17 @@
 //! Shipping the tail: every `tail_interval` the newly flushed bytes of the unfinished segment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::LedgerHandle;
+use super::older_tails::{Flushed, Older, Successor, drop_covered};
 use super::pusher::Pusher;
 use super::sampler::ServerHandle;
 use crate::archive::{TailReader, TailSlice};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{TailGeneration, TailPieceName};
-use crate::ledger::{Event, Ledger, Now};
+use crate::ledger::{Event, Now};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::Repository;
 use crate::store::Policy;
@@ -45,7 +46,9 @@ pub(super) async fn run(interval: Duration, ledger: LedgerHandle, server: Server
 
 /// Ship once more before the daemon ends.
 pub(super) async fn run_once(ledger: LedgerHandle, server: ServerHandle, pusher: &Arc<Pusher>) {
-    Shipper::new(ledger, server, pusher).tick().await;
+    let mut shipper = Shipper::new(ledger, server, pusher);
+    shipper.is_last = true;
+    shipper.tick().await;
 }
 
 struct Shipper {
@@ -54,8 +57,21 @@ struct Shipper {
     pusher: Arc<Pusher>,
     repository: Repository,
     growing: Option<Growing>,
+    /// How many bytes of what this process stored of the segment had been flushed.
+    own: BTreeMap<(SegmentName, TailGeneration), u32>,
+    /// There is no time to compare what is stored.
+    is_last: bool,
     /// When the repository was last seen to be the one that was opened.
     seen_at: Option<Instant>,
+}
+
+/// Up to where to ship.
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    timeline: TimelineId,
+    end: Lsn,
+    /// The server has said that it flushed up to here. What the disk of a dead one holds behind that, it need not recover.
+    flushed: Lsn,
 }
 
 /// The tail that grows.
@@ -64,8 +80,10 @@ struct Growing {
     generation: TailGeneration,
     /// The last piece and a hash of its bytes.
     last: Option<(TailPieceName, blake3::Hash)>,
-    /// Pieces of earlier generations, to be deleted once this one is there.
+    /// Pieces of earlier generations that hold the same, to be deleted once this one is there.
     older: Vec<TailPieceName>,
+    /// So many of its bytes had been flushed.
+    flushed: u32,
     piece: u32,
     /// Later pieces that are there already while the first is not yet.
     ahead: BTreeSet<TailPieceName>,
@@ -74,12 +92,13 @@ struct Growing {
 impl Shipper {
     fn new(ledger: LedgerHandle, server: ServerHandle, pusher: &Arc<Pusher>) -> Self {
         let repository = pusher.repository.with_policy(Policy::within(UPLOAD));
-        Self { ledger, server, pusher: Arc::clone(pusher), repository, growing: None, seen_at: None }
+        let (pusher, own) = (Arc::clone(pusher), BTreeMap::new());
+        Self { ledger, server, pusher, repository, growing: None, own, is_last: false, seen_at: None }
     }
 
     async fn tick(&mut self) {
-        let Some((timeline, end)) = self.end().await else { return };
-        match self.ship(timeline, end).await {
+        let Some(goal) = self.goal().await else { return };
+        match self.ship(goal).await {
             Ok(()) => {
                 self.ledger.apply(Event::TailCurrent, Now::read());
             }
@@ -94,29 +113,33 @@ impl Shipper {
     }
 
     /// Up to where to ship: what the server has flushed, or, when it does not run, what it has left on its disk.
-    async fn end(&mut self) -> Option<(TimelineId, Lsn)> {
+    async fn goal(&mut self) -> Option<Goal> {
         let Some(sample) = self.server.fresh(FRESH).await else {
-            return self.ledger.read(Ledger::left_behind).map(|left| (left.timeline, left.end));
+            let (left, last) = self.ledger.read(|ledger| (ledger.left_behind(), ledger.last_flushed()));
+            let left = left?;
+            let last = last.filter(|(timeline, _)| *timeline == left.timeline);
+            let flushed = last.map_or(Lsn::INVALID, |(_, flushed)| flushed);
+            return Some(Goal { timeline: left.timeline, end: left.end, flushed });
         };
         if sample.status.timeline.is_none() {
             self.growing = None;
         }
-        sample.status.timeline.map(|timeline| (timeline, sample.status.flushed))
+        let flushed = sample.status.flushed;
+        sample.status.timeline.map(|timeline| Goal { timeline, end: flushed, flushed })
     }
 
     /// Ship what was written since the last time.
-    async fn ship(&mut self, timeline: TimelineId, flushed: Lsn) -> Result<()> {
+    async fn ship(&mut self, goal: Goal) -> Result<()> {
         let size = self.pusher.control.segment_size;
-        let segment = SegmentName::containing(timeline, flushed, size);
-        let end = u32::try_from(flushed.offset_from(segment.start(size)))
+        let segment = SegmentName::containing(goal.timeline, goal.end, size);
+        let start = segment.start(size);
+        let end = u32::try_from(goal.end.offset_from(start))
             .map_err(|_| Error::corrupt("the segment is too long"))?;
+        let flushed = u32::try_from(goal.flushed.max(start).min(goal.end).offset_from(start)).unwrap_or(end);
         // After a crash the server may have recovered to less than what its disk had seemed to hold.
         let is_same = |growing: &Growing| growing.reader.segment() == segment && growing.end() <= end;
         if !self.growing.as_ref().is_some_and(is_same) {
-            if end == 0 {
-                return Ok(());
-            }
-            self.growing = Some(self.begin(segment).await?);
+            self.growing = if end == 0 { None } else { self.begin(segment, end, flushed).await? };
         }
         if self.growing.as_ref().is_none_or(|growing| growing.end() >= end) {
             return Ok(());
@@ -131,7 +154,8 @@ impl Shipper {
         if growing.last.is_none() {
             let (name, last_time) = growing.put_beginning(&self.repository, end).await?;
             stored(&name, last_time);
-            drop_covered(&self.repository, std::mem::take(&mut growing.older)).await;
+            growing.note_flushed(flushed, &mut self.own);
+            drop_covered(&self.repository, &std::mem::take(&mut growing.older)).await;
         }
         while let Some((name, slice)) = growing.next(end)? {
             let from = growing.last.map_or(0, |(last, _)| last.start);
@@ -141,8 +165,9 @@ impl Shipper {
             self.repository.put_tail_piece(&name, bytes).await?;
             stored(&name, slice.last_time);
             let before = growing.last.replace((name, blake3::hash(bytes))).map(|(last, _)| last);
-            let covered = before.into_iter().filter(|last| last.start == name.start);
-            drop_covered(&self.repository, covered.collect()).await;
+            growing.note_flushed(flushed, &mut self.own);
+            let covered: Vec<_> = before.into_iter().filter(|last| last.start == name.start).collect();
+            drop_covered(&self.repository, &covered).await;
         }
         Ok(())
     }
@@ -158,19 +183,45 @@ impl Shipper {
     }
 
     /// A new tail of `segment`. Always a generation of its own: what another process stored need not be trusted.
-    async fn begin(&self, segment: SegmentName) -> Result<Growing> {
+    ///
+    /// `None` while more of the segment is stored than the server has flushed: another life of the cluster flushed it, a
+    /// restore gives it, and it may be the only copy.
+    async fn begin(&mut self, segment: SegmentName, end: u32, flushed: u32) -> Result<Option<Growing>> {
+        self.own.retain(|(of, _), _| *of == segment);
         let pieces = self.repository.list_tail_pieces(Some(&segment)).await?;
-        let newest = pieces.iter().map(|piece| piece.name.generation).max();
+        let flushed_of = |piece: &TailPieceName| {
+            let own = self.own.get(&(segment, piece.generation));
+            own.map_or(piece.end, |own| piece.end.min(*own))
+        };
+        let pieces: Vec<Flushed> = pieces.iter().map(|piece| (piece.name, flushed_of(&piece.name))).collect();
         let control = &self.pusher.control;
+        let compared = |other: Option<u32>| {
+            let other = other.map(|end| segment.position(end.into(), control.segment_size));
+            self.ledger.apply(Event::TailsCompared { segment, other }, Now::read());
+        };
+        if let Some(farther) = pieces.iter().map(|(_, end)| *end).max().filter(|farther| *farther > end) {
+            // Of a record that a crash cut off, the disk holds less than was flushed.
+            if flushed == end {
+                compared(Some(farther));
+            }
+            return Ok(None);
+        }
+        let reader = || TailReader::new(self.pusher.pg_wal.clone(), segment, control);
+        let mut older = Older::default();
+        if !self.is_last {
+            older = Older::compare(&self.repository, &pieces, Successor::File(Box::new(reader()))).await?;
+            compared(older.other);
+        }
         let piece = u64::from(PIECE).max(control.segment_size.bytes() / MOST_PIECES);
-        Ok(Growing {
-            reader: TailReader::new(self.pusher.pg_wal.clone(), segment, control),
-            generation: TailGeneration::after(newest)?,
+        Ok(Some(Growing {
+            reader: reader(),
+            generation: TailGeneration::after(pieces.iter().map(|(piece, _)| piece.generation).max())?,
             last: None,
-            older: pieces.iter().map(|piece| piece.name).collect(),
+            older: older.covered,
+            flushed: older.flushed,
             piece: u32::try_from(piece).unwrap_or(PIECE).min(LONGEST_PIECE),
             ahead: BTreeSet::new(),
-        })
+        }))
     }
 }
 
@@ -178,6 +229,12 @@ impl Growing {
     /// Up to where it is stored.
     fn end(&self) -> u32 {
         self.last.map_or(0, |(last, _)| last.end)
+    }
+
+    /// The server has said that it flushed so many bytes of the segment.
+    fn note_flushed(&mut self, flushed: u32, own: &mut BTreeMap<(SegmentName, TailGeneration), u32>) {
+        self.flushed = self.flushed.max(self.end().min(flushed));
+        own.insert((self.reader.segment(), self.generation), self.flushed);
     }
 
     const fn name(&self, start: u32, end: u32) -> TailPieceName {
@@ -229,15 +286,5 @@ impl Growing {
             .hint("did the host crash with fsync off, or does its disk lie about what it wrote?"));
         }
         Ok(Some((name, slice)))
-    }
-}
-
-/// Delete pieces that others cover.
-async fn drop_covered(repository: &Repository, pieces: Vec<TailPieceName>) {
-    for piece in &pieces {
-        // What is left over is deleted with the rest when the segment is stored.
-        if let Err(error) = repository.delete_tail_piece(piece).await {
-            tracing::debug!(%error, "a piece of the tail is left over");
-        }
     }
 }

@@ -292,33 +292,33 @@ fn window(ledger: &Ledger) -> Window {
     if let (Some((_, end)), true) = (&mut window.window, ours.is_some_and(leads_on)) {
         *end = ledger.last_time.unwrap_or(*end).max(*end);
     }
-    if let Some((stored, flushed)) = ledger.divergence() {
-        window.window_faults.push(Trouble {
-            code: Code::Diverged,
-            text: format!("WAL is stored up to {stored}, and this server has flushed up to {flushed} only: what is stored was written by another life of this cluster"),
-            hint: Some("was the data directory put back to an older copy? restore into a new directory instead, or give this copy a repository of its own".to_owned()),
-        });
-    }
-    if let Some(segment) = ledger.second_writer() {
-        window.window_faults.push(Trouble {
-            code: Code::SecondWriter,
-            text: format!("another server stores the tail of {segment}, and a restore would take that one"),
-            hint: Some("do two servers archive to this repository? is a copy or a standby running with archiving on?".to_owned()),
-        });
-    }
-    if let Some((timeline, end)) = ledger.beside() {
-        window.window_faults.push(Trouble {
-            code: Code::ForeignTimeline,
-            text: format!("another server still writes timeline {timeline}, up to {end} now: what is committed there is not on this server's branch"),
-            hint: Some("is the old primary alive after a failover, or a restored copy? stop it; pg_rewind or a restore makes a standby of it".to_owned()),
-        });
-    }
-    if let Some(timeline) = ledger.led_astray() {
-        window.window_faults.push(Trouble {
-            code: Code::ForeignTimeline,
-            text: format!("a restore would follow timeline {timeline}, which this server does not write"),
-            hint: Some("was a restored copy or a standby started with archiving on? take a backup here; restore with --target-timeline until then".to_owned()),
-        });
-    }
+    window.window_faults.extend(faults(ledger));
     window
+}
+
+/// What is stored that a restore would give, or once gave, and that is not this server's.
+fn faults(ledger: &Ledger) -> impl Iterator<Item = Trouble> {
+    let fault = |code, text: String, hint: &str| Trouble { code, text, hint: Some(hint.to_owned()) };
+    let diverged = ledger.divergence().map(|(stored, flushed)| {
+        format!("WAL is stored up to {stored}, and this server has flushed up to {flushed} only: what is stored was written by another life of this cluster")
+    });
+    let other = ledger.other_tail().map(|(segment, end)| {
+        format!("the tail of {segment} that is stored up to {end} is not what this server has written there: another life of this cluster wrote it, and nothing else may hold it")
+    });
+    let diverged = diverged.or(other).map(|text| fault(Code::Diverged, text, "was the data directory put back to an older copy? restore into a new directory instead, or give this copy a repository of its own"));
+    let second = ledger.second_writer().map(|segment| {
+        let text = format!("another server stores the tail of {segment}, and a restore would take that one");
+        let hint =
+            "do two servers archive to this repository? is a copy or a standby running with archiving on?";
+        fault(Code::SecondWriter, text, hint)
+    });
+    let beside = ledger.beside().map(|(timeline, end)| {
+        let text = format!("another server still writes timeline {timeline}, up to {end} now: what is committed there is not on this server's branch");
+        fault(Code::ForeignTimeline, text, "is the old primary alive after a failover, or a restored copy? stop it; pg_rewind or a restore makes a standby of it")
+    });
+    let astray = ledger.led_astray().map(|timeline| {
+        let text = format!("a restore would follow timeline {timeline}, which this server does not write");
+        fault(Code::ForeignTimeline, text, "was a restored copy or a standby started with archiving on? take a backup here; restore with --target-timeline until then")
+    });
+    diverged.into_iter().chain(second).chain(beside).chain(astray)
 }

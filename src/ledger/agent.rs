@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::format::{TailGeneration, WalDigest};
 use crate::ledger::{Event, LeftBehind, Sample, Wanted};
 use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
-use crate::world::{SIZE, name, seconds, size};
+use crate::world::{SIZE, StoredTail, name, seconds, size};
 
 impl Life {
     pub(super) fn sample(&mut self) {
@@ -95,16 +95,22 @@ impl Life {
         if len == 0 {
             return;
         }
-        let before = self.world.tails.get(&key).map(|tail| tail.generation);
+        let segment = name(key.0, key.1);
+        let stored = self.world.tails.get(&key).cloned();
+        let before = stored.as_ref().map(|tail| tail.generation);
         let count = match self.growing {
             Some((growing, count)) if growing == key => count,
-            _ => before.map_or(0, |count| count + 1),
+            _ => {
+                if !self.compare_tail(key, stored) {
+                    return;
+                }
+                before.map_or(0, |count| count + 1)
+            }
         };
         self.growing = Some((key, count));
         if before.is_none_or(|theirs| theirs <= count) {
             self.world.put_tail(key, len, count);
         }
-        let segment = name(key.0, key.1);
         let last_time = self.world.file(key.0, key.1).last().map(|(_, time)| seconds(*time));
         self.apply(Event::TailStored {
             segment,
@@ -113,6 +119,23 @@ impl Life {
             end: segment.position(len.into(), size()),
             last_time,
         });
+    }
+}
+
+impl Life {
+    /// Compare the tail that is stored with the file; whether ours may take its place.
+    fn compare_tail(&mut self, key: (u32, u64), stored: Option<StoredTail>) -> bool {
+        let segment = name(key.0, key.1);
+        let Some(stored) = stored else {
+            self.apply(Event::TailsCompared { segment, other: None });
+            return true;
+        };
+        let end = segment.position(stored.len.into(), size());
+        let mut file = self.world.file(key.0, key.1);
+        file.retain(|(lsn, _)| *lsn <= end.get());
+        let differs = file != stored.commits || end.get() > self.world.lsn;
+        self.apply(Event::TailsCompared { segment, other: Some(end).filter(|_| differs) });
+        end.get() <= self.world.lsn
     }
 }
 

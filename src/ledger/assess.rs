@@ -1,11 +1,12 @@
 //! One look at the repository and at pg_wal, added up: what is stored, what is missing and still here (R9), what is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
 use super::event::Survey;
 use super::stored::StoredEnd;
+use crate::format::{ObjectKey, TailGeneration};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::Listing;
 use crate::window::{Branch, Catalog, RecoveryWindow};
@@ -59,13 +60,27 @@ impl Survey {
         // The last commit that is stored may be another life's.
         let unknown = unknown(last_time.filter(|_| !parts && !coverage.is_shared()));
         let bytes = coverage.catalog().usage;
-        (Self { coverage, window, stored_end, unknown, last_time, bytes }, missing)
+        let tails = tails(seen.listing);
+        (Self { coverage, window, stored_end, tails, unknown, last_time, bytes }, missing)
     }
 
     /// Segments that are neither stored nor here any more.
     pub const fn holes(&self) -> &BTreeSet<SegmentName> {
         self.coverage.holes()
     }
+}
+
+/// The tails that `listing` shows, and how far each of them goes without a gap.
+pub(super) fn tails(listing: &Listing) -> BTreeMap<(SegmentName, TailGeneration), u32> {
+    let mut tails = BTreeMap::new();
+    for listed in &listing.objects {
+        // By their names they come in order, and a longer piece after the shorter one in whose place it was put.
+        if let ObjectKey::Tail(piece) = listed.key {
+            let len = tails.entry((piece.segment, piece.generation)).or_insert(0);
+            *len = if piece.start <= *len { piece.end.max(*len) } else { *len };
+        }
+    }
+    tails
 }
 
 /// R9: finished files in pg_wal that the repository does not have, on the lineage of the timeline that is written:

@@ -1,5 +1,6 @@
 //! What the tasks find out.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::coverage::Coverage;
@@ -97,6 +98,13 @@ pub enum Event {
         end: Lsn,
         /// The latest commit in it.
         last_time: Option<PgTime>,
+    },
+    /// What is stored as tails of a segment was compared with what the server has written of it.
+    TailsCompared {
+        /// Of which.
+        segment: SegmentName,
+        /// Up to where a tail reaches that holds something else.
+        other: Option<Lsn>,
     },
     /// All that is flushed is stored, as far as the tail goes.
     TailCurrent,
@@ -198,6 +206,8 @@ pub struct Survey {
     pub(super) window: RecoveryWindow,
     /// Up to where WAL of the server's timeline is stored.
     pub(super) stored_end: StoredEnd,
+    /// The tails that are listed, and how many bytes of their segments each holds.
+    pub(super) tails: BTreeMap<(SegmentName, TailGeneration), u32>,
     /// Flushed WAL that is not stored may be this old, as far as anybody knows.
     pub(super) unknown: Duration,
     /// The latest commit that is stored.

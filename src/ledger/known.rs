@@ -2,6 +2,7 @@
 //! replayed in a test.
 
 mod claims;
+mod tails;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -84,6 +85,8 @@ pub struct Ledger {
     shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
     /// Up to where WAL of the server's timeline is stored.
     stored_end: Option<StoredEnd>,
+    /// Up to where tails reach that hold something else than the server has written, as far as it is known.
+    other_tails: BTreeMap<SegmentName, Lsn>,
     /// Another writer's tail of this segment is newer than ours.
     second_writer: Option<SegmentName>,
     /// The timeline of a branch beside the server's own that has grown since the survey before, and up to where.
@@ -129,6 +132,7 @@ impl Ledger {
             stored_since: Vec::new(),
             shipped: BTreeMap::new(),
             stored_end: None,
+            other_tails: BTreeMap::new(),
             second_writer: None,
             beside: None,
             doubt: None,
@@ -164,12 +168,12 @@ impl Ledger {
             Event::FileGone(name) => drop(self.failing.remove(&name)),
             Event::TailStored { segment, generation, len, end, last_time } => {
                 let begun = self.shipped.get(&segment).is_none_or(|(known, _)| *known != generation);
-                self.tail_stored(segment, (generation, len), last_time, now);
-                self.tail = Some(StoredTail { segment, end, at: now.time });
+                self.tail_stored(segment, (generation, len, end), last_time, now);
                 // It takes the place of another one, which may have led farther; or it is what a restore has to see of a
                 // new timeline, so as to follow it.
                 return (begun && (generation.count > 0 || !self.is_followed())).then_some(Wanted::Survey);
             }
+            Event::TailsCompared { segment, other } => self.tails_compared(segment, other),
             Event::TailCurrent => self.tail_error = None,
             Event::TailFailed(error) => {
                 self.counts.tail_failures += 1;
@@ -222,6 +226,7 @@ impl Ledger {
         let is_ahead = self.divergence().is_some();
         if is_ahead {
             self.note_overtaken(sample.status.flushed);
+            self.note_other_tail();
         }
         if restarted || is_ahead {
             // A data directory that was put back: what was shipped is of the life before.
@@ -239,13 +244,6 @@ impl Ledger {
         let size = coverage.catalog().segment_size;
         let beyond = coverage.backups().filter(|backup| backup.stop_lsn > flushed);
         self.overtaken.extend(beyond.map(|backup| backup.start_lsn.segment_start(size)));
-    }
-
-    fn forget_tails(&mut self) {
-        self.shipped.clear();
-        if let Some(coverage) = &mut self.coverage {
-            coverage.forget_tails();
-        }
     }
 
     fn server_failed(&mut self, error: Error, wrong_server: bool, now: Now) -> Option<Wanted> {
@@ -310,30 +308,6 @@ impl Ledger {
         *self = Self { misdirected, facts, store_up, counts, ..Self::new(now) };
     }
 
-    fn tail_stored(
-        &mut self,
-        segment: SegmentName,
-        (generation, len): (TailGeneration, u32),
-        last_time: Option<PgTime>,
-        now: Now,
-    ) {
-        self.counts.tail_uploads += 1;
-        self.last_time = self.last_time.max(last_time);
-        self.shipped.insert(segment, (generation, len));
-        if let Some(stored_end) = &mut self.stored_end {
-            if stored_end.tail(&segment) > Some(generation) {
-                // A restore takes theirs.
-                self.second_writer = Some(segment);
-            }
-            stored_end.add_tail(segment, (generation, len), now.instant);
-        }
-        if let Some(coverage) = &mut self.coverage {
-            coverage.add_tail(segment, len);
-            self.shipped.retain(|segment, _| !coverage.has(segment));
-        }
-        self.prune();
-    }
-
     fn prune(&mut self) {
         if let Some(coverage) = &self.coverage {
             self.flushes.prune(coverage.stored());
@@ -369,6 +343,8 @@ impl Ledger {
             (theirs > *ours && !coverage.has(segment)).then_some(*segment)
         };
         self.second_writer = self.shipped.iter().find_map(newer);
+        let is_there = |segment: &SegmentName| survey.tails.keys().any(|(of, _)| of == segment);
+        self.other_tails.retain(|segment, _| !coverage.has(segment) || is_there(segment));
         self.stored_end = Some(stored_end.after(self.stored_end.as_ref()));
         let ours = coverage.history().timeline;
         self.beside = self.window.as_ref().and_then(|before| grew_beside(before, &survey.window, ours));

@@ -100,11 +100,17 @@ impl StoredEnd {
 
     /// Where what is stored ends.
     fn end(&self) -> Option<Lsn> {
+        self.farthest_tail().map(|(_, end)| end).max(self.segments)
+    }
+
+    /// The tail that reaches farther than all segments, and up to where.
+    pub(super) fn farthest_tail(&self) -> Option<(SegmentName, Lsn)> {
         let of_timeline = self.tails.iter().filter(|(segment, _)| segment.timeline == self.timeline);
         let unfinished = of_timeline
             .filter(|(segment, _)| self.segments.is_none_or(|end| segment.start(self.size) >= end));
-        let ends = unfinished.map(|(segment, (_, len))| segment.position(u64::from(*len), self.size));
-        ends.chain(self.segments).max()
+        let ends =
+            unfinished.map(|(segment, (_, len))| (*segment, segment.position(u64::from(*len), self.size)));
+        ends.max_by_key(|(_, end)| *end)
     }
 }
 

@@ -37,6 +37,7 @@ mod network;
 mod operator;
 mod pitr;
 mod prefetch;
+mod put_back;
 mod restore;
 mod retention;
 mod rig;

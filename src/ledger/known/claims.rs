@@ -92,7 +92,7 @@ impl Ledger {
             // There are backups, and from none of them a restore leads here.
             return None;
         }
-        let foreign = self.divergence().is_some() || self.doubt.is_some();
+        let foreign = self.divergence().is_some() || self.other_tail().is_some() || self.doubt.is_some();
         if foreign || self.second_writer.is_some() || self.led_astray().is_some() || self.is_rivalled() {
             // What is stored is not, or not all, what this server wrote.
             return None;
