@@ -1,6 +1,6 @@
 //! Looking at the repository and at pg_wal together: what is stored, what is missing and still here (R9), what is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::older_tails::{Leftovers, drop_covered};
 use super::pusher::Pusher;
 use crate::cluster::DataDir;
 use crate::error::{Error, Result};
-use crate::format::{ObjectKey, VerifyRecord};
-use crate::ledger::{Event, Now, Seen, Survey};
-use crate::postgres::{History, PgTime, TimelineId, WalName};
+use crate::format::{ObjectKey, TailGeneration, VerifyRecord};
+use crate::ledger::{Event, Ledger, Now, Seen, Survey, tails};
+use crate::postgres::{History, PgTime, SegmentName, TimelineId, WalName};
 use crate::problem::Code;
-use crate::repository::{Listing, Repository};
+use crate::repository::{Listed, Listing, Repository};
 use crate::window::{Catalog, Records, WalTimes, look};
 
 /// Between two listings of everything; other looks list what is new.
@@ -84,6 +84,8 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     // An unmounted disk leaves an empty directory behind, in which nothing is listed.
     repository.check_still_there().await?;
     list(repository, looks, timeline).await?;
+    let expected = ledger.read(Ledger::expected_tails);
+    list_tails_again(repository, &mut looks.listing, &expected).await?;
     let listed_at = Instant::now();
     let (catalog, window) = look(repository, &looks.listing, &mut looks.records, &mut looks.times).await?;
     let history = history(pusher, timeline, &catalog).map_err(Failed::of(Code::HistoryUnreadable))?;
@@ -137,6 +139,29 @@ async fn list(repository: &Repository, looks: &mut Looks, timeline: TimelineId) 
     if harm(&looks.listing) != harm_before {
         looks.listing = repository.list().await?;
         looks.whole = Some((Instant::now(), timeline));
+    }
+    Ok(())
+}
+
+/// A piece that is replaced while its directory is read may seem to be gone, and so may what takes its place: what was
+/// `expected` and is not listed is asked for once more, by itself.
+async fn list_tails_again(
+    repository: &Repository,
+    listing: &mut Listing,
+    expected: &BTreeMap<(SegmentName, TailGeneration), u32>,
+) -> Result<()> {
+    let listed = tails(listing);
+    for ((segment, _), _) in expected.iter().filter(|(tail, len)| listed.get(tail) < Some(len)) {
+        let pieces = repository.list_tail_pieces(Some(segment)).await?;
+        listing
+            .objects
+            .retain(|listed| !matches!(listed.key, ObjectKey::Tail(piece) if piece.segment == *segment));
+        listing.objects.extend(pieces.iter().map(|piece| Listed {
+            key: ObjectKey::Tail(piece.name),
+            size: piece.stored_len,
+            modified: piece.modified,
+        }));
+        listing.objects.sort_by_cached_key(|listed| listed.key.to_string());
     }
     Ok(())
 }

@@ -138,6 +138,7 @@ impl Shipper {
         let flushed = u32::try_from(goal.flushed.max(start).min(goal.end).offset_from(start)).unwrap_or(end);
         // After a crash the server may have recovered to less than what its disk had seemed to hold.
         let is_same = |growing: &Growing| growing.reader.segment() == segment && growing.end() <= end;
+        self.give_up_lost();
         if !self.growing.as_ref().is_some_and(is_same) {
             self.growing = if end == 0 { None } else { self.begin(segment, end, flushed).await? };
         }
@@ -170,6 +171,18 @@ impl Shipper {
             drop_covered(&self.repository, &covered).await;
         }
         Ok(())
+    }
+
+    /// What a survey did not find is stored anew: a restore does not find it either.
+    fn give_up_lost(&mut self) {
+        let is_lost = |growing: &mut Growing| {
+            let segment = growing.reader.segment();
+            self.ledger.read(|ledger| ledger.is_lost(&segment, growing.generation))
+        };
+        if let Some(lost) = self.growing.take_if(is_lost) {
+            let segment = lost.reader.segment();
+            tracing::warn!(%segment, "the tail has vanished from the repository, whole or in part: it is stored anew");
+        }
     }
 
     /// On a local disk every time: it may be unmounted under us. A remote place changes hands more slowly.

@@ -98,17 +98,21 @@ impl Life {
         let segment = name(key.0, key.1);
         let stored = self.world.tails.get(&key).cloned();
         let before = stored.as_ref().map(|tail| tail.generation);
+        let is_lost = |count| self.ledger.is_lost(&segment, TailGeneration { count, writer: 0 });
         let count = match self.growing {
-            Some((growing, count)) if growing == key => count,
+            Some((growing, count)) if growing == key && !is_lost(count) => count,
             _ => {
                 if !self.compare_tail(key, stored) {
                     return;
                 }
-                before.map_or(0, |count| count + 1)
+                // Two that nobody sees together differ by their writers; here, by their count.
+                let lost = self.growing.filter(|(growing, _)| *growing == key).map(|(_, count)| count);
+                before.max(lost).map_or(0, |count| count + 1)
             }
         };
-        self.growing = Some((key, count));
-        if before.is_none_or(|theirs| theirs <= count) {
+        // Where the beginning is gone, what follows it makes no tail.
+        let goes_on = self.growing.replace((key, count)) == Some((key, count));
+        if before.map_or(!goes_on, |theirs| theirs <= count) {
             self.world.put_tail(key, len, count);
         }
         let last_time = self.world.file(key.0, key.1).last().map(|(_, time)| seconds(*time));

@@ -71,7 +71,7 @@ impl Survey {
 }
 
 /// The tails that `listing` shows, and how far each of them goes without a gap.
-pub(super) fn tails(listing: &Listing) -> BTreeMap<(SegmentName, TailGeneration), u32> {
+pub fn tails(listing: &Listing) -> BTreeMap<(SegmentName, TailGeneration), u32> {
     let mut tails = BTreeMap::new();
     for listed in &listing.objects {
         // By their names they come in order, and a longer piece after the shorter one in whose place it was put.

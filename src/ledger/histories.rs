@@ -263,6 +263,7 @@ impl Life {
             92 => self.foreign(World::rehearse),
             93 => self.foreign(World::second_writer),
             94 => self.foreign(World::damage),
+            95 if self.chance(50) => self.foreign(World::lose_tail),
             95 => self.foreign(World::lose),
             96 if self.chance(30) => self.made_anew(),
             97 if self.chance(30) => self.lose_here(),

@@ -83,10 +83,16 @@ pub struct Ledger {
     stored_since: Vec<WalFile>,
     /// Tails that were shipped, of segments that are not stored yet.
     shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
+    /// Those of them that the survey that is under way has to find.
+    expected: BTreeMap<SegmentName, (TailGeneration, u32)>,
+    /// Those that a survey did not find, whole or in part.
+    lost_tails: BTreeSet<(SegmentName, TailGeneration)>,
     /// Up to where WAL of the server's timeline is stored.
     stored_end: Option<StoredEnd>,
-    /// Up to where tails reach that hold something else than the server has written, as far as it is known.
+    /// Up to where tails reach that hold something else than the server has written.
     other_tails: BTreeMap<SegmentName, Lsn>,
+    /// The same of those that nobody has compared yet.
+    suspected_tails: BTreeMap<SegmentName, Lsn>,
     /// Another writer's tail of this segment is newer than ours.
     second_writer: Option<SegmentName>,
     /// The timeline of a branch beside the server's own that has grown since the survey before, and up to where.
@@ -131,8 +137,11 @@ impl Ledger {
             coverage: None,
             stored_since: Vec::new(),
             shipped: BTreeMap::new(),
+            expected: BTreeMap::new(),
+            lost_tails: BTreeSet::new(),
             stored_end: None,
             other_tails: BTreeMap::new(),
+            suspected_tails: BTreeMap::new(),
             second_writer: None,
             beside: None,
             doubt: None,
@@ -181,6 +190,7 @@ impl Ledger {
             }
             Event::SurveyBegan => {
                 self.stored_since.clear();
+                self.expected.clone_from(&self.shipped);
                 self.doubt = self.doubt.map(|_| Doubt::LookedAt);
             }
             Event::Surveyed(survey) => self.surveyed(*survey, now),
@@ -323,6 +333,7 @@ impl Ledger {
             }
             coverage.add(file);
         }
+        self.drop_lost_tails(&survey.tails, &coverage, &stored_end);
         for (segment, tail) in &self.shipped {
             if !coverage.has(segment) {
                 stored_end.add_tail(*segment, *tail, now.instant);
@@ -343,8 +354,10 @@ impl Ledger {
             (theirs > *ours && !coverage.has(segment)).then_some(*segment)
         };
         self.second_writer = self.shipped.iter().find_map(newer);
-        let is_there = |segment: &SegmentName| survey.tails.keys().any(|(of, _)| of == segment);
-        self.other_tails.retain(|segment, _| !coverage.has(segment) || is_there(segment));
+        for known in [&mut self.other_tails, &mut self.suspected_tails] {
+            let is_there = |segment: &SegmentName| survey.tails.keys().any(|(of, _)| of == segment);
+            known.retain(|segment, _| !coverage.has(segment) || is_there(segment));
+        }
         self.stored_end = Some(stored_end.after(self.stored_end.as_ref()));
         let ours = coverage.history().timeline;
         self.beside = self.window.as_ref().and_then(|before| grew_beside(before, &survey.window, ours));

@@ -17,7 +17,7 @@ mod known;
 mod rpo;
 mod stored;
 
-pub use assess::Seen;
+pub use assess::{Seen, tails};
 pub use coverage::Coverage;
 pub use entry::{Attempt, Role, StoredTail, Wanted};
 pub use event::{Event, LeftBehind, Now, Obstacle, Sample, ServerFacts, Stage, Survey};

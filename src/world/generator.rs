@@ -393,6 +393,13 @@ impl World {
         }
     }
 
+    /// A lifecycle rule, or somebody who cleans up.
+    pub(crate) fn lose_tail(&mut self) {
+        let at = self.random.below(self.tails.len() as u64);
+        let key = self.tails.keys().nth(usize::try_from(at).unwrap()).copied();
+        key.map(|key| self.tails.remove(&key));
+    }
+
     /// PGDATA is put back to an older copy: the server writes over positions that it had written before.
     fn roll_back(&mut self) {
         let begin = self.begin_of_timeline();

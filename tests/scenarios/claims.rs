@@ -366,6 +366,26 @@ fn r28_the_claim_ends_when_a_verification_finds_the_newest_wal_damaged() {
     archived.restore_newest("newest");
 }
 
+/// A lifecycle rule, or somebody who cleans up. The server is idle: nothing else would make the daemon store it again.
+#[test]
+fn r28_a_tail_that_was_removed_from_the_repository_is_stored_anew() {
+    let mut archived = archived();
+    archived.backup();
+    archived.cluster.psql("create table t as select 1 as n");
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    let removed = archived.repo().keys("/tail/");
+    assert!(!removed.is_empty());
+    for key in &removed {
+        archived.repo().delete(key);
+    }
+    let is_back = || !archived.repo().keys("/tail/").is_empty();
+    crate::support::wait_until("a survey misses it", TWO_LOOKS, is_back);
+    daemon.wait_all_stored();
+    archived.cluster.destroy_data_dir();
+    assert_eq!(archived.restore_newest("restored").psql("select n from t"), "1");
+}
+
 /// The repository answers: what is wrong is not there.
 #[test]
 fn r31_a_look_that_fails_on_this_host_is_not_the_repositorys_fault() {
