@@ -54,7 +54,7 @@ impl Successor<'_> {
             Ok(stored) => stored,
             // Deleted meanwhile: there is nothing to keep.
             Err(error) if error.kind() == Kind::NotFound => return Ok(Some(true)),
-            Err(error) if error.kind() == Kind::Corrupt => return Ok(None),
+            Err(error) if error.kind().is_unreadable() => return Ok(None),
             Err(error) => return Err(error.context("compare the tail that is stored")),
         };
         let bytes = self.read(piece.start, piece.start + len).await?;
