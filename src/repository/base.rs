@@ -4,11 +4,18 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::namespace::Repository;
-use crate::error::{Kind, Result, ResultExt};
-use crate::format::{BackupId, Harm, Manifest, ObjectKey, PackName, PackRef, PackSizes, layout};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::format::{
+    BackupId, Harm, Manifest, ObjectKey, PackList, PackName, PackRef, PackSizes, PackUse, layout,
+};
 use crate::seal::{Cipher, Header, MasterKey};
 use crate::store::Object;
+
+/// Listings under way at a time.
+const LISTINGS: usize = 8;
 
 /// What may be reused, before a lease protects it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,8 +106,7 @@ impl Repository {
         let list = self.get_pack_list(id).await?;
         let worth = list.worth_keeping();
         let mut missing = 0;
-        for packs in list.0.chunk_by(|a, b| a.name.backup == b.name.backup) {
-            let there = self.pack_sizes(&packs[0].name.backup).await?;
+        for (packs, there) in self.stored_of(&list).await? {
             for pack in packs {
                 if there.get(&pack.name) != Some(pack.bytes)
                     || base.harmed.contains(&ObjectKey::Pack(pack.name.clone()))
@@ -120,6 +126,30 @@ impl Repository {
         base.parts.extend(numbers.map(|number| (id.clone(), number)));
         base.manifest = Some(manifest);
         Ok(())
+    }
+
+    /// See that the packs of other backups are there that a backup is about to name: a delete of someone who had lost its
+    /// lease may have come late.
+    pub(super) async fn check_reused(&self, manifest: &Manifest) -> Result<()> {
+        if manifest.packs.iter().all(|packs| packs.backup == manifest.id) {
+            return Ok(());
+        }
+        let list = self.get_pack_list(&manifest.id).await?;
+        for (packs, there) in self.stored_of(&list).await? {
+            if let Some(gone) = packs.iter().find(|pack| there.get(&pack.name) != Some(pack.bytes)) {
+                let key = ObjectKey::Pack(gone.name.clone());
+                return Err(Error::corrupt(format!("{key}, which the backup reuses, was deleted meanwhile"))
+                    .hint("was an expiry suspended, or does something else delete objects? run `walproof backup-push` again: it stores anew what is gone"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The packs of a list by the backups that wrote them, with all that is there of each.
+    async fn stored_of<'a>(&self, list: &'a PackList) -> Result<Vec<(&'a [PackUse], PackSizes)>> {
+        let of_backups = list.0.chunk_by(|a, b| a.name.backup == b.name.backup);
+        let look = |packs: &'a [PackUse]| async { Ok((packs, self.pack_sizes(&packs[0].name.backup).await?)) };
+        stream::iter(of_backups).map(look).buffered(LISTINGS).try_collect().await
     }
 
     /// The packs that the backup `id` wrote, with their bytes.

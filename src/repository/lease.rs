@@ -176,6 +176,7 @@ impl Lease {
     /// out to have been lost meanwhile, or the put has failed: what was not answered may be there all the same.
     pub async fn commit(&self, manifest: &Manifest) -> Result<()> {
         let repository = &self.grip.repository;
+        repository.check_reused(manifest).await?;
         // So that nearly a whole lifetime is left, and another one that took over is noticed.
         self.grip.renew().await?;
         let left = self.grip.left()?;
@@ -311,6 +312,30 @@ mod tests {
         // What is lost is not won back by renewing.
         assert_eq!(lease.grip.renew().await.unwrap_err().kind(), Kind::Busy);
         assert_eq!(lease.still_held().unwrap_err().kind(), Kind::Busy);
+    }
+
+    #[tokio::test]
+    async fn r32_work_takes_no_step_after_the_lease_was_lost() {
+        let (_, repository) = fixture::memory().await;
+        let lease = take(&repository, Purpose::Expire).await.unwrap();
+        assert_eq!(lease.while_held(async { 7 }).await.unwrap(), 7);
+        let steps = std::sync::atomic::AtomicU32::new(0);
+        let work = async {
+            loop {
+                steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let losing = async {
+            sleep(Duration::from_millis(50)).await;
+            age(&lease, LIFETIME);
+            let taken = steps.load(std::sync::atomic::Ordering::Relaxed);
+            sleep(Duration::from_millis(100)).await;
+            taken
+        };
+        let (lost, taken) = tokio::join!(lease.while_held::<()>(work), losing);
+        assert_eq!(lost.unwrap_err().kind(), Kind::Busy);
+        assert_eq!(steps.into_inner(), taken);
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use crate::world::manifest as sample_manifest;
 
 /// Lets one side go on for so many requests.
 #[derive(Debug, Default)]
-struct Gate {
+pub(super) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -46,7 +46,7 @@ impl Observe for Gate {
 
 impl Gate {
     /// Go on until `requests` were answered, or the end; whether it ended.
-    fn run_to(&self, requests: usize) -> bool {
+    pub(super) fn run_to(&self, requests: usize) -> bool {
         let mut state = self.state.lock().unwrap();
         state.allowed = requests;
         self.changed.notify_all();
@@ -63,7 +63,7 @@ impl Gate {
 }
 
 /// `work` in a thread and a runtime of its own, stopped before its first request is answered. Its clock jumps over pauses.
-fn begin<F>(
+pub(super) fn begin<F>(
     namespace: &Namespace,
     work: impl FnOnce(Repository) -> F + Send + 'static,
 ) -> (Arc<Gate>, JoinHandle<()>)
@@ -84,7 +84,7 @@ where
 
 const DAY: i64 = 86_400;
 
-fn id(days_ago: i64) -> BackupId {
+pub(super) fn id(days_ago: i64) -> BackupId {
     let began = Timestamp::from_second(Timestamp::now().as_second() - days_ago * DAY).unwrap();
     format!("{}-0000000{}", began.strftime("%Y%m%dT%H%M%SZ"), days_ago % 10).parse().unwrap()
 }
@@ -95,7 +95,7 @@ async fn put(repository: &Repository, key: &ObjectKey) {
 }
 
 /// What a backup puts before its manifest; it uses `reused`, too.
-async fn put_data(
+pub(super) async fn put_data(
     repository: &Repository,
     id: &BackupId,
     days_ago: i64,
@@ -125,7 +125,7 @@ async fn put_data(
 }
 
 /// Four backups: the first two expire, and the last one uses a pack of the second.
-async fn world() -> (Namespace, Repository) {
+pub(super) async fn world() -> (Namespace, Repository) {
     let (namespace, repository) = memory().await;
     for segment in 3..9 {
         archive(&repository, &SegmentName::from_number(TimelineId::FIRST, segment, size()), 2).await;
@@ -156,11 +156,14 @@ async fn reusing_backup(repository: Repository, protects: bool) {
     let packs = [30, 20].map(|days_ago| PackName { backup: id(days_ago), number: 0 });
     let reused: Vec<PackName> = packs.into_iter().filter(|name| base.pack_bytes(name).is_some()).collect();
     let manifest = put_data(&repository, &own, 0, 7, &reused).await;
-    lease.commit(&manifest).await.unwrap();
+    // What was deleted before is noticed.
+    if let Err(error) = lease.commit(&manifest).await {
+        assert!(!protects && error.to_string().contains("was deleted meanwhile"), "{error}");
+    }
     lease.release().await.unwrap();
 }
 
-async fn expiry(repository: Repository) {
+pub(super) async fn expiry(repository: Repository) {
     let policy = Policy { window: Duration::from_hours(7 * 24) };
     // While another expiry runs there is none to be had; here there is one.
     expire(&repository, policy).await.unwrap();
@@ -226,6 +229,22 @@ fn all(protects: bool) -> Vec<(usize, usize, Vec<PackName>)> {
 #[test]
 fn no_manifest_names_a_pack_that_an_expiry_deleted_meanwhile() {
     assert_eq!(all(true), []);
+}
+
+#[tokio::test]
+async fn r32_a_backup_names_no_pack_that_a_late_delete_took() {
+    let (_, repository) = world().await;
+    let own = id(0);
+    let lease = Lease::take(&repository, Purpose::Backup, Protection::default()).await.unwrap();
+    let backups = repository.list_backup_ids().await.unwrap();
+    let reused = PackName { backup: backups[3].clone(), number: 0 };
+    let manifest = put_data(&repository, &own, 0, 7, std::slice::from_ref(&reused)).await;
+    for (key, result) in repository.delete_objects(&[ObjectKey::Pack(reused)]).await {
+        result.unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    let error = lease.commit(&manifest).await.unwrap_err();
+    assert!(error.to_string().contains("was deleted meanwhile"), "{error}");
+    assert_eq!(repository.list_backup_ids().await.unwrap(), backups);
 }
 
 #[test]
