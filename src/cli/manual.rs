@@ -108,7 +108,7 @@ const PAGES: &[Page] = &[
             ("And any time from it until now:", "walproof backup-hold 20261122T023000Z-1a2b3c4d --until-now --reason audit"),
         ],
         verdicts: &[],
-        codes: &[2, 4, 5, 8, 9],
+        codes: &[2, 4, 5, 7, 8, 9],
     },
     Page {
         command: "backup-unhold",

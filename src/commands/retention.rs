@@ -148,7 +148,7 @@ pub(super) fn hold(global: &Global, arguments: &HoldArguments) -> Result<u8> {
             placed_at: Timestamp::now(),
             until,
         };
-        repository.put_hold(&hold).await?;
+        repository.hold_surely(&hold).await?;
         let bytes = held_bytes(&catalog, &hold);
         Ok((hold, bytes))
     })?;

@@ -1,14 +1,22 @@
 //! Holds: backups that are kept past the window.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
-use super::listing::Listing;
+use super::lease::{HeldLease, Lease};
+use super::listing::{Listed, Listing};
 use super::namespace::Repository;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{BackupId, HOLDS, ObjectKey};
+use crate::format::{BackupId, HOLDS, ObjectKey, Purpose};
 use crate::postgres::Lsn;
 use crate::seal::ObjectKind;
+
+/// How long an expiry is waited for: it stops at the next batch when it sees a hold.
+const PATIENCE: Duration = Duration::from_mins(5);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// That a backup is kept, FORMAT.md "Holds". JSON, sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +44,47 @@ impl Repository {
     pub async fn delete_hold(&self, id: &BackupId) -> Result<()> {
         let key = self.key(&ObjectKey::Hold(id.clone()).to_string());
         self.store().delete(&key).await.context("remove the hold")
+    }
+
+    /// Place a hold, and see that it counts: an expiry that had looked before may go on without it. Kind `Busy` if that
+    /// does not end, `Impossible` if it deleted the backup.
+    pub async fn hold_surely(&self, hold: &Hold) -> Result<()> {
+        self.put_hold(hold).await?;
+        let id = &hold.backup;
+        let mut waited = Duration::ZERO;
+        while let Some(expiry) = self.living_expiry().await? {
+            if waited >= PATIENCE {
+                let HeldLease { pid, host, .. } = expiry;
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!("the hold on backup {id} is placed, but an expiry is still under way (process {pid} on {host})"),
+                )
+                .hint("did it see the hold? run the command again when it has ended"));
+            }
+            if waited.is_zero() {
+                tracing::warn!("an expiry is under way: waiting until it has ended");
+            }
+            sleep(PAUSE).await;
+            waited += PAUSE;
+        }
+        if self.is_there(&ObjectKey::Manifest(id.clone())).await? {
+            return Ok(());
+        }
+        self.delete_hold(id).await?;
+        Err(Error::impossible(format!("backup {id} was deleted by an expiry that was under way"))
+            .hint("`walproof backup-list` shows those that there are"))
+    }
+
+    async fn living_expiry(&self) -> Result<Option<HeldLease>> {
+        let mut held = Lease::held(self).await?.into_iter();
+        Ok(held.find(|lease| lease.purpose == Purpose::Expire))
+    }
+
+    /// The holds that are there now, unread.
+    pub async fn listed_holds(&self) -> Result<Vec<Listed>> {
+        let objects = self.store().list(&self.key(HOLDS)).await.context("list the holds")?;
+        let is_hold = |listed: &Listed| matches!(listed.key, ObjectKey::Hold(_));
+        Ok(self.parse_listing(objects).objects.into_iter().filter(is_hold).collect())
     }
 
     /// All holds.

@@ -13,12 +13,14 @@ use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
 use crate::format::{Protection, Purpose};
 use crate::postgres::PgTime;
-use crate::repository::{ExpiryFailure, ExpiryRecord, HeldLease, Lease, Namespace, Refused, Repository};
+use crate::repository::{
+    ExpiryFailure, ExpiryRecord, HeldLease, Lease, Listed, Namespace, Refused, Repository,
+};
 use crate::store::OldVersions;
 use crate::window::{Records, RecoveryWindow, WalTimes, look};
 
-/// Objects that are deleted between two looks at the leases.
-const BATCH: usize = 10_000;
+/// Objects that are deleted between two looks at the leases and holds: as many as one request takes.
+const BATCH: usize = 1000;
 /// More than this between two clocks is worth a word.
 const MOST_SKEW: Duration = Duration::from_mins(1);
 
@@ -41,11 +43,11 @@ pub struct Expired {
 /// own first. Takes no lease and deletes nothing.
 pub async fn plan_now(repository: &Repository, policy: Policy) -> Result<Vec<(u64, Plan)>> {
     let now = PgTime::now();
-    let (own, covers) = look_and_plan(repository, policy, now, false, None).await?;
-    let mut plans = vec![(repository.identity().system_identifier, own)];
+    let own = look_and_plan(repository, policy, now, false, None).await?;
+    let mut plans = vec![(repository.identity().system_identifier, own.plan)];
     for older in older(repository).await? {
-        let (plan, _) = look_and_plan(&older, policy, now, covers, None).await?;
-        plans.push((older.identity().system_identifier, plan));
+        let looked = look_and_plan(&older, policy, now, own.covers, None).await?;
+        plans.push((older.identity().system_identifier, looked.plan));
     }
     Ok(plans)
 }
@@ -104,8 +106,8 @@ async fn under_lease(
     expired: &mut Expired,
 ) -> Result<bool> {
     let now = earlier_clock(repository, lease).await?;
-    let (plan, covers) = look_and_plan(repository, policy, now, superseded, Some(lease)).await?;
-    let mut known = lease.others().await?;
+    let Looked { plan, covers, mut needed } =
+        look_and_plan(repository, policy, now, superseded, Some(lease)).await?;
     expired.plan = plan;
     // R23: manifests, then packs that no manifest names, then WAL; reports one by one.
     for step in 0..expired.plan.steps.len() {
@@ -113,9 +115,8 @@ async fn under_lease(
         let size = if step == REPORTS { 1 } else { BATCH };
         for (at, batch) in doomed.chunks(size).enumerate() {
             // R32, and R22: if something began to be needed since the plan was made, there is a new plan.
-            lease.still_held()?;
-            let others = lease.others().await?;
-            if others.iter().any(|other| protects(other) && !known.contains(other)) {
+            let now = Needed::now(repository, lease).await?;
+            if now.is_more_than(&needed) {
                 let rest = expired.plan.steps[step + 1..].iter().map(Vec::len).sum::<usize>();
                 expired.spared = (doomed.len() - at * size + rest) as u64;
                 tracing::warn!(
@@ -123,9 +124,9 @@ async fn under_lease(
                 );
                 return Ok(covers);
             }
-            known = others;
+            needed = now;
             let refused = expired.refused.clone();
-            expired.delete(repository, batch).await?;
+            lease.while_held(expired.delete(repository, batch)).await??;
             if step == REPORTS && expired.refused != refused {
                 // What comes behind one that stays would leave a gap.
                 break;
@@ -178,8 +179,34 @@ impl Expired {
     }
 }
 
-fn protects(lease: &HeldLease) -> bool {
-    !lease.protects.backups.is_empty() || !lease.protects.wal.is_empty()
+/// What a look at the repository led to.
+struct Looked {
+    plan: Plan,
+    /// Whether the window is covered by a good backup from its start on.
+    covers: bool,
+    needed: Needed,
+}
+
+/// What others say that they need.
+struct Needed {
+    leases: Vec<HeldLease>,
+    holds: Vec<Listed>,
+}
+
+impl Needed {
+    /// Holds first: the leases are what changes.
+    async fn now(repository: &Repository, lease: &Lease) -> Result<Self> {
+        let holds = repository.listed_holds().await?;
+        Ok(Self { leases: lease.others().await?, holds })
+    }
+
+    /// Whether something is needed that was not when `before` was seen. A hold that was put again may reach farther.
+    fn is_more_than(&self, before: &Self) -> bool {
+        let protects =
+            |lease: &&HeldLease| !lease.protects.backups.is_empty() || !lease.protects.wal.is_empty();
+        let new_lease = self.leases.iter().filter(protects).any(|lease| !before.leases.contains(lease));
+        new_lease || self.holds.iter().any(|hold| !before.holds.contains(hold))
+    }
 }
 
 /// The earlier of this host's clock and the store's: of the lease that was just written.
@@ -194,14 +221,14 @@ async fn earlier_clock(repository: &Repository, lease: &Lease) -> Result<PgTime>
     Ok(here.min(store).into())
 }
 
-/// List, look, plan. Also whether the window is covered by a good backup from its start on.
+/// List, look, plan.
 async fn look_and_plan(
     repository: &Repository,
     policy: Policy,
     now: PgTime,
     superseded: bool,
     lease: Option<&Lease>,
-) -> Result<(Plan, bool)> {
+) -> Result<Looked> {
     let leases = match lease {
         Some(lease) => lease.others().await?,
         None => Lease::held(repository).await?,
@@ -210,14 +237,17 @@ async fn look_and_plan(
     let (mut records, mut times) = (Records::default(), WalTimes::default());
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
     locked::refuse(&catalog, &window, &times)?;
-    let facts = Facts { policy, now, catalog: &catalog, window: &window, leases, superseded };
+    let facts = Facts { policy, now, catalog: &catalog, window: &window, leases: leases.clone(), superseded };
     let decisions = decide(&facts);
     let mut lists = BTreeMap::new();
     for id in lists_needed(&facts, &decisions) {
         lists.insert(id.clone(), repository.get_pack_list(&id).await?);
     }
     let covers = covers(&window, facts.horizon());
-    Ok((plan(&facts, &listing, &decisions, &lists), covers))
+    let plan = plan(&facts, &listing, &decisions, &lists);
+    let is_hold = |listed: &Listed| matches!(listed.key, ObjectKey::Hold(_));
+    let holds = listing.objects.into_iter().filter(is_hold).collect();
+    Ok(Looked { plan, covers, needed: Needed { leases, holds } })
 }
 
 /// Whether every instant from `horizon` on can be restored from a good backup on the last writer's branch.

@@ -15,6 +15,8 @@ mod harmed;
 #[cfg(test)]
 mod interleaved;
 mod locked;
+#[cfg(test)]
+mod meanwhile;
 mod outlook;
 mod plan;
 #[cfg(test)]

@@ -122,3 +122,49 @@ fn a_restore_from_a_store_that_it_cannot_write_to_warns() {
     restored.success().stderr_contains("no lease protects this restore").stderr_contains("Permission denied");
     fs::set_permissions(&leases, fs::Permissions::from_mode(0o700)).unwrap();
 }
+
+#[test]
+fn r32_an_expiry_that_was_suspended_deletes_nothing_more() {
+    let server = S3Server::start();
+    let archived = Archived::start(Repo::s3(&server));
+    archived.backup();
+    archived.walproof.run(["backup-push", "--full"]).success();
+    std::thread::sleep(Duration::from_secs(5));
+    archived.archive_all();
+    let before = archived.backups();
+    let short = short_lived(&archived.configured("[retention]\nwindow = \"4s\""));
+    server.faults().forget().add(Fault::status(503).on(Verb::DeleteMany));
+    server.faults().add(Fault::status(503).on(Verb::Delete).key("watch/backups/"));
+    let expire = short.spawn(["expire"]);
+    // So that the next try is some time away.
+    wait_until("it deletes", PATIENCE, || server.faults().count(Verb::Delete) > 3);
+    expire.signal(Signal::STOP);
+    server.faults().clear();
+    // Others may have removed its lease by now, and reuse what it is about to delete.
+    std::thread::sleep(Duration::from_secs(5));
+    expire.signal(Signal::CONT);
+    let lost = expire.wait(PATIENCE);
+    assert_eq!(archived.backups(), before);
+    lost.fails_with(7).stderr_contains("the lease of this expiry was lost");
+    short.run(["expire"]).success();
+    assert_eq!(archived.backups().len(), 1);
+}
+
+#[test]
+fn a_hold_that_comes_too_late_says_so() {
+    let server = S3Server::start();
+    let archived = Archived::start(Repo::s3(&server));
+    let gone = archived.backup()["id"].as_str().unwrap().to_owned();
+    archived.walproof.run(["backup-push", "--full"]).success();
+    std::thread::sleep(Duration::from_secs(5));
+    archived.archive_all();
+    let short = archived.configured("[retention]\nwindow = \"4s\"");
+    // The manifest is being deleted when the hold is placed.
+    server.faults().forget().add(Fault::delay(Duration::from_secs(6)).on(Verb::DeleteMany).nth(1));
+    let expire = short.spawn(["expire"]);
+    wait_until("it deletes", PATIENCE, || server.faults().count(Verb::DeleteMany) > 0);
+    let hold = short.run(["backup-hold", &gone]);
+    hold.fails_with(8).stderr_contains(&format!("backup {gone} was deleted"));
+    expire.wait(PATIENCE).success();
+    assert_eq!(archived.repo().keys("/holds/"), [""; 0]);
+}
