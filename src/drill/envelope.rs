@@ -34,6 +34,8 @@ struct EnvelopeSignature {
 /// A report or note with its place in the chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Link {
+    /// The repository in whose chain it stands, as cluster and system identifier with a slash between.
+    pub repository: String,
     /// Its number, from 1.
     pub sequence: u32,
     /// SHA-256 of the envelope before it.

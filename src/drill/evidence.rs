@@ -21,6 +21,8 @@ const CONCURRENT: usize = 8;
 /// What is stored.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {
+    /// Where: cluster and system identifier with a slash between.
+    pub repository: String,
     /// Envelopes by number and the digest in their key; an error is damage.
     pub envelopes: Vec<(u32, u64, Result<Vec<u8>>)>,
     /// The head's envelope.
@@ -60,7 +62,7 @@ impl Stored {
             envelopes.push((sequence, digest, damage(envelope)?));
         }
         let head = if has_head { damage(repository.get_report_head().await)?.transpose() } else { None };
-        Ok(Self { envelopes, head })
+        Ok(Self { repository: repository.name().to_owned(), envelopes, head })
     }
 
     /// The key ids that the envelopes name, each once.
@@ -81,7 +83,7 @@ impl Stored {
         let mut evidence = Evidence::default();
         let mut by_number: BTreeMap<u32, Vec<Proven>> = BTreeMap::new();
         for (sequence, digest, envelope) in &self.envelopes {
-            match prove(*sequence, *digest, envelope, keys) {
+            match self.prove(*sequence, *digest, envelope, keys) {
                 Ok(proven) => by_number.entry(*sequence).or_default().push(proven),
                 Err(error) => evidence.tampered.push(format!("report {sequence}: {error}")),
             }
@@ -95,8 +97,50 @@ impl Stored {
             evidence.entries.extend(proven.into_iter().take(1));
         }
         evidence.check_order(&named);
-        evidence.check_head(self.head.as_ref(), &named, keys, remembered);
+        let head = self.head.as_ref().map(|envelope| self.open_head(envelope, keys));
+        evidence.check_head(head, &named, remembered);
         evidence
+    }
+
+    fn prove(
+        &self,
+        sequence: u32,
+        digest: u64,
+        envelope: &Result<Vec<u8>>,
+        keys: &[PublicKey],
+    ) -> Result<Proven> {
+        let envelope = envelope.clone()?;
+        let whole = hex_digest(&envelope);
+        let link = open_link(&envelope, keys)?;
+        self.check_own(&link.repository)?;
+        if let Entry::Drill(report) = &link.entry {
+            self.check_own(&format!("{}/{}", report.cluster, report.system_identifier))?;
+        }
+        if link.sequence != sequence {
+            return Err(Error::corrupt(format!("it is report {} under another number", link.sequence)));
+        }
+        if !whole.starts_with(&format!("{digest:016x}")) {
+            return Err(Error::corrupt("it is not the content that its key promises"));
+        }
+        Ok(Proven { link, digest: whole, envelope })
+    }
+
+    fn open_head(&self, envelope: &Result<Vec<u8>>, keys: &[PublicKey]) -> Result<Head> {
+        let opened = open(envelope.as_ref().map_err(Clone::clone)?, HEAD, keys)?;
+        let head: Head = serde_json::from_slice(&opened).map_err(|_| Error::corrupt("it is malformed"))?;
+        self.check_own(&format!("{}/{}", head.cluster, head.system_identifier))?;
+        Ok(head)
+    }
+
+    /// One key may sign for several repositories: what it signed for another one proves nothing of this one.
+    fn check_own(&self, named: &str) -> Result<()> {
+        if named == self.repository {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "it was made for {named}, and this is the repository of {}",
+            self.repository
+        )))
     }
 }
 
@@ -106,19 +150,6 @@ fn damage<T>(result: Result<T>) -> Result<Result<T>> {
         Err(error) if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => Err(error),
         result => Ok(result),
     }
-}
-
-fn prove(sequence: u32, digest: u64, envelope: &Result<Vec<u8>>, keys: &[PublicKey]) -> Result<Proven> {
-    let envelope = envelope.clone()?;
-    let whole = hex_digest(&envelope);
-    let link = open_link(&envelope, keys)?;
-    if link.sequence != sequence {
-        return Err(Error::corrupt(format!("it is report {} under another number", link.sequence)));
-    }
-    if !whole.starts_with(&format!("{digest:016x}")) {
-        return Err(Error::corrupt("it is not the content that its key promises"));
-    }
-    Ok(Proven { link, digest: whole, envelope })
 }
 
 impl Evidence {
@@ -156,13 +187,7 @@ impl Evidence {
         self.tampered.extend(broken);
     }
 
-    fn check_head(
-        &mut self,
-        head: Option<&Result<Vec<u8>>>,
-        named: &[u32],
-        keys: &[PublicKey],
-        remembered: Option<&Head>,
-    ) {
+    fn check_head(&mut self, head: Option<Result<Head>>, named: &[u32], remembered: Option<&Head>) {
         let newest = named.last().copied().unwrap_or(0);
         let head = match head {
             None if newest == 0 && remembered.is_none() => return,
@@ -170,13 +195,11 @@ impl Evidence {
                 self.tampered.push("the head, which names the newest report, was removed".to_owned());
                 None
             }
-            Some(envelope) => match envelope.clone().and_then(|bytes| open_head(&bytes, keys)) {
-                Ok(head) => Some(head),
-                Err(error) => {
-                    self.tampered.push(format!("the head, which names the newest report: {error}"));
-                    None
-                }
-            },
+            Some(Ok(head)) => Some(head),
+            Some(Err(error)) => {
+                self.tampered.push(format!("the head, which names the newest report: {error}"));
+                None
+            }
         };
         // One put right before the head is not tampering: a drill that was killed there left it.
         if let Some(head) = &head
@@ -237,11 +260,6 @@ fn missing(first: u32, last: u32) -> String {
     }
 }
 
-fn open_head(bytes: &[u8], keys: &[PublicKey]) -> Result<Head> {
-    let opened = open(bytes, HEAD, keys)?;
-    serde_json::from_slice(&opened).map_err(|_| Error::corrupt("it is malformed"))
-}
-
 /// What this host remembers of the newest report that it has put or seen, so that nobody can put it back.
 #[derive(Debug, Clone)]
 pub struct Memory(PathBuf);
@@ -287,7 +305,13 @@ pub async fn append(
         (Some(last), _) => (Some(last.digest.clone()), Some(last.link.at())),
         (None, _) => (None, None),
     };
-    let link = Link { sequence: newest + 1, previous_digest, previous_at, entry };
+    let link = Link {
+        repository: repository.name().to_owned(),
+        sequence: newest + 1,
+        previous_digest,
+        previous_at,
+        entry,
+    };
     let envelope = sign(key, &link)?;
     let digest = hex_digest(&envelope);
     let short = u64::from_str_radix(&digest[..16], 16).unwrap_or_default();

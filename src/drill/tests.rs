@@ -14,7 +14,7 @@ fn report(number: u32, verdict: Verdict) -> Report {
     Report {
         id: format!("drill-{number}"),
         cluster: "main".into(),
-        system_identifier: "7".into(),
+        system_identifier: fixture::SYSTEM.to_string(),
         started_at: at,
         finished_at: at,
         ran_by: "user postgres on staging".into(),
@@ -157,6 +157,29 @@ async fn every_kind_of_tampering_is_named() {
     other.append(Entry::Drill(Box::new(report(9, Verdict::Pass)))).await;
     doubled.envelopes.insert(1, other.stored().await.envelopes[0].clone());
     assert!(chain.said(&doubled).contains("there are 2 of it"));
+}
+
+#[tokio::test]
+async fn what_the_same_key_signed_for_another_repository_proves_nothing() {
+    let chain = Chain::of(2).await;
+    let note = Note { drill: "drill-2".into(), text: "done".into(), at: PgTime::now(), by: "me".into() };
+    chain.append(Entry::Note(note)).await;
+    let own = chain.stored().await;
+    assert_eq!(chain.said(&own), "");
+    for other in [format!("other/{}", fixture::SYSTEM), "main/7".to_owned()] {
+        let copied = Stored { repository: other.clone(), ..own.clone() };
+        let evidence = copied.judge(&chain.keys(), None);
+        assert_eq!(evidence.entries, []);
+        for of in ["report 1", "report 2", "report 3", "the head, which names the newest report"] {
+            let told = format!("{of}: it was made for main/{}, and this is", fixture::SYSTEM);
+            assert!(evidence.tampered.iter().any(|said| said.starts_with(&told)), "{of}: {evidence:?}");
+        }
+    }
+    // A report that names another one than its place in the chain does.
+    let strange = Report { cluster: "other".into(), ..report(3, Verdict::Pass) };
+    chain.append(Entry::Drill(Box::new(strange))).await;
+    let said = chain.said(&chain.stored().await);
+    assert!(said.contains("report 4: it was made for other/"), "{said}");
 }
 
 #[tokio::test]
