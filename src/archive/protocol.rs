@@ -59,6 +59,8 @@ pub enum Request {
     BackupEnded(bool),
     /// Retention was just enforced on this host.
     Expired,
+    /// A verification or a drill has just ended on this host.
+    Proven,
 }
 
 impl Request {
@@ -73,6 +75,7 @@ impl Request {
             Self::BackupEnded(true) => format!("{GREETING} backup-done\n"),
             Self::BackupEnded(false) => format!("{GREETING} backup-failed\n"),
             Self::Expired => format!("{GREETING} expired\n"),
+            Self::Proven => format!("{GREETING} proven\n"),
         })
     }
 
@@ -84,6 +87,7 @@ impl Request {
             None if rest == "backup-done" => Some(Self::BackupEnded(true)),
             None if rest == "backup-failed" => Some(Self::BackupEnded(false)),
             None if rest == "expired" => Some(Self::Expired),
+            None if rest == "proven" => Some(Self::Proven),
             Some(("push", rest)) => {
                 let mut words = rest.splitn(5, ' ');
                 let file = FileId { device: words.next()?.parse().ok()?, inode: words.next()?.parse().ok()? };
@@ -181,7 +185,9 @@ mod tests {
     #[test]
     fn requests_and_answers_round_trip() {
         let push = push("/a b/pg_wal/x");
-        for request in [push, Request::Status, Request::BackupEnded(true), Request::BackupEnded(false)] {
+        let ended =
+            [Request::BackupEnded(true), Request::BackupEnded(false), Request::Expired, Request::Proven];
+        for request in [push, Request::Status].into_iter().chain(ended) {
             assert_eq!(Request::parse(&request.to_line().unwrap()), Some(request));
         }
         let refused = Answer::Refused(Error::new(Kind::Conflict, "a").hint("why?"));

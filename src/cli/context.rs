@@ -1,9 +1,12 @@
 //! The configuration and the repository that it means: opened here, for every command that reads it.
 
+use std::time::Duration;
+
 use tracing_subscriber::filter::LevelFilter;
 
 use super::args::Global;
 use super::start;
+use crate::archive::{Request, ask_for_line};
 use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Kind, Result};
@@ -51,4 +54,9 @@ pub(crate) async fn open(config: &Config, namespace: &Namespace, wanted: Option<
         Err(error) if error.kind() == Kind::NotFound => namespace.open_newest().await,
         other => other,
     }
+}
+
+/// Tell the daemon of this host, if there is one, so that it shows at once. One that does not run finds out by itself.
+pub(crate) fn tell_daemon(config: &Config, what: &Request) {
+    let _ = ask_for_line(&config.archive.socket, what, Duration::from_secs(1));
 }

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::backup;
 use super::drill_evidence;
 use super::restore;
+use crate::archive::Request::Proven;
 use crate::backup::Progress;
 use crate::cli::{args::Drill, args::Global, context, server_view, start};
 use crate::cluster::user_name;
@@ -60,6 +61,7 @@ pub(super) fn drill(global: &Global, arguments: &Drill) -> Result<u8> {
         let Entry::Drill(report) = &proven.link.entry else {
             return Err(Error::corrupt("the drill left something else than a report"));
         };
+        context::tell_daemon(&config, &Proven);
         if let Some(path) = &arguments.textfile {
             let drills = read_drills(&repository).await.summary(PgTime::now(), config.drill.every);
             write_textfile(path, &drill_textfile(config.cluster.as_str(), &drills))?;

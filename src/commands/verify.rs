@@ -3,7 +3,10 @@
 use serde_json::json;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::{args::Global, args::VerifyArguments, context::Context, output, start};
+use crate::archive::Request;
+use crate::cli::{
+    args::Global, args::VerifyArguments, context::Context, context::tell_daemon, output, start,
+};
 use crate::error::Result;
 use crate::postgres::PgTime;
 use crate::store::Policy as Deadlines;
@@ -26,6 +29,7 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
         }
         Ok(verified)
     })?;
+    tell_daemon(&context.config, &Request::Proven);
     let level = if arguments.content { "content" } else { "listing" };
     if global.json {
         output::json(&json!({

@@ -5,7 +5,8 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use crate::archiver::Archiver;
 use crate::drill::{self, Report, Verdict, estimate, read_unproven};
@@ -110,7 +111,7 @@ fn line(report: &Report) -> DrillLine {
         target: report.target.clone(),
         rto_seconds: report.rto_seconds,
         rpo_seconds: report.rpo_seconds,
-        phases: report.phases.all().map(|(name, seconds)| (name.to_owned(), seconds)).to_vec(),
+        phases: report.phases.all().into_iter().map(|(name, seconds)| (name.to_owned(), seconds)).collect(),
         estimate_seconds: report.estimate_seconds,
         reasons: report.reasons.clone(),
     }
@@ -118,19 +119,22 @@ fn line(report: &Report) -> DrillLine {
 
 /// What is known, for whoever shows it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct DrillsHandle(Arc<Mutex<KnownDrills>>);
+pub(super) struct DrillsHandle {
+    known: Arc<Mutex<KnownDrills>>,
+    news: Arc<Notify>,
+}
 
 impl DrillsHandle {
     /// As if these reports had been read.
     #[cfg(test)]
     pub(super) fn know(&self, reports: &[Arc<Report>]) {
         let numbered = (1_u32..).zip(reports).map(|(number, report)| ((number, 0), Some(Arc::clone(report))));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
             KnownDrills { reports: numbered.collect(), since: None };
     }
 
     pub(super) fn get(&self) -> KnownDrills {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Look for new reports for ever.
@@ -142,8 +146,14 @@ impl DrillsHandle {
             };
             let mut known = self.get();
             known.update(pusher.repository()).await;
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
-            sleep(PAUSE).await;
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            // A drill that ends on this host says so.
+            let _ = timeout(PAUSE, self.news.notified()).await;
         }
+    }
+
+    /// Look now.
+    pub(super) fn look(&self) {
+        self.news.notify_one();
     }
 }

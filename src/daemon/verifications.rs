@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use crate::archiver::Archiver;
 use crate::repository::Repository;
@@ -51,17 +52,20 @@ fn line(level: &str, last: &LastVerify) -> VerifyLine {
 
 /// What is known, for whoever shows it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct VerificationsHandle(Arc<Mutex<Verifications>>);
+pub(super) struct VerificationsHandle {
+    known: Arc<Mutex<Verifications>>,
+    news: Arc<Notify>,
+}
 
 impl VerificationsHandle {
     /// As if these results had been read.
     #[cfg(test)]
     pub(super) fn know(&self, verifications: Verifications) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = verifications;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = verifications;
     }
 
     pub(super) fn get(&self) -> Verifications {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Look for new results for ever.
@@ -72,9 +76,15 @@ impl VerificationsHandle {
                 continue;
             };
             let read = read(pusher.repository(), &self.get()).await;
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = read;
-            sleep(PAUSE).await;
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = read;
+            // A verification that ends on this host says so.
+            let _ = timeout(PAUSE, self.news.notified()).await;
         }
+    }
+
+    /// Look now.
+    pub(super) fn look(&self) {
+        self.news.notify_one();
     }
 }
 

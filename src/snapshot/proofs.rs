@@ -1,5 +1,7 @@
 //! What proves that a restore works: verifications and drills.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::PgTime;
@@ -55,7 +57,7 @@ pub struct DrillLine {
     /// Age of the last commit when it began, where the newest state was asked for.
     pub rpo_seconds: Option<f64>,
     /// Seconds by phase.
-    pub phases: Vec<(String, f64)>,
+    pub phases: BTreeMap<String, f64>,
     /// What it was thought to take.
     pub estimate_seconds: Option<f64>,
     /// Why it did not pass.

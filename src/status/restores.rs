@@ -113,7 +113,7 @@ mod tests {
             target: "latest".to_owned(),
             rto_seconds: 100.0,
             rpo_seconds: None,
-            phases: Vec::new(),
+            phases: std::collections::BTreeMap::new(),
             estimate_seconds: None,
             reasons: if verdict == "pass" { Vec::new() } else { vec![format!("{verdict} because")] },
         }

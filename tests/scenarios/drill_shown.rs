@@ -66,6 +66,7 @@ fn a_drill_that_failed_is_a_problem_until_another_passes() {
     assert!(text.contains("query: rows: false, as walproof_drill_"), "{text}");
     assert!(hint.contains(&format!("drill-report {}", failed["id"].as_str().unwrap())), "{hint}");
     assert_eq!(known["last_drill"]["verdict"], "fail");
+    assert_eq!(known["last_drill"]["phases"], failed["phases"], "the same shape in all places");
     println!("{}", passing.walproof.run(["status"]).stdout());
 
     // What could not be verified says nothing about what failed.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{Archived, Repo};
+use crate::support::{Archived, Daemon, Repo};
 
 /// What `verify` says with these arguments, and its exit code.
 fn verify(archived: &Archived, arguments: &[&str]) -> (serde_json::Value, i32) {
@@ -161,4 +161,15 @@ fn a_killed_run_goes_on_where_it_was_and_a_budget_is_spread_over_runs() {
     let left = found["left"].as_u64().unwrap();
     assert!((remembered - 3..remembered).contains(&left) && found["remembered"] == 0, "{found:#}");
     assert!(found["oldest_opened_at"].is_string() && found["overdue"] == 0, "{found:#}");
+}
+
+#[test]
+fn the_daemon_shows_at_once_what_a_verification_on_its_host_found() {
+    let archived = Archived::start(Repo::local());
+    archived.backup();
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait("it looked", |status| status["verifications_read"] == true);
+    archived.walproof.run(["verify"]).success();
+    let soon = std::time::Duration::from_secs(10);
+    daemon.wait_within(soon, "the result", |status| status["verifications"][0]["level"] == "listing");
 }
