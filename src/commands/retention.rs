@@ -10,7 +10,7 @@ use crate::archive::{Request, ask_for_line};
 use crate::cli::{args::Global, args::HoldArguments, context::Context, output, output::size, start};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::format::BackupId;
+use crate::format::{BackupId, ObjectKey};
 use crate::repository::{Hold, Namespace, Refused};
 use crate::retention::{Expired, Plan, Policy, expire, held_bytes, plan_now};
 use crate::store::Policy as Deadlines;
@@ -136,15 +136,18 @@ pub(super) fn hold(global: &Global, arguments: &HoldArguments) -> Result<u8> {
         let (mut records, mut times) = (Records::default(), WalTimes::default());
         let (catalog, window) = look(&repository, &listing, &mut records, &mut times).await?;
         let backup = find(&catalog.backups, &arguments.id)?;
+        // What is not given again stays: a second thought about the reason must not let go of WAL.
+        let before = catalog.holds.iter().find(|hold| hold.backup == backup.id);
         let until = if arguments.until_now {
             let branch = window.branch(backup.timeline);
             branch.and_then(|branch| branch.farthest()).map(|span| span.end)
         } else {
-            None
+            before.and_then(|before| before.until)
         };
+        let reason = arguments.reason.clone().or_else(|| before.map(|before| before.reason.clone()));
         let hold = Hold {
             backup: backup.id.clone(),
-            reason: arguments.reason.clone().unwrap_or_default(),
+            reason: reason.unwrap_or_default(),
             placed_at: Timestamp::now(),
             until,
         };
@@ -181,6 +184,10 @@ pub(super) fn unhold(global: &Global, id: &BackupId) -> Result<u8> {
         let repository = context.repository(None).await?;
         let listing = repository.list().await?;
         let was_held = repository.holds(&listing).await?.iter().any(|hold| hold.backup == *id);
+        let manifest = ObjectKey::Manifest(id.clone());
+        if !was_held && listing.objects.iter().all(|listed| listed.key != manifest) {
+            return Err(unknown(id));
+        }
         repository.delete_hold(id).await?;
         Ok(was_held)
     })?;
@@ -199,8 +206,11 @@ fn find<'a>(
     backups: &'a [std::sync::Arc<crate::format::Manifest>],
     id: &BackupId,
 ) -> Result<&'a crate::format::Manifest> {
-    backups.iter().find(|backup| backup.id == *id).map(std::convert::AsRef::as_ref).ok_or_else(|| {
-        Error::impossible(format!("there is no backup {id}"))
-            .hint("`walproof backup-list` shows those that there are")
-    })
+    let found = backups.iter().find(|backup| backup.id == *id).map(std::convert::AsRef::as_ref);
+    found.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: &BackupId) -> Error {
+    Error::impossible(format!("there is no backup {id}"))
+        .hint("`walproof backup-list` shows those that there are")
 }

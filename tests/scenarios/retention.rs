@@ -89,11 +89,26 @@ fn r21_the_window_stays_restorable_and_nothing_older_is_kept_without_a_reason() 
         .stderr_contains("outside the recovery window")
         .stderr_contains("reachable on timeline 1: ");
 
+    // A second thought about one half of a hold changes nothing of the other.
+    let again = |args: &[&str]| short.json([&["backup-hold", &held], args].concat());
+    let until = again(&["--until-now"]);
+    assert_eq!((&until["reason"], until["until_lsn"].is_string()), (&"the audit".into(), true), "{until}");
+    let renamed = again(&["--reason", "the second audit"]);
+    assert_eq!(
+        (&renamed["until_lsn"], &renamed["reason"]),
+        (&until["until_lsn"], &"the second audit".into())
+    );
+
     short.run(["backup-unhold", &held]).success().stdout_contains("no longer held");
     // What the restores left behind lives for a day.
     for lease in archived.repo().keys("/leases/") {
         archived.repo().delete(&lease);
     }
+    short.run(["backup-unhold", &held]).success().stdout_contains("was not held");
+    short
+        .run(["backup-unhold", "20200101T000000Z-00000000"])
+        .fails_with(8)
+        .stderr_contains("there is no backup");
     short.run(["expire"]).success();
     assert_eq!(ids(&archived), [third]);
 }
