@@ -124,6 +124,8 @@ pub fn json(snapshot: &Snapshot) -> Value {
         .as_ref()
         .map(|tail| json!({ "segment": tail.segment, "end_lsn": tail.end, "stored_at": tail.at }));
     let time = |at: Option<PgTime>| json!(at);
+    // Only a daemon asks the server, and looks at its disk.
+    let daemon = snapshot.teller.daemon_since;
     json!({
         "cluster": snapshot.cluster,
         "system_identifier": snapshot.server.system_identifier,
@@ -140,9 +142,9 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "problems": snapshot.problems,
         "healthy": snapshot.is_healthy(),
         "taken_at": snapshot.taken_at,
-        "daemon": snapshot.teller.daemon_since.is_some(),
-        "daemon_since": time(snapshot.teller.daemon_since),
-        "role": snapshot.server.role,
+        "daemon": daemon.is_some(),
+        "daemon_since": time(daemon),
+        "role": daemon.map(|_| snapshot.server.role),
         "pg_version": Some(&snapshot.server.pg_version).filter(|version| !version.is_empty()),
         "timeline": snapshot.server.timeline,
         "repository": snapshot.store.repository,
@@ -161,7 +163,7 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "stored_lsn": snapshot.wal.stored,
         "archived_lsn": snapshot.wal.archived,
         "lag_bytes": snapshot.lag_bytes(),
-        "ready": snapshot.wal.ready,
+        "ready": daemon.map(|_| snapshot.wal.ready),
         "oldest_ready": time(snapshot.wal.oldest_ready),
         "gap_segments": snapshot.wal.gap_segments,
         "last_push": time(snapshot.wal.last_push),
@@ -212,11 +214,15 @@ mod tests {
         for line in [
             "\nRPO now           everything (no backup yet: nothing can be restored)\n",
             "\nWAL on disk       not known yet\n",
+            "\nwaiting           not known yet\n",
             "\nstore             not asked yet\n",
             "\ndaemon            does not run:",
         ] {
             assert!(text.contains(line), "{line:?} is missing in {text}");
         }
+        let value = json(&snapshot);
+        assert_eq!((&value["ready"], &value["role"]), (&Value::Null, &Value::Null), "nobody looked");
+        assert_eq!(json(&samples::busy())["ready"], 0);
         assert!(
             render(&samples::standby()).contains("\nRPO now           not claimed here (this server is a")
         );

@@ -234,6 +234,7 @@ pub(super) const fn store(snapshot: &Snapshot) -> &'static str {
 /// What waits to be archived.
 pub(super) fn waiting(snapshot: &Snapshot) -> String {
     match (snapshot.wal.ready, snapshot.wal.oldest_ready) {
+        _ if snapshot.teller.daemon_since.is_none() => UNKNOWN.to_owned(),
         (0, _) => "no file".to_owned(),
         (ready, Some(since)) => {
             format!(
