@@ -425,3 +425,21 @@ fn a_backup_that_fails_shows() {
     let failed = daemon.metric("walproof_backup_last_failure_timestamp_seconds");
     assert!(failed > Some(1.7e9), "{failed:?}");
 }
+
+/// Until a commit follows a backup nothing between the last one before it and its end can be reached; then all of it can.
+#[test]
+fn a_backup_leaves_no_gap_in_the_window_once_a_commit_follows() {
+    let settings = "[archive]\ntail_interval = \"1s\"\nheartbeat_interval = \"0s\"";
+    let archived = Archived::start_with(Cluster::builder().segment_size_mb(1), Repo::local(), settings);
+    archived.backup();
+    archived.cluster.psql("create table t as select 1 as n");
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait_all_stored();
+    archived.backup();
+    daemon.wait("it knows the backup", |status| status["backups"].as_array().unwrap().len() == 2);
+    archived.cluster.psql("insert into t values (2)");
+    let soon = std::time::Duration::from_secs(10);
+    daemon.wait_within(soon, "the gap is closed", |status| {
+        status["rpo_seconds"] == 0.0 && status["window_gaps"].as_array().unwrap().is_empty()
+    });
+}
