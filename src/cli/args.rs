@@ -18,8 +18,8 @@ use crate::postgres::{Lsn, PgTime, TargetAction, TimelineId};
 #[command(name = "walproof", version = version::SHORT, long_version = version::LONG)]
 #[command(max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check, drill); 2 usage or \
-    configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
+    after_help = "Exit status: 0 done; 1 absent (wal-fetch) or something is wrong (check, verify, drill, \
+    drill-list, drill-report, status); 2 usage or configuration; 3 conflict; 4 store; 5 corrupt or wrong key; 6 PostgreSQL; 7 lease held; 8 not possible as \
     asked; 9 anything else; 10 drill: inconclusive. wal-fetch adds 200 to all but 0 and 1."
 )]
 pub(crate) struct Cli {

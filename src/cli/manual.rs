@@ -167,7 +167,7 @@ const PAGES: &[Page] = &[
             ("On the host that signs:", "walproof drill-list"),
             ("Anywhere, with the public key:", "walproof drill-list --public-key /etc/walproof/drill.pub"),
         ],
-        verdicts: &[(0, "the evidence is whole, and no drill is overdue"), WRONG],
+        verdicts: &[(0, "the evidence is whole"), WRONG],
         codes: READS,
     },
     Page {
@@ -176,7 +176,7 @@ const PAGES: &[Page] = &[
             ("The newest:", "walproof drill-report"),
             ("A page to send to an auditor:", "walproof drill-report --format html"),
         ],
-        verdicts: &[],
+        verdicts: &[(0, "the evidence is whole"), (1, "evidence was tampered with: it is named on stderr")],
         codes: &[2, 4, 5, 8, 9],
     },
     Page {

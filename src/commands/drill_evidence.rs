@@ -57,6 +57,9 @@ pub(super) fn report(global: &Global, id: Option<&str>, format: ReportFormat, tr
         ReportFormat::Text => output::line(text::report(&evidence, proven, report).trim_end())?,
         ReportFormat::Html => output::line(html::page(&evidence, proven, report))?,
     }
+    for tampered in &evidence.tampered {
+        tracing::error!("{tampered}");
+    }
     Ok(u8::from(!evidence.tampered.is_empty()))
 }
 

@@ -153,10 +153,10 @@ fn examples(roff: &mut Roff, entry: &manual::Page) {
 
 fn exit_status(roff: &mut Roff, entry: Option<&manual::Page>) {
     let of_program: &[(u8, &str)] = &[
-        (0, "done; for check, verify, drill and status: and nothing is wrong"),
+        (0, "done; for check, verify, drill, drill-list, drill-report and status: and nothing is wrong"),
         (
             1,
-            "wal-fetch: the repository answered that the file is not there; check, verify, drill, status: see the output",
+            "wal-fetch: the repository answered that the file is not there; check, verify, drill, drill-list, drill-report, status: see the output",
         ),
         (10, "drill: inconclusive"),
     ];

@@ -354,6 +354,8 @@ fn evidence_that_was_tampered_with_is_named_and_an_export_needs_a_public_key_onl
     repo.write(&keys[1], &two);
     repo.flip_bit(&keys[1], two.len() - 1);
     staging.walproof.run(["drill-list"]).fails_with(1).stdout_contains("report 2");
+    // A document about one drill has no place for what is wrong with another.
+    staging.walproof.run(["drill-report", id, "--json"]).fails_with(1).stderr_contains("report 2");
     repo.write(&keys[1], &two);
     let stranger = Staging::of(&archived);
     stranger.walproof.run(["drill-list"]).fails_with(1).stdout_contains("another key");
