@@ -66,18 +66,26 @@ pub(crate) struct WalPush {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Configuration file
-    #[arg(long, global = true, value_name = "FILE", env = "WALPROOF_CONFIG", default_value = DEFAULT_PATH)]
+    /// Configuration file; by default what WALPROOF_CONFIG names
+    #[arg(long, global = true, value_name = "FILE", default_value_os_t = default_path(), help_heading = GLOBAL)]
     pub(crate) config: PathBuf,
     /// Print one JSON document on stdout
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
     /// Log errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
     /// Log more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     pub(crate) verbose: u8,
+}
+
+const GLOBAL: &str = "Global options";
+
+/// A variable that is set to nothing is as good as none. Not the parser's own way: to that it would count as an argument.
+fn default_path() -> PathBuf {
+    let named = std::env::var_os("WALPROOF_CONFIG").filter(|named| !named.is_empty());
+    named.unwrap_or_else(|| DEFAULT_PATH.into()).into()
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +158,8 @@ pub(crate) enum Command {
         backup: String,
     },
     /// Rehearse a restore and prove it: restore, recover, check, time, wipe; leaves a signed report
+    // Its server always opens: the option is there to be refused with a reason.
+    #[command(mut_arg("target_action", |action| action.hide(true)))]
     Drill(Drill),
     /// List the drills, and check their evidence: numbers, chain, signatures, missed runs
     DrillList {

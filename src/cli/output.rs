@@ -20,6 +20,11 @@ pub(crate) fn line(text: impl AsRef<str>) -> Result<()> {
     }
 }
 
+/// So many objects.
+pub(crate) fn objects(count: u64) -> String {
+    if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
+}
+
 /// Whether the one JSON document is written.
 static WRITTEN: AtomicBool = AtomicBool::new(false);
 

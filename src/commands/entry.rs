@@ -85,11 +85,25 @@ fn usage(text: &str) -> Error {
     let hint = match (tip, usage) {
         (Some(tip), _) => tip.replace(" tip: ", "; "),
         (None, Some(usage)) => format!("usage: {usage}"),
-        (None, None) => {
-            "`walproof help` lists the commands, `walproof COMMAND --help` explains one".to_owned()
-        }
+        (None, None) => of_value(wrong).to_owned(),
     };
     Error::usage(wrong).hint(hint)
+}
+
+/// What would have been a value of that kind.
+fn of_value(wrong: &str) -> &'static str {
+    let fits = [
+        ("'<ID>", "`walproof backup-list` shows the ids of backups"),
+        ("'--backup <ID>'", "`walproof backup-list` shows the ids of backups"),
+        ("'--target-time ", "as in '2026-11-22 13:00:00+01', or 'now - 10 min'"),
+        ("'--target-lsn ", "as in 16/B374D848: two numbers in hexadecimal"),
+        ("invalid value", "`walproof COMMAND --help` says what it takes"),
+    ];
+    let fitting = fits.iter().find(|(of, _)| wrong.contains(of));
+    fitting
+        .map_or("`walproof help` lists the commands, `walproof COMMAND --help` explains one", |(_, hint)| {
+            hint
+        })
 }
 
 /// What exit codes mean to the caller.
@@ -196,7 +210,19 @@ mod tests {
                 "the following required arguments were not provided: <PATH>",
                 "usage: walproof wal-push <PATH>",
             ),
-            (&["backup-show", "x"], "invalid value 'x' for '<ID>': ", "COMMAND --help"),
+            (&["backup-show", "LATEST"], "invalid value 'LATEST' for '<ID>': ", "walproof backup-list"),
+            (&["drill", "--backup", "x"], "invalid value 'x' for '--backup <ID>': ", "walproof backup-list"),
+            (
+                &["drill", "--target-time", "2026-11-22 13:00:00"],
+                "invalid value '2026-11-22 13:00:00' for '--target-time <TIME>': ",
+                "13:00:00+01",
+            ),
+            (
+                &["drill", "--target-lsn", "xx"],
+                "invalid value 'xx' for '--target-lsn <LSN>': ",
+                "16/B374D848",
+            ),
+            (&["drill", "--seed", "x"], "invalid value 'x' for '--seed <NUMBER>': ", "COMMAND --help"),
         ] {
             let all = std::iter::once("walproof").chain(arguments.iter().copied());
             let error = usage(&Cli::try_parse_from(all).unwrap_err().render().to_string());

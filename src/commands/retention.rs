@@ -103,14 +103,14 @@ fn show(global: &Global, done: &[(u64, Expired)], dry_run: bool) -> Result<u8> {
         show_plan(&expired.plan)?;
         if dry_run {
             let (objects, bytes) = (expired.plan.deletes(), expired.plan.deleted_bytes());
-            output::line(format!("would delete {objects} objects, {}", size(bytes)))?;
+            output::line(format!("would delete {}, {}", output::objects(objects as u64), size(bytes)))?;
             continue;
         }
-        output::line(format!("deleted {} objects", expired.deleted))?;
+        output::line(format!("deleted {}", output::objects(expired.deleted)))?;
         if expired.spared > 0 {
             output::line(format!(
-                "left {} objects for the next run: another process began to work on the repository",
-                expired.spared
+                "left {} for the next run: another process began to work on the repository",
+                output::objects(expired.spared)
             ))?;
         }
         log(expired);

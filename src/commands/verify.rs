@@ -77,7 +77,7 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
-    output::line(format!("{} objects listed{opened}: {problems}", verified.objects))?;
+    output::line(format!("{} listed{opened}: {problems}", output::objects(verified.objects)))?;
     let Some(oldest) = verified.oldest.map(PgTime::from) else { return Ok(()) };
     if verified.overdue > 0 {
         output::line(format!(

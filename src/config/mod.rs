@@ -187,6 +187,10 @@ impl Config {
             Error::usage(format!("drill.signing_key_file is not set in {}", self.path.display()))
                 .hint("make one with `walproof drill-keygen --to FILE`")
         })?;
+        if path.try_exists().is_ok_and(|there| !there) {
+            return Err(Error::usage(format!("drill.signing_key_file: {} is not there", path.display()))
+                .hint("`walproof drill-keygen --to FILE` makes one"));
+        }
         secret::read(&path).context("drill.signing_key_file")
     }
 

@@ -222,8 +222,8 @@ fn facts(proven: &Proven, report: &Report) -> Markup {
                 dt { "Backup" } dd { code { (known(report.backup.clone())) } }
                 dt { "Timeline" } dd { (known(report.timeline.map(|one| one.to_string()))) }
                 dt { "Reached" } dd {
-                    (known(report.reached_lsn.map(|lsn| lsn.to_string()))) ", last commit "
-                    (known(report.reached_time.map(|time| time.to_string())))
+                    (known(report.reached_lsn.map(|lsn| lsn.to_string()))) ", "
+                    @if let Some(time) = report.reached_time { "last commit " (time) } @else { "no commit was replayed" }
                 }
                 dt { "Versions" } dd { "walproof " (report.versions.walproof) ", PostgreSQL " (report.versions.postgresql) " (the backup's: " (report.versions.backup_postgresql) ")" }
                 dt { "SHA-256 of this report" } dd { code { (proven.digest) } }

@@ -43,8 +43,10 @@ pub fn summary(proven: &Proven, report: &Report) -> String {
         line("backup", backup.clone());
     }
     if let Some(lsn) = report.reached_lsn {
-        let time = report.reached_time.map_or_else(|| "no commit".to_owned(), utc);
-        line("reached", format!("{lsn}, last commit {time}"));
+        let commit = report
+            .reached_time
+            .map_or_else(|| "no commit was replayed".to_owned(), |time| format!("last commit {}", utc(time)));
+        line("reached", format!("{lsn}, {commit}"));
     }
     line("RTO", format!("{} of {}", seconds(report.rto_seconds), seconds(report.objectives.rto_seconds)));
     if let Some(rpo) = report.rpo_seconds {

@@ -87,7 +87,8 @@ impl LocalRoot {
 /// That a repository's directory is not there.
 pub(super) fn absent(root: &Path) -> Error {
     let what = format!("the repository's directory {} is not there", root.display());
-    Error::new(Kind::Unreachable, what).hint("is its disk mounted?")
+    Error::new(Kind::Unreachable, what)
+        .hint("is its disk mounted? where there was no repository yet, `walproof init` makes one")
 }
 
 /// A part of an object as a local disk should get it.

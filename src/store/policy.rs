@@ -153,7 +153,11 @@ impl Default for Policy {
 
 fn gave_up(error: Error, tries: u32, total: Duration) -> Error {
     let times = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
-    let within = humantime::format_duration(total);
+    // What is left of a deadline: its nanoseconds tell nobody anything.
+    let tenths = (total.as_millis() + 50) / 100;
+    let within = humantime::format_duration(Duration::from_millis(
+        u64::try_from(tenths).unwrap_or(u64::MAX / 100) * 100,
+    ));
     error.context(format!("gave up after {times} within {within}"))
 }
 

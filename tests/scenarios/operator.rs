@@ -303,6 +303,36 @@ fn run_bare(args: &[&str]) -> Output {
     process::run(command, b"", process::TIMEOUT)
 }
 
+#[test]
+fn help_tells_what_there_is_and_nothing_else() {
+    let help = run_bare(&["--help"]);
+    help.success().stdout_contains("\nGlobal options:\n").stdout_contains("(check, verify, drill,");
+    run_bare(&["drill", "--help"]).success().stdout_contains("--target-time").says_nowhere("--target-action");
+    run_bare(&["restore", "--help"]).success().stdout_contains("--target-action");
+    let with_config = |value: &str, args: &[&str]| {
+        let mut command = process::command(program::walproof());
+        command.args(args).env("WALPROOF_CONFIG", value);
+        process::run(command, b"", process::TIMEOUT)
+    };
+    let bare = with_config("/etc/walproof/other.toml", &[]);
+    assert!((bare.stdout() + &bare.stderr()).contains("Commands:\n"), "{bare}");
+    bare.fails_with(2).says_nowhere("wal-prefetch");
+    with_config("/nowhere/other.toml", &["status"]).complains_with(2).stderr_contains("/nowhere/other.toml");
+    with_config("", &["status"]).says_nowhere("a value is required").says_nowhere("'--config");
+    with_config("", &["explain"]).success();
+}
+
+#[test]
+fn what_is_not_there_yet_is_hinted_at() {
+    let scratch = Scratch::new();
+    let site = Site::uninitialised(Repo::local_at(scratch.join("new")), |builder| {
+        builder.toml(&format!("[drill]\nsigning_key_file = \"{}\"", scratch.join("drill.key").display()))
+    });
+    site.walproof.run(["check"]).fails_with(1).stdout_contains("walproof init");
+    site.walproof.run(["backup-list"]).complains_with(4).hints("walproof init");
+    site.walproof.run(["drill"]).complains_with(2).hints("drill-keygen --to");
+}
+
 /// The commands that `help` lists.
 fn commands() -> BTreeSet<String> {
     let help = run_bare(&["--help"]).stdout();
