@@ -14,7 +14,8 @@
 //!     rotation  verify
 //!  7  window  snapshot                            what can be restored: branches, recovery window; all that is known
 //!  6  catalog                                     what one listing says, and what the small objects that it names say
-//!  5  records  arrivals  world                    the small objects that a listing names, read once; WAL seen to arrive; for tests: a repository made up
+//!  5  records  arrivals  digest_reader  world     the small objects that a listing names, read once; WAL seen to arrive; page
+//!                                                 digests; for tests: a repository made up
 //!  4  repository                                  what is put, listed, read, deleted, and who may
 //!  3  format  signing                             the only room that knows a key name or a byte of an object; keys of evidence
 //!  2  seal  store  cluster                        bytes <-> sealed bytes, bytes <-> objects, a live PostgreSQL
@@ -89,6 +90,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod digest_reader;
 pub mod disk;
 pub mod drill;
 mod encoding;

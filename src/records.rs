@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupId, Harm, Manifest, ObjectKey, VerifyRecord, WalDigest};
+use crate::format::{BackupAttempt, BackupId, Harm, Manifest, ObjectKey, VerifyRecord, WalDigest};
 use crate::postgres::{History, TimelineId, WalName};
 use crate::repository::{ExpiryRecord, Hold, Listing, Repository, WalFile};
 
@@ -21,6 +21,7 @@ pub struct Records {
     pub(crate) histories: BTreeMap<(TimelineId, WalDigest), Result<History>>,
     pub(crate) holds: Known<Vec<Hold>>,
     pub(crate) expiry: Known<ExpiryRecord>,
+    pub(crate) attempt: Known<Option<BackupAttempt>>,
     pub(crate) harm: Known<Vec<Harm>>,
     /// For whoever is to find out anew what is damaged.
     ignores_harm: bool,
@@ -114,6 +115,10 @@ impl Records {
         if self.expiry.is_news(listing, |key| *key == ObjectKey::Expiry) {
             let expiry = repository.get_expiry().await;
             self.expiry.value = expiry.inspect_err(|_| self.expiry.listed.clear())?;
+        }
+        if self.attempt.is_news(listing, |key| *key == ObjectKey::Attempt) {
+            let attempt = repository.get_attempt().await;
+            self.attempt.value = attempt.inspect_err(|_| self.attempt.listed.clear())?;
         }
         let is_harm = |key: &ObjectKey| *key == ObjectKey::Verify(VerifyRecord::Harm);
         if !self.ignores_harm && self.harm.is_news(listing, is_harm) {

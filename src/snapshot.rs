@@ -219,8 +219,11 @@ pub struct Backups {
     pub finished: Vec<BackupLine>,
     /// Why others cannot be read.
     pub damaged_backups: Vec<Trouble>,
-    /// When a backup last failed on this host.
+    /// When a backup last failed.
     pub backup_failed_at: Option<PgTime>,
+    /// Why.
+    #[serde(default)]
+    pub backup_failure: Option<String>,
     /// The last one that the daemon took ahead of the timer.
     #[serde(default)]
     pub early_backup: Option<EarlyLine>,

@@ -12,7 +12,7 @@ const RANKS: [&[&str]; 16] = [
     &["seal", "store", "cluster"],
     &["format", "signing"],
     &["repository"],
-    &["records", "arrivals", "world"],
+    &["records", "arrivals", "digest_reader", "world"],
     &["catalog"],
     &["window", "snapshot"],
     &["archive", "backup", "restore", "retention", "rotation", "verify"],

@@ -4,8 +4,8 @@
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::format::{
-    FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse, Summary,
-    TailPieceName, WalDigest, digest_sum, open_wal, page_digest_seed,
+    BackupAttempt, FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse,
+    Summary, TailPieceName, WalDigest, digest_sum, open_wal, page_digest_seed,
 };
 use walproof::postgres::{Lsn, PgTime, Verbatim, WalName};
 use walproof::repository::{ExpiryRecord, Hold, Namespace};
@@ -625,6 +625,8 @@ fn json_objects_have_the_fields_of_the_specification() {
     same("json identity", &serde_json::to_vec(&identity()).unwrap());
     let hold: Hold = serde_json::from_str(block("json hold")).unwrap();
     same("json hold", &serde_json::to_vec(&hold).unwrap());
+    let attempt: BackupAttempt = serde_json::from_str(block("json attempt")).unwrap();
+    same("json attempt", &serde_json::to_vec(&attempt).unwrap());
     let expiry: ExpiryRecord = serde_json::from_str(block("json expiry")).unwrap();
     same("json expiry", &serde_json::to_vec(&expiry).unwrap());
 }

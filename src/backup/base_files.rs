@@ -10,10 +10,11 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::placement::{OldFrame, OldPage};
 use super::unread::Unread;
 use crate::cluster::{FileEntry, Walk};
+use crate::digest_reader::DigestReader;
 use crate::error::Result;
 use crate::format::{BackupId, Extent, FileRecord, FileTable, PackRef};
 use crate::postgres::PAGE_SIZE;
-use crate::repository::{Base, DigestReader, Repository};
+use crate::repository::{Base, Repository};
 
 /// A part of the base's file table, with its digests.
 #[derive(Debug)]

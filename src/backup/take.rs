@@ -56,6 +56,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
     let backups = found.backups().chain([&id]).cloned().collect();
     let lease = Lease::take(&repository, Purpose::Backup, Protection { backups, wal }).await?;
+    repository.note_backup_begun().await;
     let run = Run { repository: &repository, session: &session, info: &info, data_dir: &data_dir };
     let taken = tokio::select! {
         // R32: another one may have taken over.

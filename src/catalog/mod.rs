@@ -1,5 +1,6 @@
 //! What one listing of the repository says: backups, histories, and WAL by name. A pure value.
 
+mod attempt;
 #[cfg(test)]
 pub(crate) mod samples;
 
@@ -7,8 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
-use crate::format::{Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
+use crate::format::{BackupAttempt, Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::records::Records;
 use crate::repository::{DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict};
@@ -61,6 +64,10 @@ pub struct Catalog {
     pub holds: Vec<Hold>,
     /// What retention did last.
     pub expiry: ExpiryRecord,
+    /// The last try to take a backup.
+    pub attempt: Option<BackupAttempt>,
+    /// When a lease for a backup was last renewed, by the store's clock.
+    pub backup_lease: Option<Timestamp>,
     /// Segment size of the cluster.
     pub segment_size: SegmentSize,
     /// Bytes of the listed objects.
@@ -84,6 +91,9 @@ impl Catalog {
         for listed in &listing.objects {
             catalog.usage.add(listed.key.purpose(), listed.size);
             match &listed.key {
+                ObjectKey::Lease(name) if name.starts_with("backup-") => {
+                    catalog.backup_lease = catalog.backup_lease.max(Some(listed.modified));
+                }
                 ObjectKey::Tail(name) => {
                     pieces.push(TailPiece {
                         name: *name,
@@ -109,6 +119,7 @@ impl Catalog {
         catalog.add_tails(&pieces);
         catalog.holds.clone_from(&records.holds.value);
         catalog.expiry.clone_from(&records.expiry.value);
+        catalog.attempt.clone_from(&records.attempt.value);
         catalog
     }
 
@@ -121,6 +132,8 @@ impl Catalog {
             unsound: BTreeMap::new(),
             holds: Vec::new(),
             expiry: ExpiryRecord::default(),
+            attempt: None,
+            backup_lease: None,
             segment_size,
             usage: Usage::default(),
             foreign: 0,

@@ -4,57 +4,37 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::retention;
-use crate::archive::{Request, ask_for_line};
+use crate::archive::Request;
 use crate::backup::{self, BackupRequest, Progress};
+pub(super) use crate::cli::progress::draw;
 use crate::cli::{
-    args::Global, args::Which, context::Context, context::patience, output, output::size, start,
+    args::Global, args::Which, context::Context, context::patience, context::tell_daemon, output,
+    output::size, start,
 };
+use crate::cluster::DataDir;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest};
-use crate::repository::Hold;
+use crate::repository::{Hold, Namespace};
 use crate::store::Policy;
 use crate::window::harmed_backups;
 
+/// Of a record that is for people only.
+const NOTE_PATIENCE: Duration = Duration::from_secs(30);
+
 pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result<u8> {
     let config = start::configure(global, LevelFilter::INFO)?;
-    let data_dir = config.data_dir()?.to_owned();
     check_pgdata(&config, pgdata)?;
     config.repository.refuse_root()?;
-    let namespace = config.namespace(patience())?;
-    let progress = Arc::new(Progress::default());
-    let request = BackupRequest {
-        data_dir,
-        conninfo: config.conninfo()?.to_owned(),
-        primary_conninfo: config.primary_conninfo.clone(),
-        concurrency: config.backup_concurrency,
-        max_rate: config.backup_max_rate,
-        // As long as PostgreSQL's one call for that segment may take.
-        archive_patience: config.archive.timeout,
-        full,
-        reread: config.backup_reread,
-        progress: Arc::clone(&progress),
-    };
     let begin = Instant::now();
-    let manifest = start::run_large(async {
-        let bar = draw(global, progress);
-        let result = backup::take(&namespace, &request).await;
-        bar.abort();
-        if let Ok(manifest) = &result {
-            retention::after_backup(&config, &namespace, manifest.system_identifier).await;
-        }
-        result
-    });
-    // So that it shows at once; a daemon that does not run finds out by itself.
+    let manifest = take(global, &config, full);
     // That another backup is under way is not a failure.
     if !matches!(&manifest, Err(error) if error.kind() == Kind::Busy) {
-        let ended = Request::BackupEnded(manifest.is_ok());
-        let _ = ask_for_line(&config.archive.socket, &ended, Duration::from_secs(1));
+        tell_daemon(&config, &Request::BackupEnded(manifest.is_ok()));
     }
     let manifest = manifest?;
     if global.json {
@@ -83,6 +63,50 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     .hint("is the disk failing? keep older backups, and look at `walproof backup-show` and amcheck"))
 }
 
+fn take(global: &Global, config: &Config, full: bool) -> Result<Manifest> {
+    let data_dir = config.data_dir()?.to_owned();
+    let namespace = config.namespace(patience())?;
+    let progress = Arc::new(Progress::default());
+    let request = BackupRequest {
+        data_dir,
+        conninfo: config.conninfo()?.to_owned(),
+        primary_conninfo: config.primary_conninfo.clone(),
+        concurrency: config.backup_concurrency,
+        max_rate: config.backup_max_rate,
+        // As long as PostgreSQL's one call for that segment may take.
+        archive_patience: config.archive.timeout,
+        full,
+        reread: config.backup_reread,
+        progress: Arc::clone(&progress),
+    };
+    start::run_large(async {
+        let bar = draw(global, progress);
+        let result = backup::take(&namespace, &request).await;
+        bar.abort();
+        note_end(&namespace, &request.data_dir, &result).await;
+        if let Ok(manifest) = &result {
+            retention::after_backup(config, &namespace, manifest.system_identifier).await;
+        }
+        result
+    })
+}
+
+/// Leave in the repository how it ended, for whoever shows it, as long as the store answers.
+async fn note_end(namespace: &Namespace, data_dir: &Path, result: &Result<Manifest>) {
+    let failure = result.as_ref().err();
+    if failure.is_some_and(|error| error.kind() == Kind::Busy) {
+        return;
+    }
+    let note = async {
+        let control = DataDir::open(data_dir)?.control()?;
+        let repository = namespace.open(control.system_identifier).await?;
+        repository.note_backup_ended(failure.map(ToString::to_string)).await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(NOTE_PATIENCE, note).await {
+        tracing::debug!(%error, "how the backup ended cannot be noted");
+    }
+}
+
 /// What a backup did not store, since an earlier one had.
 fn reused(manifest: &Manifest) -> String {
     if manifest.reused_bytes == 0 {
@@ -109,29 +133,6 @@ fn check_pgdata(config: &Config, pgdata: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("{} is not cluster.data_dir of {}", pgdata.display(), config.path.display())))
-}
-
-/// Draw a progress bar, on a terminal only.
-pub(super) fn draw(global: &Global, progress: Arc<Progress>) -> tokio::task::JoinHandle<()> {
-    let wanted = !global.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(0), target);
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
-    {
-        bar.set_style(style);
-    }
-    tokio::spawn(async move {
-        if !wanted {
-            return;
-        }
-        loop {
-            let (done, total) = progress.get();
-            bar.set_length(total);
-            bar.set_position(done);
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    })
 }
 
 /// A backup as the contract's JSON has it.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::keygen::write_new;
-use crate::cli::{args::Global, args::ReportFormat, args::Trust, context, output, start};
+use crate::cli::{
+    args::Global, args::ReportFormat, args::Trust, context, new_file::write_new, output, start,
+};
 use crate::cluster::user_name;
 use crate::config::Config;
 use crate::drill::{

@@ -64,7 +64,11 @@ pub async fn repository_snapshot(
             ..Wal::default()
         },
         estimates: Estimates { rpo_seconds: None, rto_estimate_seconds, rto_after_backup_seconds },
-        backups: restorable::backups(&catalog, branch, |_| true),
+        backups: restorable::backups(&catalog, branch, |_| true).with_failure(
+            Some(&catalog),
+            None,
+            PgTime::now(),
+        ),
         window: restorable::window(&window, branch),
         verifications: verifications::read(repository, &Verifications::default()).await,
         retention: restorable::retention(&catalog, &window, promises.retention_window, PgTime::now()),

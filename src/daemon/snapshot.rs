@@ -177,7 +177,7 @@ impl Desk {
             server: server(ledger),
             wal: Wal { disk_free: Space::at(&self.place.pg_wal).ok().map(|space| space.free), ..wal(ledger) },
             estimates: self.estimates(ledger, now),
-            backups: Backups { early_backup: self.early.get(), ..backups(ledger) },
+            backups: Backups { early_backup: self.early.get(), ..backups(ledger, now.time) },
             window: window(ledger),
             verifications: self.verifications.get(),
             retention: self.retention(ledger, now),
@@ -274,12 +274,13 @@ fn push_line(attempt: &Attempt) -> PushLine {
 }
 
 /// Those that lead to what the server writes.
-fn backups(ledger: &Ledger) -> Backups {
+fn backups(ledger: &Ledger, now: PgTime) -> Backups {
     let known = ledger.coverage().map(|coverage| {
         let (catalog, history) = (coverage.catalog(), coverage.history());
         restorable::backups(catalog, ledger.own_branch(), |backup| Branch::leads_here(history, backup))
     });
-    Backups { backup_failed_at: ledger.backup_failed_at, ..known.unwrap_or_default() }
+    let catalog = ledger.coverage().map(ledger::Coverage::catalog);
+    known.unwrap_or_default().with_failure(catalog, ledger.backup_failed_at, now)
 }
 
 /// As of the last survey, and what was stored since.

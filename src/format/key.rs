@@ -30,6 +30,7 @@ pub(crate) const PROBES: &str = "probes";
 pub(crate) const PACKS: &str = "packs";
 pub(crate) const TABLES: &str = "tables";
 pub(crate) const HOLDS: &str = "watch/holds";
+const ATTEMPT: &str = "watch/attempt";
 const EXPIRY: &str = "watch/expiry";
 
 /// What an object is for.
@@ -66,6 +67,8 @@ pub enum ObjectKey {
     Lease(String),
     /// That a backup is kept.
     Hold(BackupId),
+    /// The last try to take a backup.
+    Attempt,
     /// What retention did last.
     Expiry,
     /// A drill's report or a note on one: its number, and the first 8 bytes of its digest.
@@ -102,6 +105,7 @@ impl ObjectKey {
     fn read(key: &str) -> Option<Self> {
         let (directory, rest) = match key.split_once('/') {
             None => return (key == IDENTITY).then_some(Self::Identity),
+            Some(_) if key == ATTEMPT => return Some(Self::Attempt),
             Some(_) if key == EXPIRY => return Some(Self::Expiry),
             Some(("watch", rest)) => rest.split_once('/')?,
             Some(halves) => halves,
@@ -178,6 +182,7 @@ impl fmt::Display for ObjectKey {
             }
             Self::Lease(name) => write!(f, "{LEASES}/{name}"),
             Self::Hold(backup) => write!(f, "{HOLDS}/{backup}"),
+            Self::Attempt => f.write_str(ATTEMPT),
             Self::Expiry => f.write_str(EXPIRY),
             Self::Report(number, digest) => write!(f, "{}-{digest:016x}", Self::report_named(*number)),
             Self::ReportHead => write!(f, "{REPORTS}/{REPORT_HEAD}"),
@@ -243,6 +248,7 @@ mod tests {
             ObjectKey::Tail(TailPieceName { segment, generation, start: 8192, end: 9000 }),
             ObjectKey::Lease("backup-0123456789abcdef".to_owned()),
             ObjectKey::Hold(backup),
+            ObjectKey::Attempt,
             ObjectKey::Expiry,
             ObjectKey::Report(7, 0x0123_4567_89AB_CDEF),
             ObjectKey::ReportHead,
@@ -285,6 +291,7 @@ mod tests {
                 | ObjectKey::Tail(_)
                 | ObjectKey::Lease(_)
                 | ObjectKey::Hold(_)
+                | ObjectKey::Attempt
                 | ObjectKey::Expiry
                 | ObjectKey::Report(..)
                 | ObjectKey::Verify(_)

@@ -3,6 +3,7 @@
 //! The specification follows; `tests/format.rs` parses its vectors.
 #![doc = include_str!("FORMAT.md")]
 
+mod attempt;
 mod backup_id;
 mod canary;
 mod expiry_record;
@@ -21,6 +22,7 @@ mod tail_name;
 mod verify_record;
 mod wal_object;
 
+pub use attempt::{AttemptEnd, BackupAttempt};
 pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
 pub use expiry_record::{ExpiryFailure, ExpiryRecord, Refused};

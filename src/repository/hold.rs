@@ -34,10 +34,8 @@ pub struct Hold {
 impl Repository {
     /// Place a hold; one that is there is replaced.
     pub async fn put_hold(&self, hold: &Hold) -> Result<()> {
-        let key = ObjectKey::Hold(hold.backup.clone()).to_string();
-        let plain =
-            serde_json::to_vec(hold).map_err(|cause| Error::corrupt(format!("write hold: {cause}")))?;
-        self.put_sealed(ObjectKind::Hold, &key, &plain).await.context("place the hold").map(|_| ())
+        let key = ObjectKey::Hold(hold.backup.clone());
+        self.put_record(ObjectKind::Hold, &key, hold).await.context("place the hold")
     }
 
     /// Remove the hold on a backup; one that is not there is fine.

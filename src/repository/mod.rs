@@ -2,7 +2,6 @@
 
 mod backup_store;
 mod base;
-mod digest_reader;
 mod expiry;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -21,7 +20,6 @@ mod wal_store;
 pub use crate::format::{ExpiryFailure, ExpiryRecord, Refused};
 pub use backup_store::{Backups, DamagedBackup};
 pub use base::{Base, Found};
-pub use digest_reader::{DigestReader, NoDigests};
 pub use hold::Hold;
 pub use lease::{HeldLease, Lease};
 pub use listing::{Listed, Listing, WalFile};

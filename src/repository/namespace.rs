@@ -348,7 +348,7 @@ const fn small_kind(key: &ObjectKey) -> Option<ObjectKind> {
         ObjectKey::Tail(_) => Some(ObjectKind::Tail),
         ObjectKey::Report(..) | ObjectKey::ReportHead => Some(ObjectKind::Report),
         ObjectKey::Verify(_) => Some(ObjectKind::Verify),
-        ObjectKey::Expiry => Some(ObjectKind::Expiry),
+        ObjectKey::Attempt | ObjectKey::Expiry => Some(ObjectKind::Expiry),
         _ => None,
     }
 }

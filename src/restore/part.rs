@@ -16,9 +16,10 @@ use super::plan::Plan;
 use super::prepare::Prepared;
 use super::table::{fill, read_part};
 use super::write::Frames;
+use crate::digest_reader::DigestReader;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{FileTable, PackReader, PackRef};
-use crate::repository::{DigestReader, Repository};
+use crate::repository::Repository;
 
 /// What one part wants.
 pub(super) struct Part {

@@ -5,9 +5,10 @@ use super::delta::Kept;
 use super::places::{State, UNFINISHED};
 use super::plan::Plan;
 use super::table::{fill, read_part};
+use crate::digest_reader::DigestReader;
 use crate::error::Result;
 use crate::format::FileTable;
-use crate::repository::{DigestReader, Repository};
+use crate::repository::Repository;
 
 /// What a restore begins with.
 #[derive(Debug, Default)]

@@ -2,9 +2,10 @@
 
 use super::fetch::pack_missing;
 use super::plan::Plan;
+use crate::digest_reader::DigestReader;
 use crate::error::{Error, Result};
 use crate::format::FileTable;
-use crate::repository::{DigestReader, Repository};
+use crate::repository::Repository;
 
 /// Part `number` of the file table of the plan's backup, without digests.
 pub(super) async fn read_part(repository: &Repository, plan: &Plan, number: usize) -> Result<FileTable> {

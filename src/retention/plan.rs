@@ -244,6 +244,11 @@ impl Planner<'_> {
                 let group = (5, "head of the reports".to_owned(), None);
                 self.note(listed, group, self.is_over.then_some(REPORTS), reason.to_owned());
             }
+            ObjectKey::Attempt => {
+                let reason = if self.is_over { OVER } else { "the last try to take a backup" };
+                let group = (5, "record of the last backup".to_owned(), None);
+                self.note(listed, group, self.is_over.then_some(2), reason.to_owned());
+            }
             ObjectKey::Expiry => {
                 let reason = if self.is_over { OVER } else { "what retention did last" };
                 let group = (5, "record of retention".to_owned(), None);

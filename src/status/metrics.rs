@@ -126,7 +126,7 @@ fn backups(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("backups", "Finished backups in the repository", known);
     page.gauge(
         "backup_last_failure_timestamp_seconds",
-        "When a backup last failed on this host",
+        "When a backup last failed",
         snapshot.backups.backup_failed_at.map(seconds),
     );
     if let Some(newest) = snapshot.backups.finished.last() {

@@ -242,7 +242,10 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
     if snapshot.backups.backup_failed_at.is_some_and(|failed| failed > newest.finished_at) {
         found.critical(
             Code::BackupFailed,
-            "the last backup failed",
+            match &snapshot.backups.backup_failure {
+                Some(why) => format!("the last backup failed: {why}"),
+                None => "the last backup failed".to_owned(),
+            },
             "journalctl -u walproof-backup says why",
         );
     }

@@ -36,7 +36,18 @@ pub fn backups(catalog: &Catalog, branch: Option<&Branch>, counts: impl Fn(&Mani
             .collect(),
         damaged_backups: damaged,
         backup_failed_at: None,
+        backup_failure: None,
         early_backup: None,
+    }
+}
+
+impl Backups {
+    /// The same with when a backup failed last, as this host saw it or as its own record in the repository tells.
+    #[must_use]
+    pub fn with_failure(self, catalog: Option<&Catalog>, seen_at: Option<PgTime>, now: PgTime) -> Self {
+        let noted = catalog.and_then(|catalog| catalog.backup_failure(now.timestamp()));
+        let (at, why) = noted.map(|(at, why)| (PgTime::from(at), why)).unzip();
+        Self { backup_failed_at: at.max(seen_at), backup_failure: why, ..self }
     }
 }
 

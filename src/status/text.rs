@@ -126,7 +126,7 @@ pub fn json(snapshot: &Snapshot) -> Value {
     let time = |at: Option<PgTime>| json!(at);
     // Only a daemon asks the server, and looks at its disk.
     let daemon = snapshot.teller.daemon_since;
-    json!({
+    let mut document = json!({
         "cluster": snapshot.cluster,
         "system_identifier": snapshot.server.system_identifier,
         "branches": snapshot.window.branches,
@@ -171,7 +171,10 @@ pub fn json(snapshot: &Snapshot) -> Value {
         "backups": snapshot.backups.finished.len(),
         "early_backup": snapshot.backups.early_backup,
         "backup_failed_at": time(snapshot.backups.backup_failed_at),
-    })
+    });
+    // The macro takes no more.
+    document["backup_failure"] = json!(snapshot.backups.backup_failure);
+    document
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use super::findings::{Findings, RESTORE_OBJECT};
 use super::listing::is_damage;
 use super::memory::{Memory, Unit};
+use crate::digest_reader::{DigestReader, NoDigests};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{
     Extent, FileTable, FramePlace, Manifest, ObjectKey, PackName, PackReader, PackRef, first_other_page,
 };
-use crate::repository::{DigestReader, Listed, Listing, NoDigests, Repository};
+use crate::repository::{Listed, Listing, Repository};
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};
 
@@ -119,6 +120,7 @@ impl Content<'_> {
                     | ObjectKey::Report(..)
                     | ObjectKey::ReportHead
                     | ObjectKey::Verify(_)
+                    | ObjectKey::Attempt
                     | ObjectKey::Expiry
             );
             if small {
@@ -193,6 +195,7 @@ impl Content<'_> {
                     ),
                     ObjectKey::Tail(_) => ("the newest commits, if the host is lost now", RESTORE_OBJECT),
                     ObjectKey::Identity => ("everything: nothing opens without it", RESTORE_OBJECT),
+                    ObjectKey::Attempt => ("nothing", "the next backup writes it again"),
                     ObjectKey::Expiry => ("nothing", "the next `walproof expire` writes it again"),
                     ObjectKey::Verify(_) => {
                         ("nothing", "the next run writes it again, and opens again what it does not know of")

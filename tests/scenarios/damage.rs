@@ -139,7 +139,7 @@ fn what_is_no_part_of_a_restore_is_named_and_loses_none() {
         cells: [(deleted, ALL), ("v", ALL), ("v", ALL), ("v p", ALL), (copied, ALL)],
     };
     let foreign = |key: &str| format!("{key}-2");
-    let (expiry, harm) = (one("/watch/expiry"), one("/watch/verify/harm"));
+    let (attempt, expiry, harm) = (one("/watch/attempt"), one("/watch/expiry"), one("/watch/verify/harm"));
     let (content, listing) = (one("/watch/verify/content"), one("/watch/verify/listing"));
     let next = reports[2].replace("00000003-", "00000004-");
     let other_lease = format!("{}0123456789abcdef", &lease[..lease.len() - 16]);
@@ -147,6 +147,7 @@ fn what_is_no_part_of_a_restore_is_named_and_loses_none() {
     ground.check_all(&[
         kind("lease", &lease, &hold, other_lease, "", "c"),
         kind("hold", &hold, &expiry, hold.replace(&ground.ids[0], &ground.ids[1]), "", "c"),
+        kind("record of the last backup", &attempt, &hold, foreign(&attempt), "", ""),
         kind("record of retention", &expiry, &hold, foreign(&expiry), "", ""),
         kind("report of a drill", &reports[1], &reports[0], next, "watch/reports/00000002", "c"),
         kind("head of the reports", &head, &reports[0], foreign(&head), "watch/reports/head", ""),

@@ -3,8 +3,9 @@
 use crate::support::{Archived, Repo, site::files_below};
 use std::collections::BTreeMap;
 use std::fs;
+use walproof::digest_reader::DigestReader;
 use walproof::format::{BackupId, Extent, FileTable, Manifest, digest_sum};
-use walproof::repository::{DigestReader, Namespace, Repository};
+use walproof::repository::{Namespace, Repository};
 use walproof::seal::{Header, KeyRing};
 use walproof::store::{Location, Policy, Store};
 

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::archived::{Archived, PATIENCE};
-use crate::support::{Random, Repo};
+use crate::support::{Daemon, Random, Repo, Walproof, wait_until};
 use crate::support::{s3::S3Server, site::Site};
 
 /// A random part of `longest`, so that kills fall anywhere in the work.
@@ -95,4 +95,40 @@ fn what_lies_before_a_damaged_newest_segment_is_still_restored() {
     restored.start();
     restored.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     assert_eq!(restored.psql("select string_agg(n::text, ',' order by n) from t"), "1,2");
+}
+
+/// Out of memory, or the host died: the next look at the repository tells, whoever looks.
+#[test]
+fn a_backup_that_was_killed_or_failed_is_a_problem_until_one_succeeds() {
+    let archived = Archived::start(Repo::local());
+    archived.backup();
+    let brief = archived.walproof.with_env("WALPROOF_TEST_LEASE_LIFETIME", "2");
+    let failure = || {
+        let status = brief.run(["status", "--json"]).json();
+        let problems = status["problems"].as_array().unwrap().clone();
+        let failed = problems.into_iter().find(|problem| problem["code"] == "backup_failed");
+        failed.map(|problem| problem["text"].as_str().unwrap().to_owned())
+    };
+    archived.cluster.psql("create table t as select generate_series(1, 100000) n");
+    let slow = archived.configured("[backup]\nmax_rate = \"1MB\"\nconcurrency = 1");
+    let mut backup = slow.with_env("WALPROOF_TEST_LEASE_LIFETIME", "2").spawn(["backup-push", "--full"]);
+    backup.wait_for_stderr("backup started", PATIENCE);
+    sleep(Duration::from_secs(6));
+    assert_eq!(failure(), None, "it is under way");
+    backup.kill9();
+    wait_until("its lease is old", PATIENCE, || failure().is_some());
+    assert!(failure().unwrap().contains("it never ended"), "{:?}", failure());
+    archived.backup();
+    assert_eq!(failure(), None);
+
+    let conninfo = archived.cluster.conninfo().replace("user=postgres", "user=nobody_there");
+    let builder = Walproof::builder(archived.repo().clone()).data_dir(archived.cluster.data_dir());
+    let unknown = builder.conninfo(&conninfo).key_of(&archived.walproof).build();
+    unknown.run(["backup-push"]).fails_with(6);
+    assert!(failure().unwrap().contains("nobody_there"), "{:?}", failure());
+    // A daemon that was not there knows as well.
+    let daemon = Daemon::start_whole(&archived.walproof);
+    daemon.wait("it knows", |status| status["problems"].to_string().contains("backup_failed"));
+    archived.backup();
+    assert_eq!(failure(), None);
 }

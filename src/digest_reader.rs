@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::namespace::Repository;
 use crate::error::{Error, Result, ResultExt};
 use crate::format::{
     FileRecord, FileTable, PAGES_PER_SUM, PackDigests, PackName, PackReader, PackRef, digest_sum,
 };
+use crate::repository::Repository;
 use crate::seal::Decompressor;
 
 /// Packs whose digests are fetched at a time.
