@@ -7,9 +7,9 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupAttempt, BackupId, Harm, Manifest, ObjectKey, VerifyRecord, WalDigest};
+use crate::format::{BackupId, Harm, Manifest, ObjectKey, VerifyRecord, WalDigest};
 use crate::postgres::{History, TimelineId, WalName};
-use crate::repository::{ExpiryRecord, Hold, Listing, Repository, WalFile};
+use crate::repository::{BackupAttempt, ExpiryRecord, Hold, Listing, Repository, WalFile};
 
 /// Objects that are read at a time.
 const CONCURRENT: usize = 8;

@@ -4,11 +4,11 @@
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
 use walproof::format::{
-    BackupAttempt, FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse,
-    Summary, TailPieceName, WalDigest, digest_sum, open_wal, page_digest_seed,
+    FileTable, Identity, Manifest, PackDigests, PackList, PackName, PackReader, PackUse, Summary,
+    TailPieceName, WalDigest, digest_sum, open_wal, page_digest_seed,
 };
 use walproof::postgres::{Lsn, PgTime, Verbatim, WalName};
-use walproof::repository::{ExpiryRecord, Hold, Namespace};
+use walproof::repository::{BackupAttempt, ExpiryRecord, Hold, Namespace};
 use walproof::seal::{
     Cipher, Compression, Context, Decompressor, Header, KeyId, KeyRing, MasterKey, ObjectKind, PageFilter,
     open_object, scrub_object, seal_object,

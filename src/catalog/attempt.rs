@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Catalog;
-use crate::format::{AttemptEnd, lease_record::lifetime};
+use crate::format::lease_record::lifetime;
+use crate::repository::AttemptEnd;
 
 impl Catalog {
     /// When the last try to take a backup failed, and why. One that did not end is alive while its lease is. Twice a lease's
@@ -25,7 +26,7 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::BackupAttempt;
+    use crate::repository::BackupAttempt;
     use crate::repository::fixture::size;
 
     #[test]

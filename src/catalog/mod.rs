@@ -11,10 +11,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
-use crate::format::{BackupAttempt, Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
+use crate::format::{Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::records::Records;
-use crate::repository::{DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict};
+use crate::repository::{
+    BackupAttempt, DamagedBackup, ExpiryRecord, Hold, Listing, Tail, TailPiece, WalFile, conflict,
+};
 
 /// A maximal contiguous range of archived segments on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

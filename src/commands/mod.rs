@@ -14,7 +14,6 @@ mod init;
 mod key_rotate;
 mod keygen;
 mod restore;
-mod restore_words;
 mod retention;
 mod status;
 mod verify;

@@ -7,11 +7,10 @@ use std::time::Instant;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::backup;
-use super::restore_words::Words;
 use crate::backup::Progress;
 use crate::cli::{
     args::ArchiveMode, args::Global, args::Restore, args::Target, context::Context, context::patience,
-    server_view, server_view::Rehearsal, start,
+    restore_words::Words, server_view, server_view::Rehearsal, start,
 };
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};

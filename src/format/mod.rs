@@ -3,10 +3,8 @@
 //! The specification follows; `tests/format.rs` parses its vectors.
 #![doc = include_str!("FORMAT.md")]
 
-mod attempt;
 mod backup_id;
 mod canary;
-mod expiry_record;
 mod file_table;
 mod harm;
 mod identity;
@@ -22,10 +20,8 @@ mod tail_name;
 mod verify_record;
 mod wal_object;
 
-pub use attempt::{AttemptEnd, BackupAttempt};
 pub use backup_id::BackupId;
 pub use canary::CANARY_PREFIX;
-pub use expiry_record::{ExpiryFailure, ExpiryRecord, Refused};
 pub use file_table::{Extent, FileRecord, FileTable, PackRef};
 pub use harm::Harm;
 pub use identity::{ClusterName, ContentDigest, Identity, WalDigest};

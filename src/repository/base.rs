@@ -148,7 +148,8 @@ impl Repository {
     /// The packs of a list by the backups that wrote them, with all that is there of each.
     async fn stored_of<'a>(&self, list: &'a PackList) -> Result<Vec<(&'a [PackUse], PackSizes)>> {
         let of_backups = list.0.chunk_by(|a, b| a.name.backup == b.name.backup);
-        let look = |packs: &'a [PackUse]| async { Ok((packs, self.pack_sizes(&packs[0].name.backup).await?)) };
+        let look =
+            |packs: &'a [PackUse]| async move { Ok((packs, self.pack_sizes(&packs[0].name.backup).await?)) };
         stream::iter(of_backups).map(look).buffered(LISTINGS).try_collect().await
     }
 

@@ -4,10 +4,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::attempt::{AttemptEnd, BackupAttempt};
+use super::expiry_record::ExpiryRecord;
 use super::namespace::Repository;
 use crate::disk::host_name;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::format::{AttemptEnd, BackupAttempt, ExpiryRecord, ObjectKey};
+use crate::format::ObjectKey;
 use crate::seal::ObjectKind;
 
 impl Repository {

@@ -1,8 +1,10 @@
 //! One cluster's backups and WAL in a store: what is put, listed, read and deleted, and who may (leases).
 
+mod attempt;
 mod backup_store;
 mod base;
 mod expiry;
+mod expiry_record;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod hold;
@@ -17,9 +19,10 @@ mod tail_store;
 mod verify_store;
 mod wal_store;
 
-pub use crate::format::{ExpiryFailure, ExpiryRecord, Refused};
+pub use attempt::{AttemptEnd, BackupAttempt};
 pub use backup_store::{Backups, DamagedBackup};
 pub use base::{Base, Found};
+pub use expiry_record::{ExpiryFailure, ExpiryRecord, Refused};
 pub use hold::Hold;
 pub use lease::{HeldLease, Lease};
 pub use listing::{Listed, Listing, WalFile};

@@ -2,22 +2,22 @@
 
 use serde_json::json;
 
-use crate::cli::{output, output::size};
+use super::output::{self, size};
 use crate::cluster::user_name;
 use crate::error::Result;
 use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::restore::{Handover, Plan, Restored};
 
 /// What is said of a restore.
-pub(super) struct Words<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) handover: &'a Handover,
+pub(crate) struct Words<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) handover: &'a Handover,
     /// What would keep the server from starting.
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Words<'_> {
-    pub(super) fn json(&self, done: Option<(Restored, f64)>) -> Result<()> {
+    pub(crate) fn json(&self, done: Option<(Restored, f64)>) -> Result<()> {
         let plan = self.plan;
         let action = (!self.handover.standby).then(|| plan.action.at(&plan.target).to_string());
         let tablespaces = plan.tablespaces.iter();
@@ -46,7 +46,7 @@ impl Words<'_> {
         }))
     }
 
-    pub(super) fn plan(&self) -> Result<()> {
+    pub(crate) fn plan(&self) -> Result<()> {
         let plan = self.plan;
         let end = plan.reach.end_time;
         let newest = end.map_or_else(|| "none since the backup".to_owned(), |time| time.to_string());
@@ -81,7 +81,7 @@ impl Words<'_> {
         self.warnings.iter().try_for_each(|warning| output::line(format!("WARNING: {warning}")))
     }
 
-    pub(super) fn next_steps(&self, restored: Restored, seconds: f64) -> Result<()> {
+    pub(crate) fn next_steps(&self, restored: Restored, seconds: f64) -> Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = restored.bytes as f64 / seconds.max(0.001);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
