@@ -8,6 +8,7 @@ mod compare;
 mod handle;
 mod left_behind;
 mod log;
+mod news;
 mod older_tails;
 mod outage;
 mod pusher;

@@ -82,6 +82,11 @@ impl Pusher {
         self.control.system_identifier
     }
 
+    /// So many files at a time.
+    pub(super) fn concurrency(&self) -> u64 {
+        self.setup.concurrency as u64
+    }
+
     /// The `pg_wal` whose files it pushes.
     pub fn directory(&self) -> &Path {
         self.pg_wal.path()

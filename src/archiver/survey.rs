@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::compare::Compared;
 use super::handle::LedgerHandle;
+use super::news::{Since, has_all, list_news};
 use super::older_tails::{Leftovers, drop_covered};
 use super::pusher::Pusher;
 use crate::cluster::DataDir;
 use crate::error::{Error, Result};
 use crate::format::{ObjectKey, TailGeneration, VerifyRecord};
-use crate::ledger::{Event, Ledger, Now, Seen, Survey, tails};
+use crate::ledger::{Coverage, Event, Ledger, Now, Seen, Survey, tails};
 use crate::postgres::{History, PgTime, SegmentName, TimelineId, WalName};
 use crate::problem::Code;
-use crate::repository::{Listed, Listing, Repository};
+use crate::repository::{Listed, Listing, Repository, WalFile};
 use crate::window::{Catalog, Records, WalTimes, look};
 
 /// Between two listings of everything; other looks list what is new.
@@ -23,6 +24,8 @@ const WHOLE: Duration = Duration::from_hours(24);
 pub(crate) const NEXT: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Segments that are listed again behind those that may be on their way together.
+const MARGIN: u64 = 16;
 /// What is kept from one look to the next (R34).
 #[derive(Default)]
 struct Looks {
@@ -83,7 +86,10 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     let timeline = sample.and_then(|sample| sample.status.timeline).unwrap_or_else(|| timeline_here(pusher));
     // An unmounted disk leaves an empty directory behind, in which nothing is listed.
     repository.check_still_there().await?;
-    list(repository, looks, timeline).await?;
+    let (open, stored) =
+        ledger.read(|ledger| (ledger.coverage().map(Coverage::next), ledger.expected_files()));
+    let since = Since { open, margin: pusher.concurrency() + MARGIN, size: pusher.control.segment_size };
+    list(repository, looks, timeline, (since, &stored)).await?;
     let expected = ledger.read(Ledger::expected_tails);
     list_tails_again(repository, &mut looks.listing, &expected).await?;
     let listed_at = Instant::now();
@@ -124,19 +130,25 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     Ok(())
 }
 
-/// Everything at the start, once a day, and when the server writes another timeline; else what is new.
-async fn list(repository: &Repository, looks: &mut Looks, timeline: TimelineId) -> Result<()> {
+/// Everything at the start, once a day, when the server writes another timeline, and when what is known to be stored is not
+/// among what is new; else what is new.
+async fn list(
+    repository: &Repository,
+    looks: &mut Looks,
+    timeline: TimelineId,
+    (since, stored): (Since, &[WalFile]),
+) -> Result<()> {
     let is_due = |(at, of): (Instant, TimelineId)| at.elapsed() >= WHOLE || of != timeline;
-    if looks.whole.is_none_or(is_due) {
-        looks.listing = repository.list().await?;
-        looks.whole = Some((Instant::now(), timeline));
-        return Ok(());
+    let mut is_whole = looks.whole.is_none_or(is_due);
+    if !is_whole {
+        // What a verification found is about objects as they are now.
+        let harm = |listing: &Listing| listing.state(&ObjectKey::Verify(VerifyRecord::Harm));
+        let harm_before = harm(&looks.listing);
+        let does = list_news(repository, &mut looks.listing, timeline, since).await?;
+        // Another host may have filled a hole, or the store may have gone back.
+        is_whole = !does || !has_all(&looks.listing, stored) || harm(&looks.listing) != harm_before;
     }
-    // What a verification found is about objects as they are now.
-    let harm = |listing: &Listing| listing.state(&ObjectKey::Verify(VerifyRecord::Harm));
-    let harm_before = harm(&looks.listing);
-    repository.list_news(&mut looks.listing, timeline).await?;
-    if harm(&looks.listing) != harm_before {
+    if is_whole {
         looks.listing = repository.list().await?;
         looks.whole = Some((Instant::now(), timeline));
     }

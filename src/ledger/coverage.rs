@@ -174,6 +174,11 @@ impl Coverage {
         self.archived
     }
 
+    /// The segment that comes next.
+    pub fn next(&self) -> SegmentName {
+        SegmentName::containing(self.timeline_at(self.archived), self.archived, self.catalog.segment_size)
+    }
+
     /// WAL is stored up to here without a gap, tails included.
     pub fn stored(&self) -> Lsn {
         let size = self.catalog.segment_size;

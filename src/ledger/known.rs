@@ -81,6 +81,8 @@ pub struct Ledger {
     coverage: Option<Coverage>,
     /// What was stored since the survey that is under way began to list.
     stored_since: Vec<WalFile>,
+    /// What was stored between the last survey that came to its end and the one that is under way.
+    expected_files: Vec<WalFile>,
     /// Tails that were shipped, of segments that are not stored yet.
     shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
     /// Those of them that the survey that is under way has to find.
@@ -136,6 +138,7 @@ impl Ledger {
             next_look: None,
             coverage: None,
             stored_since: Vec::new(),
+            expected_files: Vec::new(),
             shipped: BTreeMap::new(),
             expected: BTreeMap::new(),
             lost_tails: BTreeSet::new(),
@@ -189,7 +192,7 @@ impl Ledger {
                 self.tail_error = Some(error);
             }
             Event::SurveyBegan => {
-                self.stored_since.clear();
+                self.expected_files.append(&mut self.stored_since);
                 self.expected.clone_from(&self.shipped);
                 self.doubt = self.doubt.map(|_| Doubt::LookedAt);
             }
@@ -367,6 +370,7 @@ impl Ledger {
         self.bytes = Some(survey.bytes);
         self.coverage = Some(coverage);
         self.survey_error = None;
+        self.expected_files.clear();
         self.doubt = self.doubt.filter(|doubt| *doubt == Doubt::New);
         self.prune();
     }
@@ -376,6 +380,11 @@ impl Ledger {
     /// The last answer of the server.
     pub fn sample(&self) -> Option<Sample> {
         self.sample
+    }
+
+    /// What was stored between the last survey that came to its end and the one that is under way, which has to see it.
+    pub fn expected_files(&self) -> Vec<WalFile> {
+        self.expected_files.clone()
     }
 
     /// What is stored, once that was surveyed.

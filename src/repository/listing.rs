@@ -1,6 +1,5 @@
 //! A listing: one pass over the keys of a repository, parsed. Everything else that is known of it follows from one.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
@@ -80,22 +79,10 @@ impl Listing {
         harm.key().is_some_and(|key| self.state(&key) == harm.state)
     }
 
-    /// The key of the newest segment of `timeline`, or of the newest before it.
-    fn newest_segment(&self, timeline: TimelineId) -> Option<String> {
-        let is_segment = |listed: &&Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline <= timeline);
+    /// The key of the newest segment.
+    fn newest_segment(&self) -> Option<String> {
+        let is_segment = |listed: &&Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(_), _));
         self.objects.iter().rfind(is_segment).map(|listed| listed.key.to_string())
-    }
-
-    /// The newest segment of each timeline below `timeline`, by its key.
-    fn newest_of_older(&self, timeline: TimelineId) -> BTreeMap<TimelineId, String> {
-        let segments = self.objects.iter().filter_map(|listed| match listed.key {
-            ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline < timeline => {
-                Some((segment.timeline, listed))
-            }
-            _ => None,
-        });
-        let newest: BTreeMap<TimelineId, &Listed> = segments.collect();
-        newest.into_iter().map(|(timeline, listed)| (timeline, listed.key.to_string())).collect()
     }
 
     fn insert(&mut self, listed: Listed) {
@@ -104,15 +91,6 @@ impl Listing {
         if self.objects.get(at).is_none_or(|other| other.key != listed.key) {
             self.objects.insert(at, listed);
         }
-    }
-
-    /// Put `news` in the place of everything behind the key `after`.
-    fn replace_behind(&mut self, after: &str, news: Self) {
-        let kept = self.objects.partition_point(|listed| listed.key.to_string().as_str() <= after);
-        self.objects.truncate(kept);
-        self.objects.extend(news.objects);
-        self.foreign.retain(|object| !news.foreign.contains(object));
-        self.foreign.extend(news.foreign);
     }
 }
 
@@ -126,7 +104,7 @@ impl Repository {
         let mut listing = self.parse_listing(objects);
         let needs_wal = |listed: &Listed| matches!(listed.key, ObjectKey::Manifest(_) | ObjectKey::Tail(_));
         if listing.objects.iter().any(needs_wal) {
-            let after = listing.newest_segment(TimelineId::LAST);
+            let after = listing.newest_segment();
             for listed in self.list_behind(after.as_deref().unwrap_or(IDENTITY)).await?.objects {
                 if matches!(listed.key, ObjectKey::Wal(..)) {
                     listing.insert(listed);
@@ -136,23 +114,8 @@ impl Repository {
         Ok(listing)
     }
 
-    /// `known` with what has changed behind the newest segment of `timeline`: newer WAL, of higher timelines too, and
-    /// everything that is watched. One request while fewer than a thousand objects are new or watched, and one for each older
-    /// timeline: a server that was replaced may live on.
-    pub async fn list_news(&self, known: &mut Listing, timeline: TimelineId) -> Result<()> {
-        for (older, after) in known.newest_of_older(timeline) {
-            for listed in self.list_of_timeline(older, &after).await? {
-                known.insert(listed);
-            }
-        }
-        let after = known.newest_segment(timeline).unwrap_or_else(|| IDENTITY.to_owned());
-        let news = self.list_behind(&after).await?;
-        known.replace_behind(&after, news);
-        Ok(())
-    }
-
     /// The segments of one timeline behind the key `after`: what comes behind them is not read.
-    async fn list_of_timeline(&self, timeline: TimelineId, after: &str) -> Result<Vec<Listed>> {
+    pub async fn list_of_timeline(&self, timeline: TimelineId, after: &str) -> Result<Vec<Listed>> {
         let mut found = Vec::new();
         let see = |page| {
             let objects = self.parse_listing(page).objects;
@@ -166,7 +129,8 @@ impl Repository {
         Ok(found)
     }
 
-    async fn list_behind(&self, after: &str) -> Result<Listing> {
+    /// Everything behind the key `after`.
+    pub async fn list_behind(&self, after: &str) -> Result<Listing> {
         let objects = self.store().list_after(&self.root, &self.key(after)).await;
         Ok(self.parse_listing(objects.context("list what is new in the repository")?))
     }
@@ -182,31 +146,5 @@ impl Repository {
             }
         }
         listing
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::postgres::SegmentName;
-    use crate::repository::fixture::{archive, memory, size};
-
-    #[tokio::test]
-    async fn news_are_those_of_a_timeline_that_was_left_too() {
-        let (_, repository) = memory().await;
-        let segment =
-            |timeline, number| SegmentName::from_number(TimelineId::new(timeline).unwrap(), number, size());
-        for (timeline, number) in [(1, 1), (1, 2), (2, 2), (2, 3)] {
-            let segment = segment(timeline, number);
-            archive(&repository, &segment, 1).await;
-        }
-        let mut known = repository.list().await.unwrap();
-        // One of them lies in another directory of keys.
-        for (timeline, number) in [(1, 3), (1, 4096), (2, 4)] {
-            let segment = segment(timeline, number);
-            archive(&repository, &segment, 1).await;
-        }
-        repository.list_news(&mut known, TimelineId::new(2).unwrap()).await.unwrap();
-        assert_eq!(known.objects, repository.list().await.unwrap().objects);
     }
 }
