@@ -111,7 +111,7 @@ pub(crate) async fn prove_archiving(
             "WAL archiving does not work: segment {segment} is not in the repository after {} s",
             patience.as_secs()
         ))
-        .hint("what does the server's log say of archive_command? `walproof check` finds common causes"))
+        .hint("what does the server's log say about archive_command? `walproof check` finds common causes"))
     })
 }
 
@@ -138,7 +138,8 @@ pub(crate) async fn wait_for_wal(
             "the backup's WAL is incomplete: segment {segment} is not in the repository"
         ))
         .hint(
-            "what does the server's log say of archive_command? on a standby: does the primary archive here?",
+            "what does the server's log say about archive_command? on a standby: does the primary archive \
+             here?",
         ));
     }
     let ends = [found.arrived.first(), found.arrived.last()];

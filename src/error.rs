@@ -99,7 +99,7 @@ impl Error {
         Self::new(Kind::Corrupt, message)
     }
 
-    /// PostgreSQL is not there, refuses, or is another one.
+    /// PostgreSQL is not there, refuses, or is not the configured one.
     pub fn server(message: impl Into<String>) -> Self {
         Self::new(Kind::Server, message)
     }
@@ -179,7 +179,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What a library's error says together with its causes, for those that tell only there what went wrong.
+/// What a library's error says together with its causes, for libraries that say only there what
+/// went wrong.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

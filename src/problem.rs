@@ -48,7 +48,7 @@ macro_rules! codes {
 codes! {
     /// The data directory cannot be read.
     DataDirectory = "data_directory",
-    /// archive_command is configured for another repository than the daemon.
+    /// archive_command is configured for a different repository than the daemon.
     ConfigurationChanged = "configuration_changed",
     /// The daemon of this host cannot be asked.
     DaemonDown = "daemon_down",

@@ -103,7 +103,7 @@ pub struct Promises {
     pub rpo_objective: Duration,
     /// How long a restore may take.
     pub rto_objective: Duration,
-    /// How far back every instant shall stay restorable.
+    /// How far back every instant must stay restorable.
     pub retention_window: Duration,
     /// How often a drill shall prove it.
     pub drill_every: Duration,

@@ -23,7 +23,7 @@ use crate::wal::{SegmentChecker, SegmentContent};
 
 /// The first word of every line: another version is not understood, and then there is no prefetcher.
 const GREETING: &str = concat!("walproof-ahead/", env!("CARGO_PKG_VERSION"));
-/// A prefetcher that does not take a line for so long hangs.
+/// A prefetcher that does not take a line for this long is hanging.
 const SILENCE: Duration = Duration::from_secs(1);
 const CHUNK: usize = 1 << 20;
 

@@ -11,7 +11,8 @@ use super::protocol::{Answer, Destination, Request};
 use crate::disk::FileId;
 use crate::error::Error;
 
-/// A daemon that says nothing for so long is as good as none. It says that it works every second.
+/// A daemon that is silent for this long is as good as none. Every second it says that it is
+/// working.
 const SILENCE: Duration = Duration::from_secs(4);
 /// Longest answer that is read: errors are a line; a snapshot with its recent files is a few hundred lines at most.
 const LONGEST: u64 = 1 << 20;
@@ -96,7 +97,8 @@ impl Read for Conversation {
     }
 }
 
-/// Connect, and see that whoever listens may be believed: this very user, root, or `owner`, whose file it is.
+/// Connect, and check that the listener may be believed: it runs as this very user, as root, or as
+/// `owner`, whose file it is.
 fn connect(socket: &Path, owner: u32, patience: Duration) -> Result<UnixStream, String> {
     let stream = connected(socket, patience.min(SILENCE)).map_err(|cause| format!("no daemon: {cause}"))?;
     let peer = rustix::net::sockopt::socket_peercred(&stream)
@@ -105,7 +107,7 @@ fn connect(socket: &Path, owner: u32, patience: Duration) -> Result<UnixStream, 
     if is_owner || peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
         return Ok(stream);
     }
-    Err(format!("the daemon runs as user {}, whose word does not count", peer.uid.as_raw()))
+    Err(format!("the daemon runs as user {}, which is not trusted", peer.uid.as_raw()))
 }
 
 /// A connection whose calls, the first one included, end in time: while a daemon that hangs has its queue full,

@@ -99,7 +99,7 @@ impl Inspect for Inspection {
                 let written_by = checker.finish()?.major;
                 if written_by != major {
                     return Err(Error::server(format!(
-                        "the segment was written by PostgreSQL {written_by}, this cluster is of {major}"
+                        "the segment was written by PostgreSQL {written_by}, but this cluster runs {major}"
                     ))
                     .hint("do two clusters share one configuration?"));
                 }

@@ -105,7 +105,7 @@ impl Pins {
         let name = self.name(segment);
         let sealed = seal(repository.keys(), repository.level(), repository.name(), &name, pin);
         if let Err(error) = sealed.and_then(|sealed| self.spool.write(&name, &sealed)) {
-            tracing::warn!(%error, "cannot pin the tail; should recovery ask again, it may get a longer one");
+            tracing::warn!(%error, "cannot pin the tail; if recovery asks again, it may get a longer one");
             return;
         }
         self.forget_other_restores();
@@ -139,6 +139,6 @@ fn seal(keys: &KeyRing, level: i32, identity: &str, name: &str, pin: &Pin) -> Re
 
 fn ignore(error: &Error) -> Option<Pin> {
     let error = error.to_string();
-    tracing::warn!(error, "ignore the pin of the tail");
+    tracing::warn!(error, "ignoring the pin of the tail");
     None
 }

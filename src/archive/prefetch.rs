@@ -26,7 +26,7 @@ const FIRST_AHEAD: usize = 2;
 const BUDGET: u64 = 256 << 20;
 /// After the last call that found something.
 const LIFE: Duration = Duration::from_secs(15);
-/// A call that is not made within this time is none.
+/// A call that is not made within this time does not count.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_CALL: u64 = 512;
 
@@ -47,8 +47,8 @@ pub struct Prefetch<'a> {
     pub concurrency: usize,
 }
 
-/// Serve the calls of one recovery until it makes none any more. One process at a time does that for a spool; others leave
-/// at once.
+/// Serve the calls of one recovery until it makes no more. One process at a time does that for a
+/// spool; others exit at once.
 pub async fn prefetch(prefetch: Prefetch<'_>) -> Result<()> {
     let spool = prefetch.spool;
     let Some(_lock) = spool.lock()? else { return Ok(()) };

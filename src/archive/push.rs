@@ -117,7 +117,7 @@ async fn seal(
         match cause.kind() {
             std::io::ErrorKind::NotFound => error
                 .as_kind(Kind::Usage)
-                .hint("is the path relative to the data directory, and this run there?"),
+                .hint("is the path relative to the data directory, and is this run there?"),
             _ => error,
         }
     })?;

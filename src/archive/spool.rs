@@ -164,7 +164,7 @@ impl Spool {
             if same {
                 Ok((path, file, stamp))
             } else {
-                Err(std::io::Error::other("it was exchanged meanwhile"))
+                Err(std::io::Error::other("it was replaced in the meantime"))
             }
         };
         take().map_err(|cause| Error::io("take", &from, &cause))

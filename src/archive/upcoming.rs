@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::{History, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::repository::{Repository, WalFile};
 
-/// A listing is as good as the repository for so long.
+/// For this long, a listing is as good as the repository.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
 
 /// What is known of the repository.

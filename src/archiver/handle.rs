@@ -1,4 +1,5 @@
-//! Where the one ledger is. Tasks say here what they found out; whoever shows it reads.
+//! Where the one ledger is. Tasks report here what they found out; the code that shows it reads it
+//! here.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What of all events the log tells: outages once each, whoever meets them, and failures of files.
+//! Which events are logged: each outage once, whichever task meets it, and failures of files.
 
 use std::time::Instant;
 

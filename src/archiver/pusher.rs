@@ -35,7 +35,8 @@ pub struct Pusher {
     pub(super) pg_wal: PgWal,
     setup: Arc<Setup>,
     ledger: LedgerHandle,
-    /// The cluster or the repository is another one by now: what is still under way says nothing about it.
+    /// The cluster or the repository has been replaced: what is still under way says nothing about
+    /// it.
     retired: AtomicBool,
 }
 

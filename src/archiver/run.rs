@@ -1,5 +1,5 @@
-//! One archiver stands for one repository: it finds the cluster and the repository, however long that takes, and
-//! archives until it is dropped.
+//! One archiver serves one repository: it finds the cluster and the repository, however long that
+//! takes, and archives until it is dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(30);
 /// What is flushed when the archiver is told to stop is shipped, if that takes no longer.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Whoever shows what is known asks the server for a fresh flush LSN for so long.
+/// How long a caller that shows what is known waits for a fresh flush LSN from the server.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// Archives one cluster into one repository.
@@ -94,7 +94,7 @@ impl Archiver {
                 ended = sampler.join_next() => return task_ended(ended.as_ref()),
             };
             match what {
-                Ok(what) => tracing::warn!("{what}: begin anew with it"),
+                Ok(what) => tracing::warn!("{what}: starting over with it"),
                 Err(error) => return error,
             }
         }
@@ -129,13 +129,13 @@ impl Archiver {
             sleep(LOOK).await;
             let ours = pusher.system_identifier();
             if find_cluster(&self.setup.data_dir).is_ok_and(|(_, found)| found.system_identifier != ours) {
-                return "the cluster was made anew";
+                return "the cluster was recreated";
             }
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
                 // What cannot be read shows when something is to be stored there.
                 if let Ok(Some(_)) = pusher.repository.replaced_by().await {
-                    return "the repository was made anew";
+                    return "the repository was recreated";
                 }
             }
         }

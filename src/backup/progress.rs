@@ -1,4 +1,4 @@
-//! How far a flow is; read by whoever draws it.
+//! How far a flow has come; read by the code that draws it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

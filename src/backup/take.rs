@@ -73,7 +73,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let released = lease.release().await;
     let manifest = committed?;
     if let Err(error) = released {
-        tracing::warn!(%error, "the backup is done, its lease is left to age");
+        tracing::warn!(%error, "the backup is done; its lease is left to expire");
     }
     session.close().await;
     Ok(manifest)
@@ -211,7 +211,7 @@ async fn finish_on_primary(conninfo: Option<&str>, info: &ServerInfo) {
         Ok(())
     };
     if let Err(error) = asked.await {
-        tracing::warn!(%error, "cannot ask the primary (cluster.primary_conninfo) to finish a segment; wait until it does so by itself");
+        tracing::warn!(%error, "cannot ask the primary (cluster.primary_conninfo) to finish a segment; waiting until it does so by itself");
     }
 }
 

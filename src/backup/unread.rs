@@ -1,9 +1,11 @@
-//! Which files are not read again: those that by all that the disk says are as the base read them, not long ago.
+//! Which files are not read again: those that, as far as the disk shows, are as the base read them,
+//! and it read them not long ago.
 //!
 //! What it rests on:
-//! - The kernel sets the change time of a file at every write, and nobody can set it back but with the clock: a copy that
-//!   keeps the times (`cp -p`, `touch`), a rename or a new file with an old one's inode does not pass. Only file systems are
-//!   trusted that are known for it, and not those of another host, whose clock is another.
+//! - The kernel sets the change time of a file at every write, and it can be set back only with the
+//!   clock: a copy that keeps the times (`cp -p`, `touch`), a rename or a new file with an old
+//!   one's inode does not pass. Only file systems that are known for this are trusted, and none of
+//!   another host, which has another clock.
 //! - It sets it before the bytes are there. A write that had begun when the base looked may not have been seen when the base
 //!   read, and leaves no trace after that: so all times must be older than the base's start by a margin. The
 //!   checkpoint with which a backup begins waits for writes that are under way.
@@ -66,8 +68,8 @@ impl Moment {
         self.started_at.timestamp().as_second()
     }
 
-    /// What is told of a file to the next backup: a digest of all by which that knows it again. 0 if it must be read
-    /// anyhow.
+    /// What the next backup is told of a file: a digest of everything that it recognises the file
+    /// by. 0 if it must be read in any case.
     pub(super) fn state(&self, entry: &FileEntry) -> u64 {
         let stat = entry.stat;
         let began = self.started_at.unix_micros().min(self.clock.unix_micros()).saturating_mul(1000);

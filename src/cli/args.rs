@@ -145,7 +145,8 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Whether the repository holds what its backups and the window need; exit 1 if a restore would trip over something
+    /// Verify that the repository holds what its backups and the window need; exit 1 if a restore
+    /// would trip over something
     Verify(VerifyArguments),
     /// Restore a data directory
     Restore(Restore),
@@ -170,7 +171,7 @@ pub(crate) enum Command {
     DrillReport {
         /// Its id
         id: Option<String>,
-        /// How: text, json, or html for a page that stands alone
+        /// How: text, json, or html for a self-contained page
         #[arg(long, value_enum, default_value = "text")]
         format: ReportFormat,
         #[command(flatten)]
@@ -210,7 +211,7 @@ pub(crate) enum Command {
     },
     /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
     Status(Which),
-    /// Say what a problem means and what to do about it (the runbook), or list all that there are
+    /// Say what a problem means and what to do about it (the runbook), or list all runbooks
     Explain {
         /// Its code, as `walproof status` shows it, such as wal_gap
         code: Option<String>,
@@ -293,8 +294,8 @@ pub(crate) struct Restore {
     /// The new data directory: missing or empty, but for --delta
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
-    /// The directory may be this very cluster's, with no server running in it: pages that are as in the backup stay, the rest
-    /// is fetched or removed
+    /// The directory may be this very cluster's, with no server running in it: pages that match the
+    /// backup stay, the rest is fetched or removed
     #[arg(long)]
     pub(crate) delta: bool,
     #[command(flatten)]
@@ -302,7 +303,7 @@ pub(crate) struct Restore {
     /// Start from this backup instead of the newest that stopped before the target
     #[arg(long, value_name = "ID")]
     pub(crate) backup: Option<BackupId>,
-    /// Put the tablespace that was at FROM to TO; an equals sign within a path is written \=
+    /// Put the tablespace that was at FROM into TO; an equals sign within a path is written \=
     #[arg(long, value_name = "FROM=TO")]
     pub(crate) tablespace: Vec<String>,
     /// Make a standby: it follows the newest timeline until it is promoted, by restore_command, and by streaming once
@@ -338,7 +339,7 @@ fn instant(text: &str) -> Result<PgTime> {
 pub(crate) struct Drill {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Draw the random target with this seed: the same one again
+    /// Draw the random target with this seed, to get the same one again
     #[arg(long, value_name = "NUMBER", conflicts_with = "target")]
     pub(crate) seed: Option<u64>,
     /// Start from this backup instead of the newest that stopped before the target

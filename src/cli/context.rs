@@ -34,8 +34,8 @@ impl Context {
     }
 }
 
-/// How long a command that moves much puts up with a store that does not answer. A timer's has all the time that there is;
-/// a person would rather know.
+/// How long a command that moves much data puts up with a store that does not answer. A timer's has
+/// all the time in the world; a person would rather know.
 pub(crate) fn patience() -> Policy {
     // Of every process of a unit (systemd.exec(5)), and of none that a person starts.
     if std::env::var_os("INVOCATION_ID").is_some() { Policy::default() } else { Policy::attended() }

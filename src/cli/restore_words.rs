@@ -69,7 +69,7 @@ impl Words<'_> {
             output::line(format!("  tablespace {oid} in {}", location.display()))?;
         }
         if let Some((id, _)) = self.handover.owner {
-            output::line(format!("  owner      {}, as of the directory it goes to", user_name(id)))?;
+            output::line(format!("  owner      {}, like the directory it goes to", user_name(id)))?;
         }
         if self.handover.archive_off {
             output::line("  archiving  off: a rehearsal")?;
@@ -88,10 +88,7 @@ impl Words<'_> {
         let rate = size(rate as u64);
         output::line(format!("restored and durable: {} in {seconds:.1} s ({rate}/s)", size(restored.bytes)))?;
         if restored.found > 0 {
-            output::line(format!(
-                "  of which {} were there already, as in the backup",
-                size(restored.found)
-            ))?;
+            output::line(format!("  {} of that was already there, as in the backup", size(restored.found)))?;
         }
         self.warn()?;
         for line in self.after_the_start() {
@@ -99,7 +96,7 @@ impl Words<'_> {
         }
         if !self.plan.backup.outside_files.is_empty() {
             output::line(format!(
-                "      its configuration lay outside the data directory; copies: walproof backup-show {} --json",
+                "      its configuration was outside the data directory; copies: walproof backup-show {} --json",
                 self.plan.backup.id
             ))?;
         }
@@ -119,8 +116,8 @@ impl Words<'_> {
             ],
             TargetAction::Pause => &[
                 "next: start the server on this directory; it fetches the WAL and recovers to the target by itself",
-                "      it then pauses, readable: look whether it is the right moment, then open it with SELECT pg_wal_replay_resume()",
-                "      look with SET lock_timeout = '5s': a table that was being dropped or altered just then stays locked",
+                "      it then pauses, read-only: check that it is the right moment, then open it with SELECT pg_wal_replay_resume()",
+                "      check with SET lock_timeout = '5s': a table that was being dropped or altered at that moment stays locked",
             ],
             TargetAction::Promote => &[
                 "next: start the server on this directory; it fetches the WAL and recovers to the target by itself",

@@ -77,7 +77,7 @@ impl Rehearsal {
         let Some(asked) = self.asked else {
             let places = plan.tablespaces.iter().map(|(_, place)| format!(" {}", place.display()));
             return vec![format!(
-                "the files are root's, and PostgreSQL does not run as root: before the start, chown -R postgres: {}{}",
+                "root owns the files, and PostgreSQL does not run as root: before you start it, chown -R postgres: {}{}",
                 plan.to.display(),
                 places.collect::<String>()
             )];

@@ -27,8 +27,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Resolves symbolic links in `path` and checks for `PG_VERSION` and `global/pg_control`. What is no
-    /// data directory, or one that this user may not read, is [`Kind::Server`].
+    /// Resolves symbolic links in `path` and checks for `PG_VERSION` and `global/pg_control`. What
+    /// is not a data directory, or is one that this user may not read, is [`Kind::Server`].
     pub fn open(path: &Path) -> Result<Self> {
         let path = fs::canonicalize(path).map_err(|cause| unreadable("find", path, path, &cause))?;
         let version_file = path.join("PG_VERSION");

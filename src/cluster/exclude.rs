@@ -1,7 +1,7 @@
 //! What a backup leaves out of a data directory, and why.
 //!
 //! The list is PostgreSQL's own: `basebackup.c`, and "Backing Up the Data Directory" in the documentation.
-//! `pg_control` is not a file of the walk either: whoever copies it does so last.
+//! `pg_control` is not a file of the walk either: it is copied last.
 
 use std::collections::HashSet;
 

@@ -155,7 +155,7 @@ impl PrivateServer {
             }
             if begin.elapsed() > STOP_PATIENCE * 2 {
                 return Err(Error::server(format!(
-                    "process {raw}, which an earlier drill started in {}, does not end",
+                    "process {raw}, which an earlier drill started in {}, does not exit",
                     data_dir.display()
                 )));
             }

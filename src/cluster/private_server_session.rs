@@ -102,8 +102,8 @@ impl PrivateSession {
     }
 
     /// Ask the operator's question in a transaction that only reads. One statement, one row, one column of type boolean;
-    /// anything else is told in the error of the inner result. The outer one: it was not answered in time, or this host
-    /// had not what it takes.
+    /// anything else is the error of the inner result. The outer one: it was not answered in time,
+    /// or this host did not have what it takes.
     pub async fn question(&self, sql: &str, limit: Duration) -> Result<Result<bool, String>> {
         let begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = '{}ms'",
@@ -127,14 +127,16 @@ impl PrivateSession {
             }
             Err(cause) => return Ok(Err(server_error::text(&cause))),
         };
-        let [row] = rows.as_slice() else { return Ok(Err(format!("it gave {} rows, not one", rows.len()))) };
+        let [row] = rows.as_slice() else {
+            return Ok(Err(format!("it returned {} rows, not one", rows.len())));
+        };
         if row.len() != 1 {
-            return Ok(Err(format!("it gave {} columns, not one", row.len())));
+            return Ok(Err(format!("it returned {} columns, not one", row.len())));
         }
         Ok(match row.try_get::<_, Option<bool>>(0) {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err("it gave null, neither true nor false".to_owned()),
-            Err(_) => Err(format!("it gave a value of type {}, not boolean", row.columns()[0].type_())),
+            Ok(None) => Err("it returned null, neither true nor false".to_owned()),
+            Err(_) => Err(format!("it returned a value of type {}, not boolean", row.columns()[0].type_())),
         })
     }
 

@@ -59,7 +59,7 @@ impl PrivateSettings {
         let path = |path: &Path| {
             let text = path.to_str().filter(|text| !text.contains(['\n', '\r']));
             let text = text.ok_or_else(|| {
-                Error::usage(format!("the path {} cannot stand in a configuration file", path.display()))
+                Error::usage(format!("the path {} cannot be written to a configuration file", path.display()))
             })?;
             Ok::<_, Error>(text.replace('\\', "\\\\").replace('\'', "''"))
         };

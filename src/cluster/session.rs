@@ -48,7 +48,7 @@ pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 pub struct Session {
     client: Client,
     connection: JoinHandle<()>,
-    /// Why the connection ended. Whoever asks next learns it.
+    /// Why the connection ended. The next caller learns it.
     lost: Arc<OnceLock<String>>,
     major: Major,
     /// Tells the connection's task that the session was dropped. Declared after the client, to be
@@ -66,7 +66,7 @@ impl Session {
         let target = conninfo::target(&config);
         let connecting = timeout(CONNECT_DEADLINE, config.connect(NoTls)).await.map_err(|_| {
             Error::server(format!("connect to {target}: no answer within {CONNECT_DEADLINE:?}"))
-                .hint("is the server overloaded, or does a firewall swallow the packets?")
+                .hint("is the server overloaded, or is a firewall dropping the packets?")
         })?;
         let (client, connection) = connecting.map_err(|cause| server_error::connecting(&target, &cause))?;
         let version = connection.parameter("server_version").unwrap_or_default();

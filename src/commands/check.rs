@@ -76,7 +76,7 @@ fn check_absence(config: &Config, daemon_runs: bool, found: &mut Findings) {
     found.must(
         "database",
         false,
-        format!("{} is not there, or empty, and a daemon runs on this host", path.display()),
+        format!("{} is missing or empty, but a daemon runs on this host", path.display()),
         "is cluster.data_dir right, and its file system mounted?",
     );
 }
@@ -103,7 +103,7 @@ fn check_daemon(config: &Config, answer: &Result<String, String>, found: &mut Fi
             Some(other) => found.must(
                 "daemon",
                 false,
-                format!("archives to {other}, and this configuration means {}", config.repository.url),
+                format!("archives to {other}, but this configuration names {}", config.repository.url),
                 "was the configuration changed? systemctl restart walproof",
             ),
         },

@@ -75,7 +75,8 @@ fn check_settings(info: &ServerInfo, found: &mut Findings) {
     }
 }
 
-/// Whether WAL arrives: by the command's name, or else by its deeds, where no daemon does them, too.
+/// Whether WAL arrives: judged by the command's name, or else by what it does, unless a daemon does
+/// that, too.
 pub(super) async fn check_archiving(
     session: &Session,
     info: &ServerInfo,
@@ -106,7 +107,7 @@ pub(super) async fn check_archiving(
     match prove(session, info, repository, patience).await {
         Ok(Proof::Arrived(name)) if daemon_stores => found.warn(
             ARCHIVING,
-            format!("{name} arrived in the repository; the daemon stores it as well, so that it says nothing of this command"),
+            format!("{name} arrived in the repository, but the daemon also stores it, so this proves nothing about the command"),
             "does it end with the exit code of `walproof wal-push %p`? to see it, stop the daemon, finish a segment (select pg_switch_wal()), and check again",
         ),
         Ok(Proof::Arrived(name)) => found.ok(ARCHIVING, format!("{name} arrived in the repository")),
@@ -168,7 +169,7 @@ async fn check_archiver(session: &Session, found: &mut Findings) {
     match session.archiver_failure().await {
         Ok(None) => found.ok("archiver", "the last archive_command succeeded, or none was needed yet"),
         Ok(Some(failure)) => {
-            let error = Error::server(failure).hint("what does the server's log say of archive_command?");
+            let error = Error::server(failure).hint("what does the server's log say about archive_command?");
             found.error("archiver", Status::Fail, &error);
         }
         Err(error) => found.error("archiver", Status::Warn, &error),

@@ -19,8 +19,8 @@ use crate::store::Policy;
 const FRUGAL: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
 
-/// Begin anew as the same process with an allocator that gives memory back, unless the environment says something of it
-/// already. Goes on with the usual one where that does not work.
+/// Start over in the same process with an allocator that gives memory back, unless the environment
+/// already has a setting for it. Continues with the usual one where that does not work.
 fn be_frugal() {
     if FRUGAL.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
         return;

@@ -59,7 +59,7 @@ pub(super) fn drill(global: &Global, arguments: &Drill) -> Result<u8> {
         bar.abort();
         let proven = proven?;
         let Entry::Drill(report) = &proven.link.entry else {
-            return Err(Error::corrupt("the drill left something else than a report"));
+            return Err(Error::corrupt("the drill left something other than a report"));
         };
         context::tell_daemon(&config, &Proven);
         if let Some(path) = &arguments.textfile {
@@ -94,7 +94,7 @@ async fn stopped() {
 fn aim(config: &Config, arguments: &Drill) -> Result<Aim> {
     let target = &arguments.target;
     if target.target_action.is_some() {
-        return Err(Error::usage("--target-action means nothing for a drill: its server always opens"));
+        return Err(Error::usage("--target-action does not apply to a drill: its server always opens"));
     }
     let given = target.target_time.is_some()
         || target.target_lsn.is_some()

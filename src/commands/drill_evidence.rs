@@ -190,11 +190,11 @@ fn find<'a>(evidence: &'a Evidence, id: Option<&str>) -> Result<(&'a Proven, &'a
     };
     found.ok_or_else(|| match (id, evidence.tampered.first()) {
         (_, Some(tampered)) => {
-            Error::corrupt(format!("there is no such drill whose evidence holds; {tampered}"))
+            Error::corrupt(format!("there is no such drill with evidence that holds; {tampered}"))
         }
         (Some(id), None) => Error::impossible(format!("there is no drill {id}"))
-            .hint("`walproof drill-list` shows those that there are"),
-        (None, None) => Error::impossible("there was no drill yet").hint("`walproof drill` makes one"),
+            .hint("`walproof drill-list` lists the existing ones"),
+        (None, None) => Error::impossible("there has been no drill yet").hint("`walproof drill` makes one"),
     })
 }
 

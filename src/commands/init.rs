@@ -61,7 +61,7 @@ pub(super) fn init(global: &Global) -> Result<u8> {
                 "encrypted": config.is_encrypted(),
             }))?;
         } else {
-            let state = if created { "created" } else { "is there already" };
+            let state = if created { "created" } else { "already there" };
             let sealed = if config.is_encrypted() {
                 "encrypted"
             } else {

@@ -45,9 +45,11 @@ fn show(rotation: &Rotation, window: Duration) -> Result<()> {
     let key = rotation.key;
     match rotation.identity_before {
         Some(before) => {
-            output::line(format!("the identity is sealed with key {key} now, before with key {before}"))?;
+            output::line(format!(
+                "the identity is now sealed with key {key}; before, it was sealed with key {before}"
+            ))?;
         }
-        None => output::line(format!("the identity is sealed with key {key} already"))?,
+        None => output::line(format!("the identity is already sealed with key {key}"))?,
     }
     if rotation.records > 0 {
         output::line(format!("{} holds, reports of drills and other records, too", rotation.records))?;

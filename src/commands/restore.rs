@@ -111,7 +111,7 @@ async fn end_lease(lease: Option<Lease>, restored: bool) {
     let Some(lease) = lease else { return };
     let ended = if restored { lease.leave_behind().await } else { lease.release().await };
     if let Err(error) = ended {
-        tracing::warn!(%error, "the restore's lease is left to age");
+        tracing::warn!(%error, "the restore's lease is left to expire");
     }
 }
 

@@ -61,7 +61,7 @@ fn log(expired: &Expired) {
     if let Some(refused) = &expired.refused {
         let Refused { objects, bytes, reason } = refused;
         let bytes = size(*bytes);
-        tracing::warn!(objects, %bytes, reason, "the store refuses deletes: what is expired is still paid for");
+        tracing::warn!(objects, %bytes, reason, "the store refuses deletes: you still pay for what has expired");
     }
     if let Some(old) = expired.old_versions.filter(|old| old.objects > 0) {
         let bytes = format!("{}{}", if old.whole { "" } else { "at least " }, size(old.bytes));
@@ -195,7 +195,7 @@ pub(super) fn unhold(global: &Global, id: &BackupId) -> Result<u8> {
         return output::json(&json!({ "id": id, "was_held": was_held })).map(|()| 0);
     }
     output::line(if was_held {
-        format!("backup {id} is no longer held: the next expire decides about it")
+        format!("backup {id} is no longer held: the next expire decides what happens to it")
     } else {
         format!("backup {id} was not held")
     })?;
@@ -212,5 +212,5 @@ fn find<'a>(
 
 fn unknown(id: &BackupId) -> Error {
     Error::impossible(format!("there is no backup {id}"))
-        .hint("`walproof backup-list` shows those that there are")
+        .hint("`walproof backup-list` lists the existing ones")
 }

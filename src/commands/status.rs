@@ -38,7 +38,7 @@ pub(super) fn status(global: &Global, which: Which) -> Result<u8> {
 
 fn ask_daemon(config: &Config) -> Result<Snapshot, String> {
     let line = ask_for_line(&config.archive.socket, &Request::Status, PATIENCE)?;
-    serde_json::from_str(&line).map_err(|_| "it is of another version".to_owned())
+    serde_json::from_str(&line).map_err(|_| "it is a different version".to_owned())
 }
 
 /// A daemon that served its socket here must go on; on a host with the data directory one could run.

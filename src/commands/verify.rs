@@ -25,7 +25,7 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Result<u8> {
         let repository = context.repository(None).await?;
         let verified = verify(&repository, wanted).await?;
         if let Err(error) = LastVerify::write(&repository, arguments.content, &verified).await {
-            tracing::warn!(%error, "the result cannot be left in the repository: the daemon will not show it");
+            tracing::warn!(%error, "the result cannot be stored in the repository: the daemon will not show it");
         }
         Ok(verified)
     })?;
@@ -68,12 +68,12 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
         "content" => {
             let Verified { opened, remembered, left, .. } = verified;
             let left = if *left > 0 { format!(", {left} left for the next run") } else { String::new() };
-            format!(", {opened} opened, {remembered} lately by earlier runs{left}")
+            format!(", {opened} opened, {remembered} recently by earlier runs{left}")
         }
         _ => String::new(),
     };
     let problems = match verified.findings.problems.len() {
-        0 => "no problem".to_owned(),
+        0 => "no problems".to_owned(),
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
@@ -81,14 +81,14 @@ fn show(verified: &Verified, level: &str) -> Result<()> {
     let Some(oldest) = verified.oldest.map(PgTime::from) else { return Ok(()) };
     if verified.overdue > 0 {
         output::line(format!(
-            "OVERDUE  {} were not opened within the window, the oldest since {oldest}",
+            "OVERDUE  {} were not opened within the window, the oldest not since {oldest}",
             verified.overdue
         ))?;
         return output::line(
-            "         hint: is --max-bytes too small, or does walproof-verify-content.timer not run?",
+            "         hint: is --max-bytes too small, or is walproof-verify-content.timer not running?",
         );
     }
-    output::line(format!("what is stored and sound was opened, or put, at {oldest} or later"))
+    output::line(format!("everything stored and sound was opened, or put, at {oldest} or later"))
 }
 
 fn finding(word: &str, finding: &Finding) -> Result<()> {

@@ -91,7 +91,7 @@ impl<'a> Fetch<'a> {
             match done {
                 Ok(()) if opened.is_none() => return Ok(None),
                 Ok(()) => {}
-                Err(error) => tracing::warn!(%error, "fetch it from the repository instead"),
+                Err(error) => tracing::warn!(%error, "fetching it from the repository instead"),
             }
         }
         let fetched = self.ask_repository(keys.clone(), policy, opened.as_deref())?;
@@ -162,7 +162,7 @@ fn control_for_fetching(config: &Config, here: &Path) -> Result<ControlFile> {
     let data_dir = config.data_dir_if_set().filter(|_| !is_data_dir).unwrap_or(here);
     DataDir::open(data_dir)
         .and_then(|data_dir| data_dir.control())
-        .hint("run this in the data directory, as PostgreSQL does, or say --system-identifier")
+        .hint("run this in the data directory, as PostgreSQL does, or give --system-identifier")
 }
 
 fn spool(config: &Config, system_identifier: u64) -> Option<Spool> {

@@ -113,7 +113,7 @@ fn check_queries(queries: &[DrillQuery]) -> Result<()> {
     for query in queries {
         let DrillQuery { name, database, sql, role } = query;
         if !names.insert(name) {
-            return Err(Error::usage(format!("two of drill.query have the name \"{name}\"")));
+            return Err(Error::usage(format!("two entries of drill.query have the name \"{name}\"")));
         }
         let texts = [("name", name), ("database", database), ("sql", sql)];
         let texts = texts.into_iter().chain(role.iter().map(|role| ("role", role)));

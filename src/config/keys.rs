@@ -45,7 +45,7 @@ impl KeyFollower {
                 Source::File(rotating) => ring.replace(&rotating.current()),
                 Source::Command(encryption) => match encryption.keys(secret::COMMAND_PATIENCE) {
                     Ok(keys) => ring.replace(&keys),
-                    Err(error) => tracing::warn!(%error, "keep the keys that were read before"),
+                    Err(error) => tracing::warn!(%error, "keeping the keys that were read before"),
                 },
             }
         }

@@ -254,7 +254,7 @@ mod tests {
     fn r27_mistakes_are_named_with_their_place() {
         for (change, expected) in [
             ("name = \"main\"\nnmae = 1", "line 3: cluster.nmae: unknown field `nmae`"),
-            ("name = \"a/b\"", "cluster.name: \"a/b\" cannot name a cluster"),
+            ("name = \"a/b\"", "cluster.name: \"a/b\" is not a valid cluster name"),
             ("name = 7", "line 2: cluster.name: invalid type: integer `7`, expected a string"),
         ] {
             let error = parse(&LEAST.replace("name = \"main\"", change)).unwrap_err();

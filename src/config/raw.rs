@@ -68,7 +68,7 @@ impl Encryption {
             None | Some("aes-256-gcm" | "none") => {}
             Some(other) => {
                 return Err(Error::usage(format!("encryption.mode is \"{other}\""))
-                    .hint("leave it out, or say \"none\""));
+                    .hint("leave it out, or set it to \"none\""));
             }
         }
         let keys = usize::from(self.key_file.is_some()) + usize::from(self.key_command.is_some());
@@ -83,7 +83,7 @@ impl Encryption {
         }
         if self.is_on() && keys == 0 && secret::credential("key").is_none() {
             return Err(Error::usage("[encryption] needs key_file or key_command").hint(
-                "make a key with `walproof keygen` and keep a copy elsewhere; or say encryption.mode = \"none\"",
+                "make a key with `walproof keygen` and keep a copy elsewhere; or set encryption.mode = \"none\"",
             ));
         }
         Ok(())

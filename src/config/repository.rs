@@ -100,11 +100,11 @@ impl Raw {
         let (region, endpoint) = region_and_endpoint(self.region.as_deref(), self.endpoint.as_deref())?;
         if endpoint.starts_with("http://") && !self.allow_http {
             return Err(Error::usage(format!("repository.endpoint {endpoint} is not encrypted"))
-                .hint("use https://, or say allow_http = true"));
+                .hint("use https://, or set allow_http = true"));
         }
         if endpoint.contains(".perf.cloud.ovh.net") {
             tracing::warn!(
-                "the .perf. endpoint is OVH's legacy one: dearer, and without lifecycle rules; use s3.<region>.io.cloud.ovh.net"
+                "the .perf. endpoint is OVH's legacy one: more expensive, and without lifecycle rules; use s3.<region>.io.cloud.ovh.net"
             );
         }
         let place = S3Place {

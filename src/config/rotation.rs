@@ -49,7 +49,7 @@ impl<T: PartialEq> Rotating<T> {
                     tracing::info!("{} were replaced", self.what);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, hint = error.hint_text(), "keep {} that were read before", self.what);
+                    tracing::warn!(%error, hint = error.hint_text(), "keeping {} that were read before", self.what);
                 }
             }
         }

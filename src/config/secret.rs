@@ -92,14 +92,14 @@ pub(super) fn output_of(command: &str, patience: Duration) -> Result<Zeroizing<S
         }
         if Instant::now() >= end {
             let allowed = humantime::format_duration(patience);
-            return Err(failed(format!("does not end within {allowed}")));
+            return Err(failed(format!("did not finish within {allowed}")));
         }
         std::thread::sleep(Duration::from_millis(5));
     };
     if !status.success() {
         return Err(failed(format!("fails ({status})")));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed("prints no text".to_owned()))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed("does not print text".to_owned()))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
@@ -153,7 +153,7 @@ mod tests {
         let endless = output_of("yes", LONG).unwrap_err();
         assert!(endless.to_string().contains("more than 64 KiB"), "{endless}");
         let hangs = output_of("sleep 60; echo key", Duration::from_millis(200)).unwrap_err();
-        assert!(hangs.to_string().contains("does not end within 200ms"), "{hangs}");
+        assert!(hangs.to_string().contains("did not finish within 200ms"), "{hangs}");
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
 

@@ -18,7 +18,8 @@ use crate::status::{EarlyLine, RTO_THREAT, Role, Snapshot};
 const LOOK: Duration = Duration::from_secs(10);
 /// From the beginning of one to the beginning of the next, at least, whatever came of it.
 const APART: Duration = Duration::from_hours(1);
-/// After a backup that took so long, so many times that passes before an early one: at most a fifth of the time goes into it.
+/// After a backup, this many times its duration pass before an early one: at most a fifth of the
+/// time goes into backups.
 const REST: f64 = 4.0;
 /// What a backup has to gain, as a part of the objective: otherwise it is not the WAL that takes long.
 const LEAST_GAIN: f64 = 0.1;

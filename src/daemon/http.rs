@@ -38,7 +38,7 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener> {
             std::io::ErrorKind::AddrInUse => error.hint("is another daemon or program using the port?"),
             std::io::ErrorKind::AddrNotAvailable => error.hint("does the address belong to this host?"),
             std::io::ErrorKind::PermissionDenied => {
-                error.hint("ports below 1024 are root's: is the port right?")
+                error.hint("only root may use ports below 1024: is the port right?")
             }
             _ => error,
         }

@@ -9,7 +9,7 @@ use crate::problem::{Code, Problem, Severity};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);
-/// What lasts shorter than this, such as at a restart, is not told.
+/// A problem that lasts less than this, such as at a restart, is not reported.
 const GRACE: Duration = Duration::from_secs(10);
 /// Their errors are logged as they happen.
 const LOGGED: [Code; 6] = [

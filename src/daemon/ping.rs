@@ -15,7 +15,7 @@ use crate::status::{Severity, Snapshot};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Between two heartbeats that say the same.
 const PING: Duration = Duration::from_secs(30);
-/// How often is looked whether there is something else to say.
+/// How often to look whether there is something else to say.
 const LOOK: Duration = Duration::from_secs(2);
 /// What lasts shorter than this, such as a restart of the server, is not told.
 const GRACE: Duration = Duration::from_secs(30);

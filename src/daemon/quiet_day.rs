@@ -1,6 +1,7 @@
-//! A quiet day: what a day brings that is no fault — load that comes and goes, timers, restarts, a failover, a slow store —
-//! and the alert rules as shipped say nothing. Two hosts, and one repository; every scrape is what the daemon's own state
-//! says then, and promtool runs the rules over a day of them.
+//! A quiet day: what a day brings that is not a fault — load that comes and goes, timers, restarts,
+//! a failover, a slow store — and the alert rules as shipped say nothing. Two hosts, and one
+//! repository; every scrape is what the daemon's own state says then, and promtool runs the rules
+//! over a day of them.
 
 mod agent;
 mod series;

@@ -21,7 +21,7 @@ use crate::status::{
 };
 use crate::window::Branch;
 
-/// Whoever asks what is known asks here.
+/// Everything that asks what is known asks here.
 #[derive(Debug)]
 pub(super) struct Desk {
     archiver: Arc<Archiver>,
@@ -34,8 +34,8 @@ pub(super) struct Desk {
     outlook: Mutex<Option<Outlook>>,
 }
 
-/// What retention did and will do, and of what that was told: it is worked out anew when that has changed, or after a
-/// while.
+/// What retention did and will do, and what that follows from: it is worked out again when that has
+/// changed, or after a while.
 #[derive(Debug)]
 struct Outlook {
     at: Instant,
@@ -196,7 +196,7 @@ impl Desk {
 }
 
 fn misdirected() -> Error {
-    Error::usage("archive_command is configured for another repository than this daemon")
+    Error::usage("archive_command is configured for a different repository than this daemon")
         .hint("was the configuration changed? restart the daemon")
 }
 
@@ -304,7 +304,7 @@ fn window(ledger: &Ledger) -> Window {
 fn faults(ledger: &Ledger) -> impl Iterator<Item = Trouble> {
     let fault = |code, text: String, hint: &str| Trouble { code, text, hint: Some(hint.to_owned()) };
     let diverged = ledger.divergence().map(|(stored, flushed)| {
-        format!("WAL is stored up to {stored}, and this server has flushed up to {flushed} only: what is stored was written by another life of this cluster")
+        format!("WAL is stored up to {stored}, but this server has flushed only up to {flushed}: what is stored was written by another life of this cluster")
     });
     let other = ledger.other_tail().map(|(segment, end)| {
         format!("the tail of {segment} that is stored up to {end} is not what this server has written there: another life of this cluster wrote it, and nothing else may hold it")
@@ -318,7 +318,7 @@ fn faults(ledger: &Ledger) -> impl Iterator<Item = Trouble> {
     });
     let beside = ledger.beside().map(|(timeline, end)| {
         let text = format!("another server still writes timeline {timeline}, up to {end} now: what is committed there is not on this server's branch");
-        fault(Code::ForeignTimeline, text, "is the old primary alive after a failover, or a restored copy? stop it; pg_rewind or a restore makes a standby of it")
+        fault(Code::ForeignTimeline, text, "is it the old primary, still alive after a failover, or a restored copy? stop it; pg_rewind or a restore makes it a standby")
     });
     let astray = ledger.led_astray().map(|timeline| {
         let text = format!("a restore would follow timeline {timeline}, which this server does not write");

@@ -1,4 +1,5 @@
-//! The Unix socket: `wal-push` asks here whether a file is durable. Whoever holds its lock is the one daemon.
+//! The Unix socket: `wal-push` asks here whether a file is durable. The process that holds its lock
+//! is the one daemon.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -92,8 +93,8 @@ fn remove_old(path: &Path) -> Result<()> {
         Ok(metadata) if metadata.file_type().is_socket() => {
             std::fs::remove_file(path).map_err(|cause| Error::io("remove the old socket", path, &cause))
         }
-        Ok(_) => Err(Error::usage(format!("{} is there already, and is not a socket", path.display()))
-            .hint("is archive.socket the name of a file of its own?")),
+        Ok(_) => Err(Error::usage(format!("{} already exists, and is not a socket", path.display()))
+            .hint("does archive.socket name a path that nothing else uses?")),
         Err(cause) => Err(Error::io("look at", path, &cause)),
     }
 }
@@ -105,7 +106,7 @@ async fn answer(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
     timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
     match Request::parse(&line) {
         Some(Request::Push { destination, .. }) if !desk.is_ours(&destination) => {
-            let why = "the daemon serves another repository than the configuration names; restart it";
+            let why = "the daemon serves a different repository than the configuration names; restart it";
             say(&mut write, &Answer::Declined(why.into())).await
         }
         Some(Request::Push { file, system_identifier, path, .. }) => {
@@ -179,7 +180,7 @@ fn ours(
 ) -> Result<(Arc<Pusher>, WalName, FileMark), &'static str> {
     let pusher = archiver.pusher().ok_or("the daemon has not reached the repository yet")?;
     if pusher.system_identifier() != system_identifier {
-        return Err("the daemon has not seen yet that the cluster was made anew");
+        return Err("the daemon has not yet seen that the cluster was recreated");
     }
     let name: WalName =
         path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or("that is not a WAL file")?;

@@ -76,7 +76,7 @@ pub(super) async fn catalogs(server: &PrivateServer, opened: &Opened) -> Result<
             .map(|text| text.and_then(|text| text.parse().ok()).unwrap_or(0))
             .collect();
         let [all, homeless, fileless, indexes, attributes] = counts.as_slice() else {
-            return Err(Error::server("the catalogs gave another answer than was asked for"));
+            return Err(Error::server("the catalogs returned an unexpected answer"));
         };
         if homeless + fileless + indexes + attributes > 0 {
             return Ok((

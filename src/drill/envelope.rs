@@ -116,7 +116,9 @@ pub(super) fn open(bytes: &[u8], payload_type: &str, keys: &[PublicKey]) -> Resu
         return Err(wrong("holds something else"));
     }
     let payload = STANDARD.decode(&envelope.payload).map_err(|_| wrong("is malformed"))?;
-    let [signature] = envelope.signatures.as_slice() else { return Err(wrong("has not one signature")) };
+    let [signature] = envelope.signatures.as_slice() else {
+        return Err(wrong("does not have exactly one signature"));
+    };
     let Some(key) = keys.iter().find(|key| key.id() == signature.keyid) else {
         return Err(Error::corrupt(format!(
             "the envelope was signed with another key ({})",

@@ -78,7 +78,8 @@ impl Stored {
         ids
     }
 
-    /// What it proves to whoever trusts `keys`. `remembered` is the newest head that this host has seen.
+    /// What it proves to anyone who trusts `keys`. `remembered` is the newest head that this host
+    /// has seen.
     pub fn judge(&self, keys: &[PublicKey], remembered: Option<&Head>) -> Evidence {
         let mut evidence = Evidence::default();
         let mut by_number: BTreeMap<u32, Vec<Proven>> = BTreeMap::new();
@@ -92,7 +93,9 @@ impl Stored {
         named.dedup();
         for (sequence, proven) in by_number {
             if proven.len() > 1 {
-                evidence.tampered.push(format!("report {sequence}: there are {} of it", proven.len()));
+                evidence
+                    .tampered
+                    .push(format!("report {sequence}: there are {} with this number", proven.len()));
             }
             evidence.entries.extend(proven.into_iter().take(1));
         }
@@ -120,7 +123,7 @@ impl Stored {
             return Err(Error::corrupt(format!("it is report {} under another number", link.sequence)));
         }
         if !whole.starts_with(&format!("{digest:016x}")) {
-            return Err(Error::corrupt("it is not the content that its key promises"));
+            return Err(Error::corrupt("its content is not what its key promises"));
         }
         Ok(Proven { link, digest: whole, envelope })
     }
@@ -286,7 +289,7 @@ impl Memory {
     }
 }
 
-/// Append an entry: sign it, put it, then the head. Whoever calls holds the lease of a drill.
+/// Append an entry: sign it, put it, then the head. The caller holds the lease of a drill.
 pub async fn append(
     repository: &Repository,
     key: &DrillKey,

@@ -79,7 +79,7 @@ fn meaning(report: &Report) -> String {
             "The database was rebuilt from its backup in {took} on a separate server, brought to a chosen moment, and everything that was checked is in order."
         ),
         Verdict::Fail => "The database was to be rebuilt from its backup on a separate server. What is listed here did not hold: somebody has to look at it.".to_owned(),
-        Verdict::Inconclusive => "Something kept the test from being completed. That says nothing about the backup, neither good nor bad; it does not count as a test.".to_owned(),
+        Verdict::Inconclusive => "Something kept the test from being completed. That says nothing about the backup, good or bad, and does not count as a test.".to_owned(),
     }
 }
 
@@ -200,7 +200,7 @@ fn follow_up(evidence: &Evidence, report: &Report) -> Markup {
         @if report.verdict != Verdict::Pass || !notes.is_empty() {
             section {
                 h2 { "What was done about it" }
-                @if notes.is_empty() { p class="soft" { "Nothing was written down yet." } }
+                @if notes.is_empty() { p class="soft" { "Nothing has been written down yet." } }
                 @for note in notes { p { (note.text) " " span class="soft" { (utc(note.at)) ", " (note.by) } } }
                 @if let Some(passed) = closed { p { "Closed by drill " code { (passed.id) } ", which passed." } }
             }
@@ -215,7 +215,7 @@ fn facts(proven: &Proven, report: &Report) -> Markup {
             h2 { "For the record" }
             dl class="facts" {
                 dt { "Drill" } dd { code { (report.id) } }
-                dt { "Ran by" } dd { (report.ran_by) }
+                dt { "Run by" } dd { (report.ran_by) }
                 dt { "From, to" } dd { (report.started_at) " to " (report.finished_at) }
                 dt { "Cluster" } dd { (report.cluster) ", system identifier " (report.system_identifier) }
                 dt { "Target" } dd { (report.target) " (" (report.target_choice) ")" }
@@ -230,7 +230,7 @@ fn facts(proven: &Proven, report: &Report) -> Markup {
                 dt { "of the one before" } dd { code { (known(proven.link.previous_digest.clone())) } }
                 dt { "of the backup's manifest" } dd { code { (known(report.backup_digest.clone())) } }
             }
-            h2 { "How production was kept out of it" }
+            h2 { "How it was kept apart from production" }
             ul { @for one in &report.isolation { li { (one) } } }
         }
     }

@@ -155,7 +155,7 @@ async fn in_place(
     let entry = Entry::Drill(Box::new(report));
     let proven = append(repository, request.key, Some(memory), &evidence, newest, entry).await?;
     if let Err(error) = lease.release().await {
-        tracing::warn!(%error, "the drill's lease is left to age");
+        tracing::warn!(%error, "the drill's lease is left to expire");
     }
     Ok(proven)
 }
@@ -232,7 +232,7 @@ async fn aim(repository: &Repository, request: &Request<'_>) -> Result<(Aimed, c
     let fault = branch.and_then(|branch| branch.farthest()).filter(|span| span.cut.is_fault());
     let finding = match fault {
         Some(span) => {
-            let told = format!("{}: nothing behind {} can be reached", fault_of(&span.cut), span.end);
+            let told = format!("{}: nothing after {} can be reached", fault_of(&span.cut), span.end);
             (CheckVerdict::Fail, told)
         }
         None => (
@@ -359,7 +359,7 @@ fn isolation(created: usize) -> Vec<String> {
         "the server listened on a private socket only, and on no network",
         "it could not archive, and no subscription, standby connection or background job could start",
         "no library was preloaded, no event trigger could fire, and no function that leaves the database could be called",
-        "queries ran in transactions that only read, as roles that are no superusers",
+        "queries ran in read-only transactions, as roles that are not superusers",
         "all tablespaces lay in the drill's own directory",
     ]
     .map(str::to_owned)

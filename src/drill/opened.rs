@@ -41,7 +41,7 @@ pub(super) async fn open(server: &PrivateServer, candidates: &[String]) -> Resul
         .await?;
     let column = |at: usize| facts.first().and_then(|row| row.get(at)).cloned().flatten();
     if column(0).as_deref() != Some("f") {
-        return Err(Error::server("the server accepts connections, and still recovers"));
+        return Err(Error::server("the server accepts connections, but is still recovering"));
     }
     // The settings of roles and databases that load code into every session.
     session

@@ -120,7 +120,7 @@ fn lock(parent: &Path) -> Result<File> {
 /// Remove what drills left here that were killed: directories with our name, of this user, that bear the mark or hold
 /// nothing at all.
 fn clear_left_overs(parent: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(parent).map_err(|cause| Error::io("look into", parent, &cause))?;
+    let entries = std::fs::read_dir(parent).map_err(|cause| Error::io("list", parent, &cause))?;
     for entry in entries.flatten() {
         let path = entry.path();
         let named = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
@@ -130,7 +130,7 @@ fn clear_left_overs(parent: &Path) -> Result<()> {
             path.join(MARK).is_file() || std::fs::read_dir(&path).is_ok_and(|mut all| all.next().is_none())
         };
         if named && ours && marked() {
-            tracing::info!(path = %path.display(), "an earlier drill was killed: what it left is removed");
+            tracing::info!(path = %path.display(), "an earlier drill was killed: removing what it left");
             PrivateServer::stop_left_over(&path.join("data"))?;
             wipe(&path)?;
         }
@@ -138,7 +138,8 @@ fn clear_left_overs(parent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The mark goes last, so that whoever is killed here leaves what the next one knows.
+/// The mark goes last, so that a drill that is killed here leaves something that the next one
+/// recognises.
 fn wipe(root: &Path) -> Result<()> {
     use std::os::unix::ffi::OsStringExt;
     let mark = root.join(MARK);
@@ -151,7 +152,7 @@ fn wipe(root: &Path) -> Result<()> {
             remove(&socket_dir)?;
         }
     }
-    let entries = std::fs::read_dir(root).map_err(|cause| Error::io("look into", root, &cause))?;
+    let entries = std::fs::read_dir(root).map_err(|cause| Error::io("list", root, &cause))?;
     for entry in entries.flatten().filter(|entry| entry.path() != mark) {
         remove(&entry.path())?;
     }

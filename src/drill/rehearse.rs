@@ -244,13 +244,13 @@ impl Rehearsal<'_> {
     /// The timeline that the server left when it opened.
     fn followed(&self) -> Result<u32> {
         let pg_wal = self.plan.to.join("pg_wal");
-        let entries = std::fs::read_dir(&pg_wal).map_err(|cause| Error::io("look into", &pg_wal, &cause))?;
+        let entries = std::fs::read_dir(&pg_wal).map_err(|cause| Error::io("list", &pg_wal, &cause))?;
         let newest = entries
             .flatten()
             .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "history"))
             .map(|entry| entry.path())
             .max()
-            .ok_or_else(|| Error::server("the server began no timeline of its own"))?;
+            .ok_or_else(|| Error::server("the server did not begin a timeline of its own"))?;
         let text = std::fs::read_to_string(&newest).map_err(|cause| Error::io("read", &newest, &cause))?;
         let parent = text.lines().rev().find_map(|line| line.split_whitespace().next()?.parse().ok());
         parent.ok_or_else(|| Error::server("the history of the server's own timeline is malformed"))
@@ -279,7 +279,7 @@ impl Rehearsal<'_> {
             return Ok(if replayed < allowed {
                 (CheckVerdict::Skipped, format!("{replayed:.0} s of WAL were replayed, too little for one"))
             } else {
-                let text = format!("there is none in {} segments: does the daemon run?", search.segments);
+                let text = format!("there is none in {} segments: is the daemon running?", search.segments);
                 (CheckVerdict::CouldNotVerify, text)
             });
         };

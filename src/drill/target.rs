@@ -1,5 +1,6 @@
-//! Where a drill restores to: what is asked for, or an instant of the window by chance, so that over the years every corner
-//! of it comes up: its edges, the WAL that was just archived, and moments between backups.
+//! Where a drill restores to: what is asked for, or a random instant of the window, so that over
+//! the years every corner of it comes up: its edges, the WAL that was just archived, and moments
+//! between backups.
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};

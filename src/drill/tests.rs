@@ -156,7 +156,7 @@ async fn every_kind_of_tampering_is_named() {
     let other = Chain { key: DrillKey::parse(&chain.key.to_pem()).unwrap(), ..Chain::of(0).await };
     other.append(Entry::Drill(Box::new(report(9, Verdict::Pass)))).await;
     doubled.envelopes.insert(1, other.stored().await.envelopes[0].clone());
-    assert!(chain.said(&doubled).contains("there are 2 of it"));
+    assert!(chain.said(&doubled).contains("there are 2 with this number"));
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub fn report(evidence: &Evidence, proven: &Proven, report: &Report) -> String {
     }
     let _ = writeln!(
         text,
-        "\nran by            {}, {} to {}",
+        "\nrun by            {}, {} to {}",
         report.ran_by, report.started_at, report.finished_at
     );
     let _ = writeln!(text, "SHA-256           {}", proven.digest);
@@ -104,7 +104,7 @@ pub fn list(evidence: &Evidence, missed: &[(PgTime, PgTime)]) -> String {
         );
     }
     if evidence.entries.is_empty() {
-        let _ = writeln!(text, "there was no drill yet");
+        let _ = writeln!(text, "there has been no drill yet");
     }
     for (from, to) in missed {
         let gone = to.seconds_since(*from);

@@ -1,4 +1,4 @@
-//! Values as JSON strings, as people and keys write them: of 64-bit numbers JSON loses digits.
+//! Values as JSON strings, as people and keys write them: JSON loses digits of 64-bit numbers.
 
 use std::fmt::Display;
 use std::str::FromStr;

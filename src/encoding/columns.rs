@@ -1,5 +1,6 @@
-//! Columns: what records have in common lies together, as the difference from what was to be expected, in as few bytes as
-//! that needs. It compresses to less than half of what the records would.
+//! Columns: the same field of all records is stored together, as the difference from what was
+//! expected, in as few bytes as that needs. It compresses to less than half of what the records
+//! would.
 
 use super::{put_bytes, take, take_bytes};
 

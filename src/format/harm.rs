@@ -29,7 +29,8 @@ impl Harm {
     /// Why what needs it cannot be used.
     pub fn error(&self) -> Error {
         Error::corrupt(format!("a verification found: {}: {}", self.object, self.why)).hint(
-            "bring the object back if there is a copy, then run `walproof verify --content`; else take a new backup now",
+            "bring the object back if there is a copy, then run `walproof verify --content`; otherwise take a new \
+             backup now",
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Who a repository belongs to: written once by `init`, read by everything.
+//! Whose repository it is: written once by `init`, read by everything.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,7 +41,7 @@ impl FromStr for ClusterName {
         if fits {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::usage(format!("\"{text}\" cannot name a cluster")).hint(
+        Err(Error::usage(format!("\"{text}\" is not a valid cluster name")).hint(
             "use 1 to 63 letters, digits, dots, hyphens or underscores, beginning with a letter or digit",
         ))
     }

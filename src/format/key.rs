@@ -49,7 +49,7 @@ pub enum ObjectUse {
 /// The key of an object, below the repository's root.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
-    /// Who the repository belongs to.
+    /// Whose repository it is.
     Identity,
     /// Data of backups.
     Pack(PackName),

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::BackupId;
 use crate::postgres::{Lsn, TimelineId};
 
-/// A lease that was not renewed for so long, by the store's clock, is dead.
+/// A lease that has not been renewed for this long, by the store's clock, is dead.
 pub(crate) const LIFETIME: Duration = Duration::from_mins(2);
 /// What a restore leaves behind lives for so many lifetimes, a day: until the server has recovered.
 const LEFT_BEHIND: u32 = 720;

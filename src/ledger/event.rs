@@ -38,13 +38,13 @@ pub enum Event {
         /// Of its `pg_control`.
         system_identifier: u64,
     },
-    /// The cluster or its repository is another one than so far.
+    /// The cluster or its repository has been replaced by another.
     BeganAnew,
     /// This stands in the way of beginning.
     Obstructed(Obstacle),
     /// Nothing stands in the way any more.
     Unobstructed,
-    /// Whether `wal-push` is configured for another repository than we are.
+    /// Whether `wal-push` is configured for a different repository than we are.
     Misdirected(bool),
     /// A connection to the server was made, and the server is the configured one.
     Connected(ServerFacts),

@@ -25,7 +25,7 @@ use crate::window::{RecoveryWindow, Usage};
 
 /// A sample that is older says nothing of now.
 const STALE: Duration = Duration::from_secs(3);
-/// An outage is as long as that at least; a request that fails and is repeated is none.
+/// An outage lasts at least this long; a request that fails and is repeated is not one.
 const CUT_OFF: Duration = Duration::from_secs(5);
 /// Looking at a disk may mean reading a segment of up to 1 GiB: at most a twentieth of the time goes into it.
 const LOOKS_APART: u32 = 20;
@@ -211,7 +211,8 @@ impl Ledger {
         None
     }
 
-    /// Who was cut off for a while does not know who took over meanwhile.
+    /// A daemon that was cut off for a while does not know whether another took over in the
+    /// meantime.
     fn requested(&mut self, outcome: Outcome, now: Now) -> Option<Wanted> {
         self.store_up = Some(outcome == Outcome::Answered);
         if outcome == Outcome::Failed {

@@ -34,10 +34,10 @@ impl BackupLabel {
 fn parse_label(text: &str) -> Result<BackupLabel> {
     // Lines of an operator's own label come after these two and before the timeline.
     let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-    let missing = |key: &str| Error::corrupt(format!("there is no line \"{key} ...\" that makes sense"));
+    let missing = |key: &str| Error::corrupt(format!("the line \"{key} ...\" is missing or malformed"));
 
     if field("INCREMENTAL FROM LSN:").is_some() {
-        return Err(Error::server("it is that of an incremental backup")
+        return Err(Error::server("it belongs to an incremental backup")
             .hint("was the data directory restored from an incremental backup without pg_combinebackup?"));
     }
 

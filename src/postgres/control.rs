@@ -52,8 +52,8 @@ const CHECKSUM_SEARCH: std::ops::Range<usize> = 200..512;
 impl ControlFile {
     /// Parse the file, little-endian.
     ///
-    /// Corrupt if it is too short, its checksum does not hold or its values make no sense; Server if an
-    /// unknown version made it, or one built with other block sizes.
+    /// Corrupt if it is too short, or its checksum or its values are wrong; Server if an unknown
+    /// version made it, or one built with other block sizes.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         Reader { bytes }.control_file().context("pg_control")
     }
@@ -145,8 +145,9 @@ impl Reader<'_> {
         let holds = self.checksum_holds(layout.checksum);
         if !holds && (known.is_some_and(|major| major.get() <= 18) || !self.checksum_holds_anywhere()) {
             self.array::<4>(layout.checksum)?;
-            return Err(Error::corrupt("its checksum does not hold")
-                .hint("was it read while being written? try again"));
+            return Err(
+                Error::corrupt("its checksum is wrong").hint("was it read while being written? try again")
+            );
         }
         let Some(major) = known.filter(|_| holds) else {
             return Err(Error::server(format!(

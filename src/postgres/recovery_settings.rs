@@ -179,7 +179,7 @@ const fn exclusive(target: &RecoveryTarget) -> bool {
 /// A quoted value of a configuration file (guc-file.l: quotes and backslashes are doubled).
 fn quote(value: &str) -> Result<String> {
     if value.contains(['\n', '\r', '\0']) {
-        return Err(Error::usage(format!("{value:?} cannot stand in a configuration file")));
+        return Err(Error::usage(format!("{value:?} cannot be written to a configuration file")));
     }
     Ok(format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''")))
 }

@@ -12,7 +12,7 @@ impl SegmentSize {
         if bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes) {
             return Ok(Self(bytes));
         }
-        Err(Error::corrupt(format!("{bytes} bytes is not a size of WAL segments")))
+        Err(Error::corrupt(format!("{bytes} bytes is not a valid WAL segment size")))
     }
 
     /// In bytes.

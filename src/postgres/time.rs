@@ -63,7 +63,8 @@ impl PgTime {
         if let Some(age) = age(trimmed) {
             let age = humantime::parse_duration(age).ok().and_then(|age| i64::try_from(age.as_micros()).ok());
             return age.map(|age| Self(now.0.saturating_sub(age))).ok_or_else(|| {
-                Error::usage(format!("\"{text}\" is not a time ago")).hint("write it as \"now - 10 min\"")
+                Error::usage(format!("\"{text}\" is not a time before now"))
+                    .hint("write it as \"now - 10 min\"")
             });
         }
         if let Some(time) = in_named_zone(trimmed) {

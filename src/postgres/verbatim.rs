@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Any bytes. As text, in JSON and in messages, a backslash stands as `\\` and a byte that is not part of UTF-8 as
-/// `\xff`, FORMAT.md "Terminology".
+/// Any bytes. As text, in JSON and in messages, a backslash is written as `\\` and a byte that is
+/// not part of UTF-8 as `\xff`, FORMAT.md "Terminology".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Verbatim(Vec<u8>);

@@ -89,7 +89,7 @@ impl Repository {
             self.get_sealed(ObjectKind::Manifest, &layout::manifest_key(id)).await.map_err(|error| {
                 if error.kind() == Kind::NotFound {
                     return Error::impossible(format!("there is no backup {id}"))
-                        .hint("`walproof backup-list` shows those that there are");
+                        .hint("`walproof backup-list` lists the existing ones");
                 }
                 error.context(format!("read backup {id}"))
             })?;

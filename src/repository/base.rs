@@ -83,7 +83,7 @@ impl Repository {
                     if matches!(error.kind(), Kind::NotFound | Kind::Impossible)
                         || error.kind().is_unreadable() =>
                 {
-                    tracing::warn!(%error, "nothing of backup {id} is reused");
+                    tracing::warn!(%error, "nothing from backup {id} is reused");
                     base = Base { harmed, ..Base::default() };
                 }
                 Err(error) => return Err(error),

@@ -1,6 +1,7 @@
-//! Leases: which processes work on the repository now, and what they need of it. No conditional write is needed: everyone
-//! puts an object of its own, then lists; whoever sees another living one that forbids it steps back. Two that start in
-//! the same instant may both step back, never both go on.
+//! Leases: which processes work on the repository now, and what they need of it. No conditional
+//! write is needed: each process puts an object of its own, then lists; one that sees another
+//! living lease that forbids its own steps back. Two that start in the same instant may both step
+//! back, never both go on.
 //!
 //! A lease fences (R32): a holder that could not renew it in time, because its host was suspended or the store was away,
 //! knows so before the others may take over, and commits nothing.

@@ -115,7 +115,7 @@ impl Namespace {
             "{}/{root} holds objects but no identity, without which they cannot be opened",
             self.store
         ))
-        .hint("was the identity deleted, or is this a copy that is not whole? bring it back from a copy or an older version of the object"))
+        .hint("was the identity deleted, or is this an incomplete copy? bring it back from a copy or an older version of the object"))
     }
 
     async fn put_identity(&self, identity: &Identity) -> Result<()> {
@@ -232,11 +232,11 @@ impl Repository {
         Err(Error::new(
             Kind::Unreachable,
             format!(
-                "another repository is there, made at {}, than the one that was opened, made at {}",
+                "another repository is there, made at {}, instead of the one that was opened, made at {}",
                 other.identity.created_at, self.identity.created_at
             ),
         )
-        .hint("was it emptied and made anew, or is another disk mounted there?"))
+        .hint("was it emptied and recreated, or is another disk mounted there?"))
     }
 
     /// The repository that is now where this one was opened, if it is another one. Sealed again under another key it is

@@ -1,11 +1,12 @@
-//! Several repositories under one cluster's name: the database was made anew, upgraded, or two clusters share a name.
+//! Several repositories under one cluster's name: the database was recreated or upgraded, or two
+//! clusters share a name.
 
 use std::cmp::Reverse;
 
 use super::namespace::{Namespace, Repository};
 use crate::error::{Error, Kind, Result, ResultExt};
 
-const CHOOSE: &str = "say which one is meant with --system-identifier";
+const CHOOSE: &str = "use --system-identifier to say which one";
 
 /// A repository of the name that opens.
 struct Sibling {
@@ -34,9 +35,10 @@ impl Namespace {
         Ok(found)
     }
 
-    /// Open the repository of this name for hosts that know no more than it. Of several (the database was made anew
-    /// under the same name) the one that was made last and has backups: the new one hides nothing before its first.
-    /// Where two are being backed up side by side it is not chosen between them.
+    /// Open the repository of this name for hosts that know no more than the name. Of several (the
+    /// database was recreated under the same name), the one that was made last and has backups: a
+    /// new one hides nothing before its first backup. Where two are being backed up side by side,
+    /// neither is chosen.
     pub async fn open_newest(&self) -> Result<Repository> {
         let mut found = self.siblings().await?;
         found.sort_by_key(|sibling| Reverse(sibling.repository.identity().created_at));
@@ -58,9 +60,9 @@ impl Namespace {
             let identity = other.repository.identity();
             let (used, other) = (chosen.system_identifier(), other.describe());
             if identity.created_at > made {
-                tracing::warn!(cluster = %self.cluster(), used, other, "the database was made anew and has no backup yet: this is about the one before");
+                tracing::warn!(cluster = %self.cluster(), used, other, "the database was recreated and has no backup yet: this is about the previous one");
             } else if with_backup.is_some() && chosen.newest_backup.is_some() {
-                tracing::warn!(cluster = %self.cluster(), used, other, "the name has another repository, of an older database; --system-identifier chooses");
+                tracing::warn!(cluster = %self.cluster(), used, other, "an older database of this name has a repository, too; --system-identifier selects it");
             }
         }
         Ok(chosen.repository)
@@ -89,7 +91,7 @@ impl Namespace {
             return Err(self.none_opens(closed));
         }
         for (system_identifier, error) in closed {
-            tracing::warn!(cluster = %self.cluster(), system_identifier, %error, "a repository of this name does not open and is left out");
+            tracing::warn!(cluster = %self.cluster(), system_identifier, %error, "a repository of this name cannot be opened and is left out");
         }
         Ok(found)
     }
@@ -99,7 +101,7 @@ impl Namespace {
         match closed.into_iter().next_back() {
             Some((_, error)) if names.len() == 1 => error,
             Some((_, error)) => error.context(format!(
-                "no repository of cluster {} opens (system identifiers {})",
+                "no repository of cluster {} can be opened (system identifiers {})",
                 self.cluster(),
                 names.join(", ")
             )),

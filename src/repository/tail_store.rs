@@ -1,8 +1,9 @@
 //! The tail in the repository: the flushed part of the unfinished segment, in pieces that are put as WAL is flushed.
 //!
 //! A piece never changes. The last one is followed by a longer one that begins where it began, until it has grown to
-//! its full size; what is covered twice is the same. Who begins anew (another process, or WAL that turned out different)
-//! begins a new generation, at the start of the segment: the newest generation is whole by itself.
+//! its full size; what is covered twice is the same. A writer that starts over (another process, or
+//! one whose WAL turned out different) begins a new generation, at the start of the segment: the
+//! newest generation is whole by itself.
 
 use jiff::Timestamp;
 

@@ -61,7 +61,7 @@ impl Repository {
         if self.identity().wal_digest(blake3::hash(&plain).as_bytes())?.linked(summary.links) == file.digest {
             return Ok((summary, plain));
         }
-        Err(Error::corrupt(format!("WAL file {} is not the content that its key promises", file.name))
+        Err(Error::corrupt(format!("the content of WAL file {} is not what its key promises", file.name))
             .hint("was an object of the repository renamed or swapped?"))
     }
 

@@ -100,11 +100,11 @@ pub(super) fn contents(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(Error::io("look into", path, &cause)),
+        Err(cause) => return Err(Error::io("list", path, &cause)),
     };
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|cause| Error::io("look into", path, &cause))?;
+        let entry = entry.map_err(|cause| Error::io("list", path, &cause))?;
         if entry.file_name() != LOST_AND_FOUND {
             found.push(entry.path());
         }

@@ -1,4 +1,4 @@
-//! A delta restore: what is on the disk already, and is what the backup has, stays.
+//! A delta restore: what is already on the disk and matches the backup stays.
 
 use std::collections::HashMap;
 use std::fs::File;

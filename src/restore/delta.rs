@@ -43,10 +43,9 @@ impl Kept {
     /// followed.
     pub(super) fn clean(&self, directory: &Path, relative: &[u8]) -> Result<()> {
         set_mode_if_less(directory, 0o700)?;
-        let entries =
-            std::fs::read_dir(directory).map_err(|cause| Error::io("look into", directory, &cause))?;
+        let entries = std::fs::read_dir(directory).map_err(|cause| Error::io("list", directory, &cause))?;
         for entry in entries {
-            let entry = entry.map_err(|cause| Error::io("look into", directory, &cause))?;
+            let entry = entry.map_err(|cause| Error::io("list", directory, &cause))?;
             let (path, name) = (entry.path(), entry.file_name());
             let below = match relative {
                 b"" => name.as_bytes().to_vec(),
@@ -85,8 +84,8 @@ fn remove(path: &Path, metadata: &Metadata) -> Result<()> {
 /// Directories may keep out even their owner.
 fn make_removable(directory: &Path) -> Result<()> {
     set_mode_if_less(directory, 0o700)?;
-    for entry in std::fs::read_dir(directory).map_err(|cause| Error::io("look into", directory, &cause))? {
-        let entry = entry.map_err(|cause| Error::io("look into", directory, &cause))?;
+    for entry in std::fs::read_dir(directory).map_err(|cause| Error::io("list", directory, &cause))? {
+        let entry = entry.map_err(|cause| Error::io("list", directory, &cause))?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             make_removable(&entry.path())?;
         }

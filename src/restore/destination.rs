@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// Bytes that wait for the worker that writes their file; with more than these its turn is waited for. Pages of a backup that
-/// was taken after many others come one by one: who waits for each sleeps for longer than the write takes.
+/// Bytes that wait for the worker that writes their file; with more than this, a worker waits for
+/// its turn. Pages of a backup that was taken after many others come one by one: a worker that
+/// waits for each sleeps for longer than the write takes.
 const MOST_PENDING: usize = 4 << 20;
 
 /// A file that is being written. The kernel lets one writer at a time into a file, and others spin for it: here one worker

@@ -64,11 +64,11 @@ impl Target {
         match (&before, kept) {
             (State::Empty, _) => {}
             (State::Unfinished(_), None) => {
-                tracing::info!(path = %plan.to.display(), "an interrupted restore is begun again");
+                tracing::info!(path = %plan.to.display(), "starting an interrupted restore again");
                 wipe(plan, known.as_ref())?;
             }
             (State::Unfinished(_), Some(kept)) => {
-                tracing::info!(path = %plan.to.display(), "an interrupted restore goes on");
+                tracing::info!(path = %plan.to.display(), "continuing an interrupted restore");
                 clean(plan, known.as_ref(), kept)?;
             }
             (State::Complete | State::Cluster, None) => {
@@ -173,7 +173,7 @@ impl Target {
 
 /// Do what is left of a restore that was killed when all was there.
 pub(super) fn complete(plan: &Plan, owner: Option<(u32, u32)>) -> Result<()> {
-    tracing::info!(path = %plan.to.display(), "an interrupted restore lacked nothing but its commit");
+    tracing::info!(path = %plan.to.display(), "an interrupted restore lacked only its commit");
     let unfinished = plan.to.join(UNFINISHED);
     let _lock = lock(&unfinished, &plan.to)?;
     owner.map_or(Ok(()), |owner| owner::give(&unfinished, owner))?;

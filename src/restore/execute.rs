@@ -83,10 +83,10 @@ fn complete_as(plan: &Plan, handover: &Handover) -> Result<Restored> {
         return Ok(Restored { files, bytes, found: bytes });
     }
     Err(Error::impossible(format!(
-        "an interrupted restore to another state had all but its last step in {}, and is complete now",
+        "an interrupted restore to another state lacked only its last step in {}, and is now complete",
         plan.to.display()
     ))
-    .hint("to have the state that you ask for, restore into an empty directory, or use --delta"))
+    .hint("to get the state that you asked for, restore into an empty directory, or use --delta"))
 }
 
 /// Fetch what all parts want, several requests at a time, and write it; the next part is read meanwhile.

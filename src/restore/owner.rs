@@ -1,4 +1,5 @@
-//! Whose files a restore by root leaves: PostgreSQL neither starts as root nor in a directory of another user (R19).
+//! Who owns the files that a restore by root leaves: PostgreSQL neither starts as root nor in a
+//! directory of another user (R19).
 
 use std::os::unix::fs::{MetadataExt, chown, lchown};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ pub(super) fn create_dir_all(path: &Path, mode: u32, owner: Option<(u32, u32)>) 
     durable::create_dir_all(path, mode)?;
     let Some((user, group)) = owner else { return Ok(()) };
     for made in missing {
-        chown(&made, Some(user), Some(group)).map_err(|cause| Error::io("give away", &made, &cause))?;
+        chown(&made, Some(user), Some(group))
+            .map_err(|cause| Error::io("change the owner of", &made, &cause))?;
     }
     Ok(())
 }
@@ -32,13 +34,13 @@ pub(super) fn create_dir_all(path: &Path, mode: u32, owner: Option<(u32, u32)>) 
 /// Give `path` and everything below it to `owner`; links themselves, not what they lead to.
 pub(super) fn give(path: &Path, owner: (u32, u32)) -> Result<()> {
     let (user, group) = owner;
-    lchown(path, Some(user), Some(group)).map_err(|cause| Error::io("give away", path, &cause))?;
+    lchown(path, Some(user), Some(group)).map_err(|cause| Error::io("change the owner of", path, &cause))?;
     let metadata = std::fs::symlink_metadata(path).map_err(|cause| Error::io("examine", path, &cause))?;
     if !metadata.is_dir() {
         return Ok(());
     }
-    for entry in std::fs::read_dir(path).map_err(|cause| Error::io("look into", path, &cause))? {
-        let entry = entry.map_err(|cause| Error::io("look into", path, &cause))?;
+    for entry in std::fs::read_dir(path).map_err(|cause| Error::io("list", path, &cause))? {
+        let entry = entry.map_err(|cause| Error::io("list", path, &cause))?;
         if entry.file_name() != LOST_AND_FOUND {
             give(&entry.path(), owner)?;
         }

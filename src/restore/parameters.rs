@@ -73,7 +73,7 @@ impl Settings {
         let words = |(name, primary, default): (&str, u32, u32)| {
             let (value, place) = match self.0.get(name) {
                 Some((value, file)) => (value.parse().ok()?, format!("in {}", file.display())),
-                None => (default, format!("by default, for {} does not set it", main.display())),
+                None => (default, format!("by default, because {} does not set it", main.display())),
             };
             (value < primary).then(|| {
                 format!(

@@ -211,8 +211,8 @@ impl Plan {
             return Ok(State::Cluster);
         }
         Err(Error::impossible(format!("{} is not empty", root.display())).hint(
-            "restore into an empty directory, and move the old one away only when the new one is proven good; or, to keep \
-             of this cluster's own directory what is as in the backup, --delta",
+            "restore into an empty directory, and move the old one away only when the new one is proven good; or use \
+             --delta to keep what this cluster's own directory has in common with the backup",
         ))
     }
 
@@ -255,14 +255,14 @@ impl Plan {
         let found = data_dir.control().map_err(refuse)?.system_identifier;
         if found != self.backup.system_identifier {
             return Err(refuse(Error::impossible(format!(
-                "{} is the cluster with system identifier {found}, the backup is of {}",
+                "{} is the cluster with system identifier {found}, but the backup is of {}",
                 self.to.display(),
                 self.backup.system_identifier
             ))));
         }
         if data_dir.server_is_running()? {
             return Err(Error::impossible(format!("a server runs in {}", self.to.display()))
-                .hint("stop it first: what --delta takes away does not come back"));
+                .hint("stop it first: what --delta removes cannot be brought back"));
         }
         match data_dir.linked_directories().first() {
             None => Ok(()),

@@ -89,10 +89,10 @@ async fn expire_one(repository: &Repository, policy: Policy, superseded: bool) -
     let mut expired = Expired::default();
     let covers = under_lease(repository, &lease, policy, superseded, &mut expired).await;
     if !superseded && let Err(error) = expired.note(repository, covers.as_ref().err()).await {
-        tracing::warn!(%error, "what retention did could not be noted in the repository");
+        tracing::warn!(%error, "what retention did could not be recorded in the repository");
     }
     if let Err(error) = lease.release().await {
-        tracing::warn!(%error, "the expiry's lease is left to age");
+        tracing::warn!(%error, "the expiry's lease is left to expire");
     }
     Ok((expired, covers?))
 }
@@ -137,7 +137,7 @@ async fn under_lease(
     match repository.old_versions().await {
         Ok(old_versions) => expired.old_versions = old_versions,
         Err(error) => {
-            tracing::warn!(%error, "the store keeps old versions, and does not say how much they are");
+            tracing::warn!(%error, "the store keeps old versions, but does not say how large they are");
         }
     }
     Ok(covers)

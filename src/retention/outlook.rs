@@ -1,5 +1,5 @@
-//! What the window costs and what goes next, for those who look at it. By what the manifests sum up: which packs two
-//! backups share is not read for it, so bytes of packs are estimates.
+//! What the window costs and what goes next, for display. It uses the sums in the manifests: which
+//! packs two backups share is not read for it, so bytes of packs are estimates.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -51,7 +51,7 @@ pub(super) struct Doomed {
 /// Manifests; what only they named; WAL and tails; reports, which go one by one.
 pub(super) type Steps = [Vec<Doomed>; 4];
 
-/// The step of reports: of a chain that is cut off in the middle, nobody could tell who did it.
+/// The step of reports: if a chain were cut off in the middle, nobody could tell who did it.
 pub(super) const REPORTS: usize = 3;
 
 impl Plan {

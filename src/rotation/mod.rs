@@ -1,4 +1,5 @@
-//! Changing the master key: what can be sealed anew is, and of the rest it is told how long it needs older keys.
+//! Changing the master key: what can be sealed again is, and for the rest it says how long older
+//! keys are needed.
 //!
 //! What lasts longer than the retention window is sealed anew: the identity, the histories, holds, the reports of drills and
 //! their head, and what retention and verifications note. Backups and WAL are not: they expire.

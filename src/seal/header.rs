@@ -174,12 +174,12 @@ impl Header {
     pub(super) fn key_missing(&self, keys: &KeyRing) -> Error {
         match self.cipher {
             Cipher::None => {
-                Error::corrupt("the object is not encrypted, and the configuration demands that it is")
+                Error::corrupt("the object is not encrypted, but the configuration requires it to be")
                     .hint("was the repository made with encryption.mode = \"none\"?")
             }
             Cipher::Aes256Gcm => Error::new(
                 Kind::KeyMissing,
-                format!("the object is sealed with key {}, at hand: {}", self.key_id, keys.ids()),
+                format!("the object is sealed with key {}; keys at hand: {}", self.key_id, keys.ids()),
             )
             .hint("is this the key file that the repository was made with?"),
         }

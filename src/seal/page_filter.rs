@@ -1,8 +1,9 @@
 //! Rewriting a page's items as differences, so that what is alike from row to row looks alike, FORMAT.md "Page filter".
 //!
 //! Rows and index entries begin with fields that count up (`t_ctid`, `t_tid`, keys from a sequence), and a page's line
-//! pointers count down by the rows' lengths. No compressor that looks for repeated bytes finds anything in counting;
-//! the differences from one item to the next it finds at once. Each step can be undone whatever the page holds.
+//! pointers count down by the rows' lengths. A compressor that looks for repeated bytes finds
+//! nothing in counting; it finds the differences from one item to the next at once. Each step can
+//! be undone whatever the page holds.
 
 use crate::postgres::PAGE_SIZE;
 

@@ -19,7 +19,7 @@ pub struct VerifyLine {
     pub problems: u64,
     /// Objects that a budget left for the next run.
     pub left: u64,
-    /// By content: of all that is stored and sound, when that was opened, or put, which was so longest ago.
+    /// By content: the earliest time at which anything stored and sound was last opened, or put.
     #[serde(default)]
     pub oldest: Option<PgTime>,
     /// By content: from when to when any instant can be restored with nothing but what was opened within the window.

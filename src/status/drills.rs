@@ -28,10 +28,10 @@ pub(super) fn render(page: &mut Page, drills: &Drills) {
     let counts = drills.drill_counts.iter().fold(Series::counter(), |series, (verdict, count)| {
         series.with([("result", verdict.as_str())], *count)
     });
-    page.family("drills_total", "Drills whose reports are stored, by what came of them", counts);
+    page.family("drills_total", "Drills whose reports are stored, by outcome", counts);
     page.gauge(
         "drill_overdue_seconds",
-        "How long a drill is overdue, 0 when none is; inconclusive ones do not count",
+        "How long a drill has been overdue, 0 when none is; inconclusive ones do not count",
         drills.drill_overdue_seconds,
     );
     if let Some(last) = drills.drills.last() {
@@ -43,7 +43,7 @@ fn last_drill(page: &mut Page, drills: &Drills, last: &DrillLine) {
     page.gauge("drill_last_run_timestamp_seconds", "When the last drill began", Some(unix(last.started_at)));
     page.gauge(
         "drill_last_success_timestamp_seconds",
-        "When the last drill began that passed",
+        "When the last drill that passed began",
         drills.drill_passed_at.map(unix),
     );
     page.gauge("drill_success", "Whether the last drill passed", Some(u64::from(last.verdict == "pass")));
@@ -65,7 +65,7 @@ fn last_drill(page: &mut Page, drills: &Drills, last: &DrillLine) {
     page.gauge("drill_rpo_seconds", "Age of the last commit when a drill of the newest state began", rpo);
     page.gauge(
         "drill_estimate_error_ratio",
-        "By how much the last drill took longer than was estimated, as a part of that",
+        "By how much the last drill took longer than estimated, as a fraction of the estimate",
         error_ratio(last),
     );
 }

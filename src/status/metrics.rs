@@ -30,7 +30,7 @@ pub fn render(snapshot: &Snapshot, format: Format) -> String {
 
 fn about(page: &mut Page, snapshot: &Snapshot) {
     let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", env!("WALPROOF_REVISION"))];
-    page.family("build_info", "The walproof that runs, always 1", Series::gauge().with(build, 1_u64));
+    page.family("build_info", "The walproof that is running, always 1", Series::gauge().with(build, 1_u64));
     let timeline = snapshot.server.timeline.map(|timeline| timeline.to_string()).unwrap_or_default();
     let cluster = [
         ("system_identifier", snapshot.server.system_identifier.as_str()),
@@ -85,7 +85,7 @@ fn wal(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("wal_ready_segments", "Files that wait to be archived", Some(snapshot.wal.ready));
     page.gauge(
         "wal_oldest_ready_timestamp_seconds",
-        "Since when the oldest file waits to be archived",
+        "Since when the oldest file has been waiting to be archived",
         snapshot.wal.oldest_ready.map(seconds),
     );
     page.gauge(
@@ -105,7 +105,7 @@ fn pushes(page: &mut Page, counters: &Counts) {
         .with([("result", "pushed")], counters.pushed)
         .with([("result", "already_there")], counters.already_there)
         .with([("result", "failed")], counters.push_failed);
-    page.family("wal_pushed_segments_total", "Files that were to be archived, by what came of it", results);
+    page.family("wal_pushed_segments_total", "Files that were to be archived, by outcome", results);
     let bytes = Series::counter()
         .with([("stage", "raw")], counters.raw_bytes)
         .with([("stage", "stored")], counters.stored_bytes);
@@ -174,7 +174,7 @@ fn window(page: &mut Page, snapshot: &Snapshot) {
     );
     page.gauge(
         "retention_window_seconds",
-        "How far back every instant shall stay restorable",
+        "How far back every instant must stay restorable",
         Some(snapshot.promises.retention_window.as_secs_f64()),
     );
     let Some(expiry) = &snapshot.retention.expiry else { return };
@@ -196,7 +196,7 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
             .with([("kind", "other")], bytes.other)
             .with([("kind", "deleted")], snapshot.retention.old_bytes())
     });
-    page.family("repository_bytes", "Bytes that are paid for, by what they are for; deleted: what a bucket with versioning keeps nevertheless", bytes);
+    page.family("repository_bytes", "Bytes paid for, by use; deleted: old versions", bytes);
     page.gauge(
         "store_up",
         "Whether the last request to the store succeeded",

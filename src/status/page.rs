@@ -195,7 +195,7 @@ const RECENT: [Column; 5] =
 fn recent(snapshot: &Snapshot) -> Markup {
     let title = "Recent archiving";
     if snapshot.wal.recent.is_empty() {
-        return empty(title, "nothing was archived since the daemon started");
+        return empty(title, "nothing has been archived since the daemon started");
     }
     let row = |push: &PushLine| {
         let stored = push.error.as_ref().map_or_else(|| size(push.stored_bytes), |_| "nothing".to_owned());
@@ -266,10 +266,10 @@ fn server(snapshot: &Snapshot) -> Markup {
 }
 
 fn footer(snapshot: &Snapshot) -> Markup {
-    let daemon = when_known(snapshot.teller.daemon_since, snapshot.taken_at, "it does not run");
+    let daemon = when_known(snapshot.teller.daemon_since, snapshot.taken_at, "not running");
     html! {
         footer {
-            "State of " (utc(snapshot.taken_at)) "; the page asks again every 10 s. The daemon runs since: " (daemon)
+            "State of " (utc(snapshot.taken_at)) "; the page reloads every 10 s. Daemon started: " (daemon)
             ". In a terminal: " code { "walproof status" } "."
         }
     }

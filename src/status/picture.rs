@@ -119,7 +119,7 @@ fn next(retention: &Retention, now: PgTime) -> String {
 fn enforced(retention: &Retention, now: PgTime) -> String {
     let Some(expiry) = &retention.expiry else { return UNKNOWN.to_owned() };
     let last =
-        expiry.completed_at.map_or_else(|| "never to its end".to_owned(), |at| when(PgTime::from(at), now));
+        expiry.completed_at.map_or_else(|| "never completed".to_owned(), |at| when(PgTime::from(at), now));
     format!("{last}; objects deleted so far: {}", expiry.deleted_objects)
 }
 

@@ -67,7 +67,7 @@ fn of_start(snapshot: &Snapshot, found: &mut Found) {
         let (what, hint) = match error.code {
             Code::DataDirectory => ("the data directory cannot be read: ", "is its file system mounted?"),
             _ => {
-                ("the repository could not be read: ", "`walproof check` tells what is wrong with the store")
+                ("the repository could not be read: ", "`walproof check` shows what is wrong with the store")
             }
         };
         found.trouble(Severity::Critical, what, error, Some(hint));
@@ -83,7 +83,7 @@ fn of_start(snapshot: &Snapshot, found: &mut Found) {
 fn of_server(snapshot: &Snapshot, found: &mut Found) {
     let server = &snapshot.server;
     if let Some(error) = &server.server_error {
-        let hint = "does it run? WAL that it finished is archived all the same";
+        let hint = "is it running? WAL that it finished is archived anyway";
         found.trouble(Severity::Critical, "the server cannot be asked: ", error, Some(hint));
     }
     if server.archive_mode == "off" {
@@ -255,7 +255,7 @@ fn of_verifications(snapshot: &Snapshot, found: &mut Found) {
     if let Some(since) = verifications::overdue(snapshot) {
         found.warning(
             Code::VerifyOverdue,
-            format!("something that is stored was last opened, or put, {}: nobody knows whether it still can be read", age(since, snapshot.taken_at)),
+            format!("something that is stored was last opened, or put, {}: nobody knows whether it can still be read", age(since, snapshot.taken_at)),
             "does walproof-verify-content.timer run (systemctl list-timers), and is --max-bytes large enough?",
         );
     }
@@ -304,7 +304,10 @@ fn of_retention(snapshot: &Snapshot, found: &mut Found) {
     if waits > LONGEST_UNEXPIRED_SECONDS {
         found.warning(
             Code::RetentionOverdue,
-            format!("for {} nothing was expired: what is older than the window is paid for", seconds(waits)),
+            format!(
+                "nothing has been expired for {}: what is older than the window is still paid for",
+                seconds(waits)
+            ),
             "are backups taken, and does walproof-expire.timer run (systemctl list-timers)?",
         );
     }

@@ -33,7 +33,7 @@ fn of_drills(drills: &Drills, found: &mut Found) {
             Code::DrillInconclusive,
             format!("the last drill proved nothing ({}): {}", utc(unknown.started_at), why(unknown)),
             &format!(
-                "`walproof drill-report {}` says what kept it from it; mend that on the staging host and run it again",
+                "`walproof drill-report {}` says what prevented a proof; fix that on the staging host and run it again",
                 unknown.id
             ),
         );
@@ -80,7 +80,7 @@ fn of_estimate(snapshot: &Snapshot, found: &mut Found) {
     found.add(severity, code, text, Some(&hint));
 }
 
-/// How the estimate stands to what was promised.
+/// How the estimate compares with what was promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Threat {
     /// It is close.

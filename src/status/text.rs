@@ -88,7 +88,7 @@ fn place(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
 fn daemon(snapshot: &Snapshot) -> String {
     snapshot.teller.daemon_since.map_or_else(
         || "does not run: no tail is stored, and nothing is watched".to_owned(),
-        |since| format!("runs since {}", when(since, snapshot.taken_at)),
+        |since| format!("running since {}", when(since, snapshot.taken_at)),
     )
 }
 

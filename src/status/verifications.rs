@@ -25,7 +25,7 @@ pub(super) fn render(page: &mut Page, lines: &[VerifyLine]) {
     let oldest = lines.iter().filter_map(|line| line.oldest).min();
     page.gauge(
         "verify_oldest_timestamp_seconds",
-        "When that was opened, or put, of all that is stored and sound, which was so longest ago",
+        "The earliest time at which anything stored and sound was last opened, or put",
         oldest.map(unix),
     );
     // What a listing finds, the content level finds, too.
@@ -36,8 +36,9 @@ pub(super) fn render(page: &mut Page, lines: &[VerifyLine]) {
 /// Shorter windows are for trials, and a run a day is enough.
 const SHORTEST: f64 = 86_400.0;
 
-/// Since when something that is stored was not opened, if that is longer than the window: then not everything within the
-/// window is known to be readable. Where nothing ever was opened, since the oldest backup.
+/// Since when something that is stored has not been opened, if that is longer than the window: then
+/// not everything within the window is known to be readable. Where nothing ever was opened, since
+/// the oldest backup.
 pub(super) fn overdue(snapshot: &Snapshot) -> Option<PgTime> {
     let known = &snapshot.verifications;
     if !known.verifications_read || snapshot.store.repository_bytes.is_none() {

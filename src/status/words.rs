@@ -45,7 +45,7 @@ pub(super) fn reason(snapshot: &Snapshot) -> String {
         .collect();
     let holds = match snapshot.server.role {
         Role::Primary => "everything that was promised holds",
-        Role::Standby => "a standby: the host of its primary archives, this one waits",
+        Role::Standby => "a standby: its primary's host archives, and this one waits",
         Role::Down if snapshot.teller.daemon_since.is_none() => "what is stored is in order",
         Role::Down => "what is stored is in order; the server does not answer",
     };
@@ -104,7 +104,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
             Role::Standby => Reading::new(
                 State::Healthy,
                 "not claimed here",
-                "this server is a standby: the host of its primary archives, and knows what would be lost",
+                "this server is a standby: its primary's host archives, and knows what would be lost",
             ),
             Role::Down if snapshot.teller.daemon_since.is_none() => Reading::new(
                 State::NeedsAttention,
@@ -114,7 +114,7 @@ pub(super) fn rpo(snapshot: &Snapshot) -> Reading {
             Role::Down => Reading::new(
                 State::NeedsAttention,
                 "not known",
-                "the server does not answer: what it wrote last cannot be asked",
+                "the server does not answer, so it cannot be asked what it wrote last",
             ),
             Role::Primary if has_no_backup(snapshot) => {
                 Reading::new(State::NeedsAttention, "everything", NO_BACKUP)

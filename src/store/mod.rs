@@ -181,7 +181,7 @@ impl Store {
             return Ok(bytes);
         }
         Err(Error::corrupt(format!(
-            "{} bytes came instead of {wanted}, the object is truncated",
+            "received {} bytes instead of {wanted}: the object is truncated",
             bytes.len()
         )))
         .with_context(|| self.doing("get", key))

@@ -1,4 +1,4 @@
-//! Who watches the store: every single try of every request is told to an observer.
+//! Watching the store: every single try of every request is reported to an observer.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -20,7 +20,7 @@ impl Outcome {
     }
 }
 
-/// Someone who wants to know how the store does. Called between the tries: it must be quick.
+/// Something that wants to know how the store is doing. Called between tries: it must be quick.
 pub trait Observe: Send + Sync + Debug {
     /// One try of `verb` (put, get, get_range, list, delete) ended after `elapsed`. Tries that the caller gave up
     /// before they ended are not told.

@@ -1,4 +1,4 @@
-//! Saying what is being waited for, to a person who would else look at a silent screen.
+//! Saying what is being waited for, to a person who would otherwise look at a silent screen.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What is stored as a chain of objects and shows by their names that one of them is gone: reports of drills, and tails.
+//! Chains of objects whose names show that one of them is gone: reports of drills, and tails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::window::Catalog;
 
 /// Reports are numbered without a gap; retention removes them from the first one on. The head names the newest.
 pub(super) fn reports(listing: &Listing, findings: &mut Findings) {
-    let advice = "`walproof drill-list` tells what of the evidence still holds; was it deleted by hand?";
+    let advice = "`walproof drill-list` shows which evidence still holds; was it deleted by hand?";
     let loses = "the evidence of a drill";
     let number = |key: &ObjectKey| match key {
         ObjectKey::Report(number, _) => Some(*number),
@@ -19,7 +19,7 @@ pub(super) fn reports(listing: &Listing, findings: &mut Findings) {
     let numbers: BTreeSet<u32> = listing.objects.iter().filter_map(|listed| number(&listed.key)).collect();
     for (before, after) in numbers.iter().zip(numbers.iter().skip(1)) {
         for missing in before + 1..*after {
-            let text = format!("is missing, and reports {before} and {after} are there");
+            let text = format!("is missing, but reports {before} and {after} are there");
             findings.problem(ObjectKey::report_named(missing), text, loses, advice);
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn tails(catalog: &Catalog, listing: &Listing, findings: &mut Finding
         }
     }
     for (segment, (len, next)) in behind {
-        let text = format!("bytes {len} to {next} are missing, and later ones are there");
+        let text = format!("bytes {len} to {next} are missing, but later ones are there");
         let object = ObjectKey::tail_of(&segment);
         findings.problem(object, text, "the newest commits, if the host is lost now", RESTORE_OBJECT);
     }
@@ -87,7 +87,7 @@ mod tests {
             let found = verify(&repository, wanted(content)).await.unwrap().findings.problems;
             assert_eq!(found.len(), 1, "{found:#?}");
             assert_eq!(found[0].object, format!("watch/tail/{name}"));
-            assert_eq!(found[0].problem, "bytes 16384 to 32768 are missing, and later ones are there");
+            assert_eq!(found[0].problem, "bytes 16384 to 32768 are missing, but later ones are there");
         }
     }
 }

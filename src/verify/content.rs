@@ -194,13 +194,16 @@ impl Content<'_> {
                         "the next command that takes one removes it",
                     ),
                     ObjectKey::Tail(_) => ("the newest commits, if the host is lost now", RESTORE_OBJECT),
-                    ObjectKey::Identity => ("everything: nothing opens without it", RESTORE_OBJECT),
+                    ObjectKey::Identity => ("everything: nothing can be opened without it", RESTORE_OBJECT),
                     ObjectKey::Attempt => ("nothing", "the next backup writes it again"),
                     ObjectKey::Expiry => ("nothing", "the next `walproof expire` writes it again"),
                     ObjectKey::Verify(_) => {
                         ("nothing", "the next run writes it again, and opens again what it does not know of")
                     }
-                    _ => ("the evidence of a drill", "bring it back if the bucket keeps versions or a copy"),
+                    _ => (
+                        "the evidence of a drill",
+                        "bring it back if the bucket keeps versions or there is a copy",
+                    ),
                 };
                 let advice = error.hint_text().unwrap_or(advice);
                 findings.problem(listed.key.to_string(), error.to_string(), loses, advice);
@@ -309,7 +312,7 @@ impl Content<'_> {
                 let key = ObjectKey::Pack(pack.name.clone()).to_string();
                 let why = format!("{key}: {error}");
                 let loses =
-                    format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
+                    format!("backup {} cannot be restored, nor can any other that uses the pack", backup.id);
                 findings.damaged(key, &error, loses);
                 known.damaged.insert(pack.name.clone(), why);
                 Ok(false)

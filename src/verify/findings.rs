@@ -99,4 +99,4 @@ impl Findings {
 
 /// Advice for an object that is gone or damaged.
 pub(super) const RESTORE_OBJECT: &str =
-    "bring the object back if the bucket keeps versions or a copy, else take a new backup now";
+    "bring the object back if the bucket keeps versions or there is a copy; otherwise take a new backup now";

@@ -17,7 +17,7 @@ use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Stranded};
 const STALE_MINUTES: i64 = 10;
 /// Foreign objects that are named; of the others the number is told.
 const MOST_FOREIGN: usize = 20;
-const NEW_BACKUP: &str = "take a new backup now: instants from its end on can be restored again";
+const NEW_BACKUP: &str = "take a new backup now: from its end on, any instant can be restored again";
 const NEXT_EXPIRE: &str = "`walproof expire` removes it";
 
 /// What one pass is about.
@@ -55,7 +55,7 @@ pub(super) async fn judge(repository: &Repository, pass: &Pass<'_>) -> Result<Fi
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) if is_damage(&error) => {
                 let object = ObjectKey::PackList(backup.id.clone()).to_string();
-                let loses = format!("whether the packs of backup {} are all there is not known", backup.id);
+                let loses = format!("it is not known whether all packs of backup {} are there", backup.id);
                 findings.damaged(object, &error, loses);
             }
             Err(error) => return Err(error),
@@ -100,7 +100,7 @@ impl<'a> Stored<'a> {
             let Some(problem) = wrong_size(self.tables.get(&key).copied(), expected) else { continue };
             let loses = match key {
                 ObjectKey::PackList(_) => {
-                    format!("whether the packs of backup {id} are all there is not known")
+                    format!("it is not known whether all packs of backup {id} are there")
                 }
                 _ => format!("backup {id} cannot be restored"),
             };
@@ -122,7 +122,7 @@ impl<'a> Stored<'a> {
             let key = ObjectKey::Pack(pack.name.clone());
             findings.loses(&backup.id, &key, &format!("{key} {problem}"));
             let loses =
-                format!("backup {} cannot be restored, nor another one that uses the pack", backup.id);
+                format!("backup {} cannot be restored, nor can any other that uses the pack", backup.id);
             findings.problem(key.to_string(), problem, loses, RESTORE_OBJECT);
         }
     }
@@ -184,7 +184,7 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
             "different contents are stored under this name",
             match name {
                 WalName::BackupHistory { .. } => "nothing: recovery does not ask for it",
-                _ => "unless only one of them is genuine, no instant behind it until the next backup",
+                _ => "every instant after it until the next backup, unless only one of them is genuine",
             },
             "do two primaries archive to this repository? `walproof verify --content` tells which copies are genuine",
         );
@@ -198,7 +198,7 @@ fn of_wal(pass: &Pass<'_>, findings: &mut Findings) {
         for (segment, error) in &branch.unusable {
             let object = only_key(pass.catalog, WalName::Segment(*segment));
             let tail = || pass.catalog.tail(segment).map(only_piece);
-            let loses = "the instants behind it, until the next backup".to_owned();
+            let loses = "the instants after it, until the next backup".to_owned();
             let object = object.or_else(|| tail().flatten()).unwrap_or_else(|| segment.to_string());
             if branch.parts_at(segment, pass.catalog.segment_size) {
                 findings.parted.insert(object.clone());
@@ -260,7 +260,7 @@ fn holes(pass: &Pass<'_>, branch: &Branch, findings: &mut Findings) {
         let next = branch.spans.get(index + 1).map(|next| next.begin);
         let until = next.map_or_else(String::new, |next| format!(" to {next}"));
         let object = segment.to_string();
-        let text = format!("is missing, and later segments are there (no WAL from {}{until})", span.end);
+        let text = format!("is missing, but later segments are there (no WAL from {}{until})", span.end);
         // Of a held backup's WAL only what makes it consistent stays, once it is older than the window.
         let older =
             branch.reaches.iter().any(|reach| reach.span > index && reach.backup.finished_at <= horizon);
@@ -269,7 +269,7 @@ fn holes(pass: &Pass<'_>, branch: &Branch, findings: &mut Findings) {
             findings.remark(object, text, "nothing: it is older than the window");
         } else if needed {
             let since = span.end_time.map_or_else(String::new, |time| format!(" after {time}"));
-            let loses = format!("the instants{since}, until the next backup behind it ends");
+            let loses = format!("the instants{since}, until the end of the next backup after it");
             findings.problem(object, text, loses, NEW_BACKUP);
         } else {
             findings.remark(object, text, "no backup leads to it; `walproof expire` removes what is older");
@@ -283,7 +283,7 @@ fn leftovers(pass: &Pass<'_>, findings: &mut Findings) {
         let minutes = pass.now.duration_since(listed.modified).as_mins();
         match &listed.key {
             ObjectKey::Lease(name) if minutes >= STALE_MINUTES => {
-                let text = format!("was not renewed for {minutes} minutes: its process has died");
+                let text = format!("has not been renewed for {minutes} minutes: its process has died");
                 findings.remark(format!("lease {name}"), text, "the next command that takes one removes it");
             }
             ObjectKey::Probe(_) if minutes >= STALE_MINUTES => {
@@ -291,7 +291,7 @@ fn leftovers(pass: &Pass<'_>, findings: &mut Findings) {
             }
             ObjectKey::Hold(id) if !pass.catalog.backups.iter().any(|backup| backup.id == *id) => {
                 let object = ObjectKey::Manifest(id.clone());
-                let problem = "is missing or damaged, and a hold is on this backup";
+                let problem = "is missing or damaged, and this backup has a hold";
                 findings.problem(object.to_string(), problem, format!("backup {id}"), RESTORE_OBJECT);
                 findings.loses(id, &object, "its manifest is missing");
             }

@@ -1,4 +1,5 @@
-//! What a verification found is known to whoever looks at the repository afterwards: the claim, a restore, the next backup.
+//! What a verification found is known to everything that looks at the repository afterwards: the
+//! claim, a restore, the next backup.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The result of the last verification of each level, in the repository: for whoever shows it.
+//! The result of the last verification of each level, in the repository, to be shown.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -101,7 +101,7 @@ pub async fn verify(repository: &Repository, wanted: Wanted) -> Result<Verified>
     }
     let looked_at_all = wanted.content && tally.left == 0;
     let noted = harm::note(repository, &listing, &findings, looked_at_all).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the damage cannot be noted in the repository: others go on counting on it");
+        tracing::warn!(%error, "the damage cannot be recorded in the repository: others go on relying on it");
         Vec::new()
     });
     let mut lost = findings.lost.clone();

@@ -17,7 +17,7 @@ use crate::window::{Catalog, WalTimes};
 
 /// Segments that are in memory at a time.
 const AHEAD: usize = 3;
-const LOSES: &str = "the instants behind it, until the next backup that begins behind it ends";
+const LOSES: &str = "the instants after it, until the end of the next backup that begins after it";
 
 impl Content<'_> {
     /// Open the WAL files that are due, and their neighbours: records run on from one to the next.

@@ -229,7 +229,7 @@ impl WalReader {
 
     fn page(&mut self, start: Lsn, page: &[u8], visitor: &mut impl WalVisitor) -> Result<(), WalBreak> {
         let broken = |why| WalBreak { at: start, why };
-        let foreign = || broken("the page is not one of this WAL");
+        let foreign = || broken("the page does not belong to this WAL");
         let header = PageHeader::parse(page).map_err(|_| foreign())?;
         if header.magic == 0 && page.iter().take(header.header_len()).all(|byte| *byte == 0) {
             self.state = State::Ended;
@@ -274,7 +274,7 @@ impl WalReader {
         }
         let same_version = self.version.is_some_and(|(magic, _)| magic == header.magic);
         if len != WAL_PAGE_SIZE || header.address != start || !same_version {
-            return broken("the page is not one of this WAL");
+            return broken("the page does not belong to this WAL");
         }
         if self.checks && header.timeline < self.timeline {
             return broken("the page is of an older timeline than the one before it,");

@@ -143,7 +143,7 @@ impl SegmentChecker {
                 .hint("was the file damaged or preallocated by a file system snapshot?"));
         }
         let no_wal = || {
-            Error::corrupt(format!("segment {name} does not begin as a WAL segment does"))
+            Error::corrupt(format!("segment {name} does not begin like a WAL segment"))
                 .hint("is the file damaged, or compressed or encrypted by another tool?")
         };
         let header = PageHeader::parse(page).map_err(|_| no_wal())?;
@@ -304,8 +304,8 @@ mod tests {
     fn what_the_first_page_must_say() {
         for (offset, byte, kind, text) in [
             (0, 0xFF, Kind::Server, "does not know (WAL page magic D1FF)"),
-            (2, 0, Kind::Corrupt, "does not begin as a WAL segment does"),
-            (3, 1, Kind::Corrupt, "does not begin as a WAL segment does"),
+            (2, 0, Kind::Corrupt, "does not begin like a WAL segment"),
+            (3, 1, Kind::Corrupt, "does not begin like a WAL segment"),
             (4, 3, Kind::Corrupt, "begins on timeline 3"),
             (12, 9, Kind::Corrupt, "holds the WAL from 9/300000 on"),
             (24, 0, Kind::Server, "this one is 7300000000000000001"),

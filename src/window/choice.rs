@@ -126,7 +126,7 @@ impl<'a> Chooser<'a> {
             }
             if !self.catalog.backups.iter().any(|backup| backup.id == *id) {
                 return Err(Error::impossible(format!("there is no backup {id}"))
-                    .hint("`walproof backup-list` shows those that there are"));
+                    .hint("`walproof backup-list` lists the existing ones"));
             }
         }
         if let ([], Some((_, error))) = (&*self.catalog.backups, self.catalog.harmed.last()) {
@@ -144,8 +144,8 @@ impl<'a> Chooser<'a> {
         let Some(timeline) = wanted.timeline else { return self.window.default_branch() };
         let missing = || match self.catalog.history(timeline) {
             Err(error) => error,
-            Ok(_) => Error::impossible(format!("nothing is stored of timeline {timeline}"))
-                .hint("`walproof wal-list` shows the timelines that there are"),
+            Ok(_) => Error::impossible(format!("nothing is stored for timeline {timeline}"))
+                .hint("`walproof wal-list` shows which timelines exist"),
         };
         self.window.branch(timeline).ok_or_else(missing)
     }
@@ -305,14 +305,13 @@ impl<'a> Chooser<'a> {
         for other in serving.iter().take_while(|other| other.backup.id != reach.backup.id) {
             let pages = other.backup.page_errors.len();
             found.push(format!(
-                "backup {} is newer, and left out for its {pages} damaged pages",
+                "backup {} is newer, but left out because of its {pages} damaged pages",
                 other.backup.id
             ));
         }
         let span = branch.span_of(reach);
         if let (RecoveryTarget::Latest, Cut::Missing(segment)) = (&wanted.target, &span.cut) {
-            found
-                .push(format!("segment {segment} is missing: what was archived behind it cannot be reached"));
+            found.push(format!("segment {segment} is missing: what was archived after it cannot be reached"));
         }
         found
     }
@@ -334,7 +333,7 @@ impl<'a> Chooser<'a> {
                 "for the newest state leave out the target; was the WAL after that instant archived?"
             }
             RecoveryTarget::Time { .. } | RecoveryTarget::Lsn { .. } => {
-                "is another timeline meant (--target-timeline)? `walproof backup-list` shows when backups ended"
+                "do you mean another timeline (--target-timeline)? `walproof backup-list` shows when backups ended"
             }
             _ => "was it archived, and did it end after the oldest backup did?",
         };
@@ -374,7 +373,7 @@ fn candidates(catalog: &Catalog, branch: &Branch, wanted: Option<&BackupId>) -> 
             backup.timeline,
             branch.timeline()
         ))
-        .hint(format!("is timeline {} meant (--target-timeline)?", backup.timeline))),
+        .hint(format!("do you mean timeline {} (--target-timeline)?", backup.timeline))),
         Some(_) => Err(nothing_restorable(branch, Some(wanted))),
         None => Ok(found),
     }
@@ -386,7 +385,7 @@ fn nothing_restorable(branch: &Branch, wanted: Option<&BackupId>) -> Error {
     let newest = asked.find(|stranded| wanted.is_none_or(|wanted| stranded.backup.id == *wanted));
     if let Some(Stranded { backup, lack }) = newest.filter(|stranded| stranded.lack != Lack::Whole) {
         return Error::impossible(format!("backup {} cannot be restored: {lack}", backup.id))
-            .hint("a new backup (`walproof backup-push`) of the server that writes now needs nothing of it");
+            .hint("a new backup (`walproof backup-push`) of the server that writes now needs none of it");
     }
     let unusable = branch.unusable.first().map(|(_, error)| {
         Error::corrupt(format!("no backup can be made consistent: {error}"))

@@ -1,5 +1,5 @@
-//! Where on a path something is that recovery can aim at. At most one summary is read for each segment of the path, and
-//! whole segments only where a summary says that they may hold it.
+//! Where on a path a recovery target lies. At most one summary is read for each segment of the
+//! path, and whole segments only where a summary says that they may hold it.
 
 use super::branch::WalPath;
 use super::times::{Need, WalTimes, scan_until};

@@ -130,7 +130,10 @@ pub(super) fn parted(
             named.filter_map(by).collect()
         }
     };
-    Error::corrupt(format!("{} does not go on where {} ends: {why}{by}", piece.segment, last.segment)).hint("did two servers write this timeline, a restored copy or an old primary one of them? a new backup of the right one needs nothing of it")
+    Error::corrupt(format!("{} does not go on where {} ends: {why}{by}", piece.segment, last.segment)).hint(
+        "did two servers write this timeline, one of them a restored copy or an old primary? a new backup of \
+         the right one needs none of it",
+    )
 }
 
 impl Catalog {

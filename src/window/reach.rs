@@ -50,12 +50,12 @@ impl fmt::Display for Lack {
             Self::Whole => write!(f, "WAL that it needs is missing or damaged"),
             Self::Own(segment) => write!(
                 f,
-                "segment {segment} is stored, and not as it was when the backup was made: it was lost, and another \
+                "segment {segment} is stored, but not as it was when the backup was made: it was lost, and another \
                  server archived under its name"
             ),
             Self::Parted { own, newer } => write!(
                 f,
-                "segment {newer} does not begin as {own} does, over which the backup was made: another life of the \
+                "segment {newer} does not begin like {own}, over which the backup was made: another life of the \
                  cluster was promoted"
             ),
         }

@@ -124,7 +124,7 @@ impl RecoveryWindow {
         let higher = self.unreadable.iter().find(|(timeline, _)| *timeline > last.timeline());
         if let Some((timeline, error)) = higher {
             return Err(Error::impossible(format!(
-                "WAL of timeline {timeline} is stored, and it cannot be followed: {error}; {} can",
+                "WAL of timeline {timeline} is stored, but cannot be followed: {error}; {} can",
                 describe(last)
             ))
             .hint(format!("decide with --target-timeline {}", last.timeline())));

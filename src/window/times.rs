@@ -1,5 +1,5 @@
 //! What segments and tails say about themselves: where their records end, and which times lie in them. Looked up by
-//! content, so that nothing is read twice, whoever asks.
+//! content, so that nothing is read twice, whatever asks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -212,7 +212,7 @@ fn r27_wrong_arguments_and_configurations_are_usage_errors() {
         (good.replace("[cluster]", "[cluster]\nnmae = \"x\""), "unknown field `nmae`"),
         (good.replace("file://", "ftp://"), "ftp"),
         (good.replace("key_file", "key_fiel"), "key_fiel"),
-        (good.replace("\"roadwave\"", "\"a/b\""), "cannot name a cluster"),
+        (good.replace("\"roadwave\"", "\"a/b\""), "is not a valid cluster name"),
         (good.replace("[cluster]", "\u{FEFF}[cluster]\u{0}"), "configuration"),
     ] {
         site.edit_config(|_| text);

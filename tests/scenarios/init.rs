@@ -14,7 +14,7 @@ fn init_creates_a_repository_and_then_finds_it() {
     site.walproof.run(["init"]).success().stdout_contains("created, encrypted").stdout_contains(&identifier);
     let made = site.repo().objects();
     assert_eq!(made.len(), 1, "{made:?}");
-    site.walproof.run(["init"]).success().stdout_contains("is there already");
+    site.walproof.run(["init"]).success().stdout_contains("already there");
     assert_eq!(site.repo().objects(), made);
 
     let answer = site.walproof.json(["init"]);

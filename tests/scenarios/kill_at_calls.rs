@@ -234,7 +234,7 @@ fn r18_a_restore_that_lacked_its_last_step_is_completed_and_another_state_is_ref
     };
     before_the_last_step();
     let other = ground.archived.walproof.run(ground.arguments(&["--target-immediate"]));
-    other.fails_with(8).stderr_contains("is complete now").stderr_contains("--delta");
+    other.fails_with(8).stderr_contains("is now complete").stderr_contains("--delta");
     ground.assert_as_fresh("after another was asked for");
     before_the_last_step();
     ground.archived.walproof.run(ground.arguments(&["--target-immediate", "--delta"])).success();

@@ -39,7 +39,7 @@ fn r1_a_repository_made_anew_under_the_daemon_gets_what_is_acknowledged() {
     archived.walproof.fetch(&last, &target).success();
     // The daemon finds its way to the new one, tail included.
     wait_until("the daemon has begun anew", PATIENCE, || {
-        daemon.log().contains("the repository was made anew")
+        daemon.log().contains("the repository was recreated")
     });
     archived.backup();
     daemon.wait_all_stored();
@@ -67,7 +67,7 @@ fn r1_what_postgresql_hands_over_once_the_repository_is_another_goes_there() {
         assert_eq!(other.keys(&format!("/{name}-")).len(), 1, "{:?}", other.objects());
     }
     daemon.wait("it says that it is out of date", |status| {
-        status["problems"].to_string().contains("another repository than this daemon")
+        status["problems"].to_string().contains("a different repository than this daemon")
     });
     assert_eq!(daemon.get("/healthz").0, 503);
 }
@@ -91,19 +91,19 @@ fn r1_a_daemon_of_another_configuration_is_not_believed() {
     assert_eq!(by_daemon, false);
     assert_eq!(other.keys(&format!("/{name}-")).len(), 1, "{:?}", other.objects());
     daemon.wait("it says that it is out of date", |status| {
-        status["problems"].to_string().contains("another repository than this daemon")
+        status["problems"].to_string().contains("a different repository than this daemon")
     });
     assert!(daemon.log().contains("restart the daemon"), "{}", daemon.log());
     let check = site.walproof.run(["check"]);
     check
         .fails_with(1)
-        .stdout_contains(&format!("archives to {old_url}, and this configuration means {new_url}"));
+        .stdout_contains(&format!("archives to {old_url}, but this configuration names {new_url}"));
 
     // The change is taken back, and all is well again.
     site.edit_config(|text| text.replace(&new_url, &old_url));
     assert_eq!(push(3).1, true);
     daemon.wait("that problem is gone", |status| {
-        !status["problems"].to_string().contains("another repository than this daemon")
+        !status["problems"].to_string().contains("a different repository than this daemon")
     });
 }
 
@@ -126,7 +126,7 @@ fn a_cluster_made_anew_at_the_same_path_is_archived_without_a_restart_of_the_dae
         pushed["by_daemon"].clone()
     };
     assert_eq!(push(2), false, "the daemon has not seen it yet");
-    wait_until("the daemon has begun anew", PATIENCE, || daemon.log().contains("the cluster was made anew"));
+    wait_until("the daemon has begun anew", PATIENCE, || daemon.log().contains("the cluster was recreated"));
     let mut number = 3;
     wait_until("the daemon archives the new one", Duration::from_secs(20), || {
         number += 1;
@@ -175,7 +175,7 @@ fn keys_and_credentials_are_rotated_under_the_daemon() {
     let old_key = fs::read_to_string(scratch.join("key")).unwrap();
     let new_key = site.walproof.run(["keygen"]).success().stdout();
     scratch.file("key", "half a ke");
-    wait_until("a bad file is told", PATIENCE, || daemon.log().contains("keep the keys"));
+    wait_until("a bad file is told", PATIENCE, || daemon.log().contains("keeping the keys"));
     assert_eq!(sealed_with(), old);
     scratch.file("key", format!("{new_key}{old_key}"));
     wait_until("the new key is read", PATIENCE, || daemon.log().contains("the keys were replaced"));

@@ -299,7 +299,7 @@ fn a_database_made_anew_does_not_hide_the_backups_of_the_one_before() {
     beside(Walproof::builder(archived.repo().clone()).cluster(&anew)).run(["init"]).success();
     let elsewhere = beside(Walproof::builder(archived.repo().clone()));
     let listed = elsewhere.run(["backup-list", "--json"]);
-    listed.success().stderr_contains("the database was made anew");
+    listed.success().stderr_contains("the database was recreated");
     let backups: serde_json::Value = serde_json::from_str(&listed.stdout()).unwrap();
     assert_eq!(backups.as_array().unwrap().len(), 1, "{backups}");
     let to = archived.target("data");
@@ -327,7 +327,7 @@ fn r13_an_older_clean_backup_goes_before_the_newest_that_holds_damaged_pages() {
     let plan = archived.walproof.json(["restore", "--dry-run", "--to", text]);
     assert_eq!(plan["backup"], clean["id"], "{plan}");
     let output = archived.walproof.run(["restore", "--to", text]);
-    let newer = format!("backup {} is newer, and left out", damaged["id"].as_str().unwrap());
+    let newer = format!("backup {} is newer, but left out", damaged["id"].as_str().unwrap());
     output.success().stderr_contains(&newer);
     let mut restored = attach_silent(&to);
     restored.start();

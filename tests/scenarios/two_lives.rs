@@ -224,7 +224,7 @@ fn r28_a_backup_does_not_begin_in_wal_that_another_life_of_the_server_wrote() {
     archived.archive_all();
     archived.archive_all();
 
-    let replaced = "is stored, and not as it was when the backup was made";
+    let replaced = "is stored, but not as it was when the backup was made";
     let refused = archived.try_restore(&archived.target("refused"), [""; 0]);
     refused.fails_with(8).stderr_contains(id).stderr_contains(replaced);
     archived.walproof.run(["verify"]).stdout_contains(id).stdout_contains(replaced);

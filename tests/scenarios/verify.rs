@@ -98,9 +98,9 @@ fn a_sound_repository_has_no_problem() {
     let found = ground.expect("foreign", &[], &[]);
     assert!(found["remarks"][0]["object"].as_str().unwrap().ends_with("README"), "{found:#}");
     ground.repo().delete(&foreign);
-    ground.archived.walproof.run(["verify"]).success().stdout_contains("no problem");
+    ground.archived.walproof.run(["verify"]).success().stdout_contains("no problems");
     let slow = ground.archived.walproof.run(["verify", "--content", "--max-rate", "50MB"]);
-    slow.success().stdout_contains("by earlier runs: no problem").stdout_contains("was opened, or put, at");
+    slow.success().stdout_contains("by earlier runs: no problems").stdout_contains("was opened, or put, at");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_killed_run_goes_on_where_it_was_and_a_budget_is_spread_over_runs() {
     let status = ground.archived.walproof.run(["status", "--json"]).json();
     let problems = status["problems"].as_array().unwrap();
     let told = problems.iter().find(|problem| problem["code"] == "verify_failed").expect("it is a problem");
-    assert!(told["text"].as_str().unwrap().contains("lost: the instants behind it"), "{told:#}");
+    assert!(told["text"].as_str().unwrap().contains("lost: the instants after it"), "{told:#}");
     let level = &status["verifications"][0];
     assert_eq!((&level["level"], &level["problems"]), (&"content".into(), &1.into()), "{status:#}");
     assert!(!level["last_success_at"].is_null());

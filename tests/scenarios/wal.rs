@@ -511,7 +511,7 @@ fn r5_a_key_command_holds_nobody_up() {
         assert!(begin.elapsed() < Duration::from_secs(6), "{command}: {:?}", begin.elapsed());
         output
     };
-    commanded("sleep 60").complains_with(2).stderr_contains("does not end within");
+    commanded("sleep 60").complains_with(2).stderr_contains("did not finish within");
     commanded("yes").complains_with(2).stderr_contains("more than 64 KiB");
     commanded(&format!("sleep 60 & cat {}", key.display())).success();
 }

@@ -70,7 +70,10 @@ fn records_run_on_from_segment_to_segment() {
     assert_eq!(why(second, &[segments[1], segments[2]].concat()), "whole");
     assert!(check(0, segments[0]).is_within_record());
     // Two that are swapped, or one that is missing.
-    assert_eq!(why(0, &[segments[0], segments[2]].concat()), "the page is not one of this WAL at 0/100000");
+    assert_eq!(
+        why(0, &[segments[0], segments[2]].concat()),
+        "the page does not belong to this WAL at 0/100000"
+    );
     // The same place in the WAL of another server.
     let mut other = Writer::new(second);
     other.previous = second - 8;
