@@ -291,7 +291,7 @@ fn window(ledger: &Ledger) -> Window {
     // What was stored since leads on from where the WAL ends, and not from a hole or damage.
     let leads_on = |branch: &Branch| branch.farthest().is_some_and(|span| !span.cut.is_fault());
     if let (Some((_, end)), true) = (&mut window.window, ours.is_some_and(leads_on)) {
-        *end = ledger.last_time.unwrap_or(*end).max(*end);
+        *end = ledger.last_time().unwrap_or(*end);
         // Between the last commit before a backup and that backup's end nothing could be reached until this one came.
         let behind = ours.and_then(Branch::farthest).and_then(|span| span.end_time);
         window.window_gaps.retain(|(from, to)| Some(*from) != behind || *to >= *end);

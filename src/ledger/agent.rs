@@ -7,7 +7,7 @@ use crate::archive::Pushed;
 use crate::cluster::WalStatus;
 use crate::error::Error;
 use crate::format::{TailGeneration, WalDigest};
-use crate::ledger::{Event, LeftBehind, Sample, Wanted};
+use crate::ledger::{Coverage, Event, LeftBehind, Sample, Wanted};
 use crate::postgres::{Lsn, PgTime, TimelineId, WalName};
 use crate::world::{SIZE, StoredTail, name, seconds, size};
 
@@ -145,4 +145,27 @@ impl Life {
 
 fn pushed(name: WalName, digest: WalDigest, already_there: bool, time: PgTime) -> Pushed {
     Pushed { name, already_there, raw_len: 1, stored_len: 1, digest, last_time: Some(time) }
+}
+
+#[test]
+fn r28_the_window_ends_with_the_last_commit_that_a_restore_reaches() {
+    let mut life = Life::begin(7);
+    life.sample();
+    life.backup();
+    let number = life.world.lsn / u64::from(SIZE);
+    let (segment, now) = (|ahead| name(1, number + ahead), life.world.now);
+    let archived = |life: &Life| life.ledger.coverage().map(Coverage::archived);
+    assert_eq!(archived(&life), Some(segment(0).start(size())), "everything is stored");
+    let push = |life: &mut Life, ahead: u64, time: i64| {
+        let name = WalName::Segment(segment(ahead));
+        let file = pushed(name, WalDigest::from_bytes([1; 16]), false, seconds(now + time));
+        life.ledger.apply(Event::Pushed { file, took: Duration::ZERO }, life.now());
+        life.ledger.last_time().map(|last| last.seconds_since(seconds(now)))
+    };
+    // The clock was a day ahead for a minute.
+    assert_eq!(push(&mut life, 0, 86_400), Some(86_400.0));
+    assert_eq!(push(&mut life, 1, 60), Some(60.0));
+    // After an outage: several are on their way.
+    assert_eq!(push(&mut life, 3, 600), Some(60.0));
+    assert_eq!(push(&mut life, 2, 120), Some(600.0));
 }

@@ -61,7 +61,7 @@ impl Survey {
         let unknown = unknown(last_time.filter(|_| !parts && !coverage.is_shared()));
         let bytes = coverage.catalog().usage;
         let tails = tails(seen.listing);
-        (Self { coverage, window, stored_end, tails, unknown, last_time, bytes }, missing)
+        (Self { coverage, window, stored_end, tails, unknown, bytes }, missing)
     }
 
     /// Segments that are neither stored nor here any more.

@@ -210,8 +210,6 @@ pub struct Survey {
     pub(super) tails: BTreeMap<(SegmentName, TailGeneration), u32>,
     /// Flushed WAL that is not stored may be this old, as far as anybody knows.
     pub(super) unknown: Duration,
-    /// The latest commit that is stored.
-    pub(super) last_time: Option<PgTime>,
     /// What is stored.
     pub(super) bytes: Usage,
 }

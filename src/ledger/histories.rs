@@ -45,7 +45,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    fn begin(seed: u64) -> Self {
+    pub(super) fn begin(seed: u64) -> Self {
         let world = World::grow(seed, 0);
         let began = (Instant::now(), world.now);
         let ledger = Ledger::new(Now { instant: began.0, time: seconds(world.now) });
@@ -140,7 +140,7 @@ impl Life {
         self.up = true;
     }
 
-    fn backup(&mut self) {
+    pub(super) fn backup(&mut self) {
         if !self.up {
             return;
         }

@@ -3,6 +3,7 @@
 
 mod claims;
 mod tails;
+mod times;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -63,8 +64,6 @@ pub struct Ledger {
     pub wrong_server: bool,
     /// What can be restored, as of the last survey.
     pub window: Option<RecoveryWindow>,
-    /// The latest commit that is stored.
-    pub last_time: Option<PgTime>,
     /// What is stored.
     pub bytes: Option<Usage>,
     /// Whether the last request to the store was answered.
@@ -83,6 +82,8 @@ pub struct Ledger {
     stored_since: Vec<WalFile>,
     /// What was stored between the last survey that came to its end and the one that is under way.
     expected_files: Vec<WalFile>,
+    /// The last time in what was stored up to a position since it was surveyed.
+    last_times: BTreeMap<(TimelineId, Lsn), PgTime>,
     /// Tails that were shipped, of segments that are not stored yet.
     shipped: BTreeMap<SegmentName, (TailGeneration, u32)>,
     /// Those of them that the survey that is under way has to find.
@@ -128,7 +129,6 @@ impl Ledger {
             backup_failed_at: None,
             wrong_server: false,
             window: None,
-            last_time: None,
             bytes: None,
             store_up: None,
             cut_off_since: None,
@@ -139,6 +139,7 @@ impl Ledger {
             coverage: None,
             stored_since: Vec::new(),
             expected_files: Vec::new(),
+            last_times: BTreeMap::new(),
             shipped: BTreeMap::new(),
             expected: BTreeMap::new(),
             lost_tails: BTreeSet::new(),
@@ -277,7 +278,10 @@ impl Ledger {
         self.failing.remove(&pushed.name);
         self.last_push = Some(now.time);
         if let WalName::Segment(segment) = pushed.name {
-            self.last_time = self.last_time.max(pushed.last_time);
+            if let Some(coverage) = &self.coverage {
+                let end = segment.end(coverage.catalog().segment_size);
+                self.note_time(segment.timeline, end, pushed.last_time);
+            }
             // Its tail is deleted now.
             self.shipped.remove(&segment);
             if let Some(stored_end) = &mut self.stored_end {
@@ -367,9 +371,9 @@ impl Ledger {
         self.beside = self.window.as_ref().and_then(|before| grew_beside(before, &survey.window, ours));
         self.window = Some(survey.window);
         self.last_push = self.last_push.max(coverage.catalog().last_push());
-        self.last_time = self.last_time.max(survey.last_time);
         self.bytes = Some(survey.bytes);
         self.coverage = Some(coverage);
+        self.forget_times();
         self.survey_error = None;
         self.expected_files.clear();
         self.doubt = self.doubt.filter(|doubt| *doubt == Doubt::New);

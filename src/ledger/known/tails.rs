@@ -24,7 +24,7 @@ impl Ledger {
             return;
         }
         self.tail = Some(StoredTail { segment, end, at: now.time });
-        self.last_time = self.last_time.max(last_time);
+        self.note_time(segment.timeline, end, last_time);
         self.shipped.insert(segment, (generation, len));
         // Whoever ships has compared what was there before.
         self.suspected_tails.remove(&segment);
@@ -44,6 +44,7 @@ impl Ledger {
 
     pub(super) fn forget_tails(&mut self) {
         self.shipped.clear();
+        self.last_times.clear();
         if let Some(coverage) = &mut self.coverage {
             coverage.forget_tails();
         }
