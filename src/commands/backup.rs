@@ -38,7 +38,7 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     }
     let manifest = manifest?;
     if global.json {
-        output::json(&entry(&manifest, false))?;
+        output::json(&entry(&manifest, false, None))?;
     } else {
         output::line(format!(
             "backup {} done in {:.1} s: {} in {} files, {} stored{}",
@@ -136,7 +136,7 @@ fn check_pgdata(config: &Config, pgdata: Option<&Path>) -> Result<()> {
 }
 
 /// A backup as the contract's JSON has it.
-pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
+fn entry(manifest: &Manifest, held: bool, harm: Option<&Error>) -> Value {
     json!({
         "id": manifest.id,
         "started_at": manifest.started_at,
@@ -157,6 +157,7 @@ pub(super) fn entry(manifest: &Manifest, held: bool) -> Value {
         "held": held,
         "page_errors": manifest.page_errors.len(),
         "from_standby": manifest.from_standby,
+        "harm": harm.map(ToString::to_string),
     })
 }
 
@@ -170,12 +171,8 @@ pub(super) fn list(global: &Global, which: Which) -> Result<u8> {
     let usable = &backups.usable;
     let hold = |manifest: &Manifest| holds.iter().find(|hold| hold.backup == manifest.id);
     if global.json {
-        let listed = |manifest: &Manifest| {
-            let mut entry = entry(manifest, hold(manifest).is_some());
-            let harm = harmed.iter().find(|(id, _)| *id == manifest.id);
-            entry["harm"] = json!(harm.map(|(_, error)| error.to_string()));
-            entry
-        };
+        let listed =
+            |manifest: &Manifest| entry(manifest, hold(manifest).is_some(), harm_of(&harmed, &manifest.id));
         output::json(&usable.iter().map(listed).collect::<Vec<_>>())?;
     } else if !usable.is_empty() {
         let rows: Vec<Vec<String>> = usable.iter().map(|manifest| row(manifest, hold(manifest))).collect();
@@ -219,16 +216,23 @@ fn row(manifest: &Manifest, hold: Option<&Hold>) -> Vec<String> {
 
 pub(super) fn show(global: &Global, id: &BackupId, which: Which) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Policy::interactive())?;
-    let (manifest, holds) = start::run_large(async {
+    let (manifest, holds, harmed) = start::run_large(async {
         let repository = context.repository(which.system_identifier).await?;
-        Ok((repository.get_manifest(id).await?, repository.list_holds().await?))
+        let harmed = harmed_backups(&repository).await?;
+        Ok((repository.get_manifest(id).await?, repository.list_holds().await?, harmed))
     })?;
     let hold = holds.iter().find(|hold| hold.backup == *id);
-    if global.json { show_json(&manifest, hold) } else { show_text(&manifest, hold) }?;
+    let harm = harm_of(&harmed, id);
+    if global.json { show_json(&manifest, hold, harm) } else { show_text(&manifest, hold, harm) }?;
     Ok(0)
 }
 
-fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
+/// What a verification found wrong with a backup.
+fn harm_of<'a>(harmed: &'a [(BackupId, Error)], id: &BackupId) -> Option<&'a Error> {
+    harmed.iter().find(|(harmed, _)| harmed == id).map(|(_, error)| error)
+}
+
+fn show_text(manifest: &Manifest, hold: Option<&Hold>, harm: Option<&Error>) -> Result<()> {
     let tablespaces: Vec<String> = manifest
         .tablespaces
         .iter()
@@ -271,11 +275,14 @@ fn show_text(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
     for error in &manifest.page_errors {
         output::line(format!("PAGE ERROR: {} block {}", error.path, error.block))?;
     }
+    if let Some(harm) = harm {
+        output::line(format!("HARMED: {harm}"))?;
+    }
     Ok(())
 }
 
-fn show_json(manifest: &Manifest, hold: Option<&Hold>) -> Result<()> {
-    let mut value = entry(manifest, hold.is_some());
+fn show_json(manifest: &Manifest, hold: Option<&Hold>, harm: Option<&Error>) -> Result<()> {
+    let mut value = entry(manifest, hold.is_some(), harm);
     let extra = json!({
         "hold": hold.map(|hold| json!({
             "reason": hold.reason, "placed_at": hold.placed_at.to_string(), "until_lsn": hold.until

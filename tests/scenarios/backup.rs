@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The fields of a backup in JSON, as the contract has them.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 20] = [
     "base",
     "changed_bytes",
     "finished_at",
     "from_standby",
+    "harm",
     "held",
     "id",
     "new_bytes",

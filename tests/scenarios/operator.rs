@@ -191,6 +191,7 @@ fn check_is_not_content_with_what_a_restore_would_trip_over() {
     assert!(archived.backups()[0]["harm"].as_str().unwrap().contains("cannot be restored"));
     let listed = archived.walproof.run(["backup-list"]);
     listed.success().stdout_contains(&format!("\nHARMED: backup {id} cannot be restored: "));
+    archived.walproof.run(["backup-show", &id]).success().stdout_contains("HARMED: ");
 }
 
 /// A standby whose conninfo leads to the primary (a virtual IP address): same identifier, version and path.

@@ -100,10 +100,7 @@ fn r21_the_window_stays_restorable_and_nothing_older_is_kept_without_a_reason() 
     );
 
     short.run(["backup-unhold", &held]).success().stdout_contains("no longer held");
-    // What the restores left behind lives for a day.
-    for lease in archived.repo().keys("/leases/") {
-        archived.repo().delete(&lease);
-    }
+    archived.forget_restores();
     short.run(["backup-unhold", &held]).success().stdout_contains("was not held");
     short
         .run(["backup-unhold", "20200101T000000Z-00000000"])

@@ -108,6 +108,14 @@ impl Archived {
         self.scratch.join(name)
     }
 
+    /// As a day after the last restore: nothing is kept any more for the servers that recover from them.
+    #[track_caller]
+    pub fn forget_restores(&self) {
+        for lease in self.repo().keys("/leases/restore-") {
+            self.repo().delete(&lease);
+        }
+    }
+
     /// `restore --to DIR` and further arguments.
     #[track_caller]
     pub fn try_restore<A: AsRef<OsStr>>(&self, to: &Path, args: impl IntoIterator<Item = A>) -> Output {
