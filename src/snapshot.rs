@@ -224,9 +224,21 @@ pub struct Backups {
     /// Why.
     #[serde(default)]
     pub backup_failure: Option<String>,
+    /// When the last try ended, if that one succeeded: its backup may be harmed or gone by now.
+    #[serde(default)]
+    pub backup_succeeded_at: Option<PgTime>,
     /// The last one that the daemon took ahead of the timer.
     #[serde(default)]
     pub early_backup: Option<EarlyLine>,
+}
+
+impl Backups {
+    /// When the last try failed, if none has succeeded since.
+    pub fn last_try_failed_at(&self) -> Option<PgTime> {
+        let newest = self.finished.last().map(|newest| newest.finished_at);
+        let succeeded_at = newest.max(self.backup_succeeded_at);
+        self.backup_failed_at.filter(|failed_at| Some(*failed_at) > succeeded_at)
+    }
 }
 
 /// A backup that the daemon took ahead of the timer.

@@ -21,6 +21,12 @@ impl Catalog {
         let why = || format!("begun on {}, it never ended: was it killed, or the host lost?", attempt.host);
         (silent > lifetime() * 2).then(|| (attempt.begun_at, why()))
     }
+
+    /// When the last try to take a backup ended, if it succeeded.
+    pub fn backup_success(&self) -> Option<Timestamp> {
+        let end = self.attempt.as_ref()?.ended.as_ref()?;
+        end.failure.is_none().then_some(end.at)
+    }
 }
 
 #[cfg(test)]
@@ -48,7 +54,9 @@ mod tests {
         };
         catalog.attempt = ended(None);
         assert_eq!(catalog.backup_failure(at(9999)), None);
+        assert_eq!(catalog.backup_success(), Some(at(60)));
         catalog.attempt = ended(Some("x".to_owned()));
         assert_eq!(catalog.backup_failure(at(61)), Some((at(60), "x".to_owned())));
+        assert_eq!(catalog.backup_success(), None);
     }
 }

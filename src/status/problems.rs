@@ -239,7 +239,7 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
             ),
         );
     }
-    if snapshot.backups.backup_failed_at.is_some_and(|failed| failed > newest.finished_at) {
+    if snapshot.backups.last_try_failed_at().is_some() {
         found.critical(
             Code::BackupFailed,
             match &snapshot.backups.backup_failure {

@@ -35,9 +35,7 @@ pub fn backups(catalog: &Catalog, branch: Option<&Branch>, counts: impl Fn(&Mani
             .map(|backup| backup_line(backup))
             .collect(),
         damaged_backups: damaged,
-        backup_failed_at: None,
-        backup_failure: None,
-        early_backup: None,
+        ..Backups::default()
     }
 }
 
@@ -47,7 +45,8 @@ impl Backups {
     pub fn with_failure(self, catalog: Option<&Catalog>, seen_at: Option<PgTime>, now: PgTime) -> Self {
         let noted = catalog.and_then(|catalog| catalog.backup_failure(now.timestamp()));
         let (at, why) = noted.map(|(at, why)| (PgTime::from(at), why)).unzip();
-        Self { backup_failed_at: at.max(seen_at), backup_failure: why, ..self }
+        let backup_succeeded_at = catalog.and_then(Catalog::backup_success).map(PgTime::from);
+        Self { backup_failed_at: at.max(seen_at), backup_failure: why, backup_succeeded_at, ..self }
     }
 }
 

@@ -184,8 +184,7 @@ pub(super) fn rto(snapshot: &Snapshot) -> Reading {
 pub(super) fn last_backup(snapshot: &Snapshot) -> Reading {
     let now = snapshot.taken_at;
     let last = snapshot.backups.finished.last();
-    let failed =
-        snapshot.backups.backup_failed_at.filter(|at| last.is_none_or(|last| *at > last.finished_at));
+    let failed = snapshot.backups.last_try_failed_at();
     let failed = failed.map(|at| format!("the last try failed {}", age(at, now)));
     let state = if failed.is_some() { State::NeedsAttention } else { State::Healthy };
     let Some(last) = last else {
@@ -337,6 +336,8 @@ mod tests {
         assert!(!last_backup(&snapshot).note.contains("failed"));
         snapshot.backups.backup_failed_at = Some(snapshot.taken_at);
         assert_eq!(last_backup(&snapshot).note, "the last try failed just now");
+        snapshot.backups.backup_succeeded_at = Some(snapshot.taken_at);
+        assert!(!last_backup(&snapshot).note.contains("failed"));
     }
 
     #[test]
