@@ -70,7 +70,7 @@ impl Repository {
         }
         self.delete_hold(id).await?;
         Err(Error::impossible(format!("backup {id} was deleted by an expiry that was under way"))
-            .hint("`walproof backup-list` shows those that there are"))
+            .hint("`walproof backup-list` lists the existing ones"))
     }
 
     async fn living_expiry(&self) -> Result<Option<HeldLease>> {
