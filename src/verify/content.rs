@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::findings::{Findings, RESTORE_OBJECT};
-use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::digest_reader::{DigestReader, NoDigests};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::format::{
     Extent, FileTable, FramePlace, Manifest, ObjectKey, PackName, PackReader, PackRef, first_other_page,
 };
+use crate::records::is_damage;
 use crate::repository::{Listed, Listing, Repository};
 use crate::seal::{Decompressor, scrub_object};
 use crate::window::{Catalog, WalTimes};

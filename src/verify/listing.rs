@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use super::chains;
 use super::findings::{Findings, RESTORE_OBJECT};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName};
 use crate::postgres::{PgTime, WalName};
+use crate::records::is_damage;
 use crate::repository::{HeldLease, Listing, Repository, Tail};
 use crate::window::{Branch, Catalog, Cut, Lack, RecoveryWindow, Stranded};
 
@@ -67,11 +68,6 @@ pub(super) async fn judge(repository: &Repository, pass: &Pass<'_>) -> Result<Fi
     stored.orphans(pass, &mut findings);
     leftovers(pass, &mut findings);
     Ok(findings)
-}
-
-/// Whether an object is to blame, and not the way to it.
-pub(super) const fn is_damage(error: &Error) -> bool {
-    error.kind().is_unreadable() || matches!(error.kind(), Kind::Conflict | Kind::NotFound | Kind::Server)
 }
 
 impl<'a> Stored<'a> {

@@ -6,11 +6,11 @@ use futures_util::{StreamExt, stream};
 
 use super::content::{Content, Counted, Tally};
 use super::findings::Findings;
-use super::listing::is_damage;
 use super::memory::{Memory, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
 use crate::postgres::{SegmentName, WalName};
+use crate::records::is_damage;
 use crate::repository::WalFile;
 use crate::wal::{Lead, Links, NoVisitor, SegmentChecker, SegmentContent, WalReader};
 use crate::window::{Catalog, WalTimes};
