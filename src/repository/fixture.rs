@@ -3,7 +3,10 @@
 use super::Namespace;
 use super::Repository;
 use crate::error::Result;
-use crate::format::{Identity, Inspect, Summary, TailGeneration, TailPieceName, seal_wal};
+use crate::format::{
+    BackupId, Identity, Inspect, Manifest, ObjectKey, PackList, PackName, PackUse, Summary, TailGeneration,
+    TailPieceName, seal_wal,
+};
 use crate::postgres::{SegmentName, SegmentSize, WAL_PAGE_SIZE, WalName};
 use crate::seal::{Context, KeyRing, MasterKey, ObjectKind, seal_object};
 use crate::store::{Location, Policy, Store};
@@ -115,6 +118,18 @@ pub(crate) async fn archive_bytes(repository: &Repository, segment: &SegmentName
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &bytes, SIZE.into(), scan).unwrap();
     let digest = sealed.digest(repository.identity()).unwrap();
     repository.put_wal(&name, digest, sealed).await.unwrap();
+}
+
+/// Put a backup that has one pack, which is there, and no files; gives its id.
+pub(crate) async fn put_backup(repository: &Repository, mut manifest: Manifest) -> BackupId {
+    manifest.parts = Vec::new();
+    let name = PackName { backup: manifest.id.clone(), number: 0 };
+    let list = PackList(vec![PackUse { name: name.clone(), bytes: 4, live_bytes: 4 }]);
+    manifest.pack_list_bytes = repository.put_pack_list(&manifest.id, &list).await.unwrap();
+    let pack = repository.key(&ObjectKey::Pack(name).to_string());
+    repository.store().put(&pack, vec!["pack".into()]).await.unwrap();
+    repository.put_manifest(&manifest).await.unwrap();
+    manifest.id
 }
 
 /// Put a piece of generation `count` that begins at `start`.

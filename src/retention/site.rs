@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::{Expired, Policy, expire};
 use crate::error::Result;
-use crate::format::{BackupId, Manifest, ObjectKey, PackList, PackName, PackUse};
+use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, SegmentName, TimelineId};
 use crate::repository::{
     Hold, Repository,
-    fixture::{SIZE, SYSTEM, archive, memory, size},
+    fixture::{SIZE, SYSTEM, archive, memory, put_backup, size},
 };
 use crate::seal::{KeyRing, MasterKey};
 use crate::world::manifest as sample_manifest;
@@ -46,20 +46,12 @@ impl Site {
 
     /// A backup in segment `first`, which ended so many days ago.
     pub(super) async fn backup(&self, first: u64, days_ago: i64) -> BackupId {
-        let repository = &self.repository;
         let start = first * u64::from(SIZE);
         let mut manifest: Manifest = sample_manifest(Lsn::new(start + 40), Lsn::new(start + 400), 1);
         let ended = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days_ago);
         manifest.finished_at = PgTime::from(ended);
         manifest.id = format!("{}-00000001", ended.strftime("%Y%m%dT%H%M%SZ")).parse().unwrap();
-        manifest.parts = Vec::new();
-        let name = PackName { backup: manifest.id.clone(), number: 0 };
-        let list = PackList(vec![PackUse { name: name.clone(), bytes: 4, live_bytes: 4 }]);
-        manifest.pack_list_bytes = repository.put_pack_list(&manifest.id, &list).await.unwrap();
-        let pack = format!("main/{SYSTEM}/{}", ObjectKey::Pack(name));
-        repository.store().put(&pack, vec!["pack".into()]).await.unwrap();
-        repository.put_manifest(&manifest).await.unwrap();
-        manifest.id
+        put_backup(&self.repository, manifest).await
     }
 
     pub(super) async fn hold(&self, id: &BackupId) {

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use super::{Verified, Wanted, verify};
-use crate::format::{Harm, Manifest, ObjectKey, PackList, PackName, PackUse, VerifyRecord};
+use crate::format::{Harm, Manifest, ObjectKey, VerifyRecord};
 use crate::postgres::{Lsn, SegmentName, TimelineId};
 use crate::repository::{
     Repository,
-    fixture::{SIZE, SYSTEM, archive, memory, size},
+    fixture::{SIZE, archive, memory, put_backup, size},
 };
 use crate::seal::{KeyRing, MasterKey};
 use crate::window::{Records, WalTimes, look};
@@ -32,13 +32,7 @@ async fn backup(repository: &Repository, first: u64) {
     let start = first * u64::from(SIZE);
     let mut manifest: Manifest = sample_manifest(Lsn::new(start + 40), Lsn::new(start + 400), 1);
     manifest.id = format!("20261122T13000{first}Z-00000001").parse().unwrap();
-    manifest.parts = Vec::new();
-    let name = PackName { backup: manifest.id.clone(), number: 0 };
-    let list = PackList(vec![PackUse { name: name.clone(), bytes: 4, live_bytes: 4 }]);
-    manifest.pack_list_bytes = repository.put_pack_list(&manifest.id, &list).await.unwrap();
-    let pack = format!("main/{SYSTEM}/{}", ObjectKey::Pack(name));
-    repository.store().put(&pack, vec!["pack".into()]).await.unwrap();
-    repository.put_manifest(&manifest).await.unwrap();
+    put_backup(repository, manifest).await;
 }
 
 /// The segments in which backups begin that can be restored, as somebody sees it who has not looked before.

@@ -59,17 +59,23 @@ const PLANTED: [(&str, &str, &str); 6] = [
     ("!~*", "text", "text"),
 ];
 
+/// A cluster with a database in which the role "tenant" may make things, by this SQL.
+#[track_caller]
+fn trapped(sql: &str) -> Archived {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.psql("create role tenant login");
+    archived.cluster.psql("create database trapped");
+    archived.cluster.psql_in("trapped", sql);
+    archived
+}
+
 #[test]
 fn r20_operators_that_a_tenant_planted_are_not_called_by_a_superuser() {
-    let archived = Archived::start(Repo::local());
-    let cluster = &archived.cluster;
-    cluster.psql("create role tenant login");
-    cluster.psql("create database trapped");
-    cluster.psql_in(
-        "trapped",
+    let archived = trapped(
         "create schema tenant authorization tenant; create table tenant.t (n int primary key, name text);
          insert into tenant.t select n, n::text from generate_series(1, 100) n; create index on tenant.t (name)",
     );
+    let cluster = &archived.cluster;
     for (number, (operator, left, right)) in PLANTED.iter().enumerate() {
         cluster.psql_in(
             "trapped",
@@ -114,16 +120,12 @@ const OVERLOADS: [&str; 4] = [
 
 #[test]
 fn r20_functions_that_a_tenant_planted_beside_an_extensions_own_are_not_called_by_a_superuser() {
-    let archived = Archived::start(Repo::local());
-    let cluster = &archived.cluster;
-    cluster.psql("create role tenant login");
-    cluster.psql("create database trapped");
-    cluster.psql_in(
-        "trapped",
+    let archived = trapped(
         "create schema shared authorization tenant; create table shared.t (n int primary key);
          insert into shared.t select generate_series(1, 100);
          create extension amcheck with schema shared; create extension pg_visibility with schema shared",
     );
+    let cluster = &archived.cluster;
     for overload in OVERLOADS {
         cluster.psql_in(
             "trapped",
