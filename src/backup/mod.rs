@@ -12,7 +12,6 @@ mod placement;
 mod progress;
 mod regions;
 mod shared;
-mod soundness;
 mod table;
 mod take;
 mod tally;

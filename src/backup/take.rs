@@ -8,7 +8,6 @@ use super::copy::{Copied, CopyRequest, copy};
 use super::leave_out::leave_out;
 use super::outside::outside_files;
 use super::progress::Progress;
-use super::soundness::must_be_sound;
 use super::unread::{Moment, Unread};
 use crate::arrivals::{Arrivals, Proof, prove_archiving, wait_for_wal};
 use crate::cluster::{DataDir, DirEntry, ServerInfo, Session, Walk, unlogged_since, walk};
@@ -169,7 +168,6 @@ impl Run<'_> {
             (&label, wal),
             (id, started_at, finished_at, stop.stop),
         );
-        must_be_sound(repository, &manifest.id).await?;
         repository.check_still_there().await.context("see that the repository is still the same")?;
         Ok(manifest)
     }

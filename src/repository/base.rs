@@ -1,7 +1,7 @@
 //! The base: the backup whose extents a new one may reuse. It is found before the lease is taken, which then protects it,
 //! and looked at again under the lease: an expiry looks at the leases before it lists, so what is there then stays there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -128,18 +128,28 @@ impl Repository {
         Ok(())
     }
 
-    /// See that the packs of other backups are there that a backup is about to name: a delete of someone who had lost its
-    /// lease may have come late.
+    /// See that the packs of other backups are there and sound that a backup is about to name: a delete of someone who had lost
+    /// its lease may have come late, and a verification may have found damage since. What was known before is not reused.
     pub(super) async fn check_reused(&self, manifest: &Manifest) -> Result<()> {
         if manifest.packs.iter().all(|packs| packs.backup == manifest.id) {
             return Ok(());
         }
+        let found = self.get_harm().await?;
+        let harmed: HashMap<_, _> = found.iter().filter_map(|harm| Some((harm.key()?, harm))).collect();
         let list = self.get_pack_list(&manifest.id).await?;
         for (packs, there) in self.stored_of(&list).await? {
-            if let Some(gone) = packs.iter().find(|pack| there.get(&pack.name) != Some(pack.bytes)) {
-                let key = ObjectKey::Pack(gone.name.clone());
-                return Err(Error::corrupt(format!("{key}, which the backup reuses, was deleted meanwhile"))
-                    .hint("was an expiry suspended, or does something else delete objects? run `walproof backup-push` again: it stores anew what is gone"));
+            for pack in packs {
+                let key = ObjectKey::Pack(pack.name.clone());
+                if let Some(Harm { object, why, .. }) = harmed.get(&key) {
+                    let text = format!(
+                        "a verification found meanwhile that what the backup reuses is damaged: {object}: {why}"
+                    );
+                    return Err(Error::corrupt(text).hint("run it again: what is damaged is stored anew"));
+                }
+                if there.get(&pack.name) != Some(pack.bytes) {
+                    return Err(Error::corrupt(format!("{key}, which the backup reuses, was deleted meanwhile"))
+                        .hint("was an expiry suspended, or does something else delete objects? run `walproof backup-push` again: it stores anew what is gone"));
+                }
             }
         }
         Ok(())
