@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::handle::LedgerHandle;
 use super::left_behind::left_behind;
 use super::setup::Setup;
-use crate::cluster::{DataDir, Session, WalStatus};
+use crate::cluster::{DataDir, Session, WalStatus, must_run_in};
 use crate::error::{Error, Kind, Result};
 use crate::format::{CANARY_PREFIX, Identity};
 use crate::ledger::{Event, Ledger, Now, Sample, ServerFacts, Wanted};
@@ -111,7 +111,7 @@ struct Connection {
     heartbeat_at: Option<Instant>,
     /// When it was last asked about itself.
     facts_at: Option<Instant>,
-    /// Whether the server that answered is not, or not yet known to be, the one in the data directory.
+    /// Whether the server that answered is not the one in the data directory.
     is_wrong: bool,
 }
 
@@ -151,9 +151,11 @@ impl Connection {
         // R10: a virtual IP address leads a standby to its primary.
         let data_dir = DataDir::open(&self.setup.data_dir)?;
         let control = data_dir.control()?;
-        self.is_wrong = true;
-        session.must_run_in(&info, &data_dir, &control).await?;
-        self.is_wrong = false;
+        let process = session.pid_file().await?;
+        let same = must_run_in(&info, process.as_deref(), &data_dir, &control);
+        // Only what it answered: one that falls silent is not another one.
+        self.is_wrong = same.is_err();
+        same?;
         self.facts_at = Some(Instant::now());
         self.ledger.apply(Event::Connected(ServerFacts::from(&info)), Now::read());
         Ok(session)

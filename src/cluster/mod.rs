@@ -31,6 +31,7 @@ pub use private_server_log::ServerLog;
 pub use private_server_programs::ServerPrograms;
 pub use private_server_session::{PrivateSession, SessionRole};
 pub use private_server_settings::{MOST_WAL, PrivateSettings};
+pub use same_server::must_run_in;
 pub use server_info::ServerInfo;
 pub use session::Session;
 pub use statements::WalStatus;

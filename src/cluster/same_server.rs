@@ -20,32 +20,18 @@ const ELSEWHERE: &str = "does cluster.conninfo lead to another host (a virtual I
 
 impl Session {
     /// See that the server of this session is the process that runs in `data_dir`, whose control file is `control`. An
-    /// error of kind `Server` if it is not.
+    /// error of kind `Server` if it is not, or does not answer.
     pub async fn must_run_in(
         &self,
         info: &ServerInfo,
         data_dir: &DataDir,
         control: &ControlFile,
     ) -> Result<()> {
-        same_cluster(info, data_dir, control)?;
-        let path = data_dir.path().join(PID_FILE);
-        let ours = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                let text = format!("a server answers, but none runs in {}", data_dir.path().display());
-                return Err(Error::server(text).hint(ELSEWHERE));
-            }
-            Err(cause) => return Err(Error::io("read", &path, &cause)),
-        };
-        same_start(info.started, &ours, &path)?;
-        match self.pid_file().await? {
-            Some(theirs) if process(&theirs) != process(&ours) => Err(another(&path)),
-            _ => Ok(()),
-        }
+        must_run_in(info, self.pid_file().await?.as_deref(), data_dir, control)
     }
 
     /// The server's own `postmaster.pid`, where the role may read it.
-    async fn pid_file(&self) -> Result<Option<String>> {
+    pub async fn pid_file(&self) -> Result<Option<String>> {
         let may =
             "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text)', 'execute') AS may";
         let row = self.row("ask whether the role may read files", may, &[]).await?;
@@ -54,6 +40,31 @@ impl Session {
         }
         let read = "SELECT pg_catalog.pg_read_file('postmaster.pid') AS text";
         column(&self.row("ask for the server's process", read, &[]).await?, "text").map(Some)
+    }
+}
+
+/// See that the server that says this of itself (`theirs`: its `postmaster.pid`) is the process that runs in `data_dir`. An
+/// error of kind `Server` if it is not.
+pub fn must_run_in(
+    info: &ServerInfo,
+    theirs: Option<&str>,
+    data_dir: &DataDir,
+    control: &ControlFile,
+) -> Result<()> {
+    same_cluster(info, data_dir, control)?;
+    let path = data_dir.path().join(PID_FILE);
+    let ours = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            let text = format!("a server answers, but none runs in {}", data_dir.path().display());
+            return Err(Error::server(text).hint(ELSEWHERE));
+        }
+        Err(cause) => return Err(Error::io("read", &path, &cause)),
+    };
+    same_start(info.started, &ours, &path)?;
+    match theirs {
+        Some(theirs) if process(theirs) != process(&ours) => Err(another(&path)),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,18 @@
 //! What a daemon survives: a store that is down, slow or flaky, kills at any moment, a server that comes and goes.
 
+use std::fs::Permissions;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::support::archived::{Archived, PATIENCE, wait_open};
 use crate::support::postgres::Cluster;
 use crate::support::s3::{Fault, S3Server, Verb};
+use crate::support::server::Server;
 use crate::support::small_disk::SmallDisk;
 use crate::support::{Daemon, Random, Repo, Walproof};
 
@@ -246,6 +253,65 @@ fn a_repository_that_disappears_from_a_disk_is_a_store_that_is_down() {
     crate::support::wait_until("the store is down", PATIENCE, || is_up(0.0));
     std::fs::rename(&away, dir).unwrap();
     crate::support::wait_until("the store is up again", PATIENCE, || is_up(1.0));
+}
+
+/// A socket in front of the cluster's, over which everything goes until a message of the client has `last` in it: that one,
+/// and what follows, never reaches the server.
+fn silent_from(archived: &Archived, last: &'static str) -> PathBuf {
+    let dir = archived.target("in-front");
+    std::fs::create_dir(&dir).unwrap();
+    let socket = |dir: &Path| dir.join(format!(".s.PGSQL.{}", Server::PORT));
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
+    std::fs::set_permissions(socket(&dir), Permissions::from_mode(0o777)).unwrap();
+    let server = socket(archived.cluster.socket_dir());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = UnixStream::connect(&server).unwrap();
+            let (answers, asks) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || forward(answers, client, None));
+            std::thread::spawn(move || forward(asks, server, Some(last)));
+        }
+    });
+    dir
+}
+
+fn forward(mut from: UnixStream, mut to: UnixStream, last: Option<&str>) {
+    let mut buffer = [0; 1 << 13];
+    let mut silent = false;
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        silent |= last.is_some_and(|last| String::from_utf8_lossy(&buffer[..len]).contains(last));
+        if !silent && to.write_all(&buffer[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn r10_a_server_that_falls_silent_while_it_is_asked_who_it_is_is_not_called_another() {
+    let archived = archived(Repo::local());
+    let front = silent_from(&archived, "pg_read_file(text)");
+    let conninfo = archived.cluster.conninfo().replace(
+        &format!("host={}", archived.cluster.socket_dir().display()),
+        &format!("host={}", front.display()),
+    );
+    let walproof = Walproof::builder(archived.repo().clone())
+        .cluster(&archived.cluster)
+        .conninfo(&conninfo)
+        .key_of(&archived.walproof)
+        .toml(SETTINGS)
+        .build();
+    let daemon = Daemon::start(&walproof);
+    let codes = |status: &serde_json::Value| {
+        let problems = status["problems"].as_array().unwrap().iter();
+        problems.map(|problem| problem["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let is_seen = |status: &serde_json::Value| {
+        codes(status).iter().any(|code| ["server_down", "wrong_server"].contains(&code.as_str()))
+    };
+    let status = daemon.wait("it gives up", is_seen);
+    assert!(codes(&status).contains(&"server_down".to_owned()), "{status:#}");
+    assert!(daemon.log().contains("the server does not answer within 5 s"), "{}", daemon.log());
 }
 
 #[test]
