@@ -56,9 +56,7 @@ pub(super) async fn list_news(
     for (older, newest) in newest.range(..timeline) {
         let after = since.key(*newest);
         let news = repository.list_of_timeline(*older, &after).await?;
-        let is_replaced = |listed: &Listed| {
-            segment(listed).is_some_and(|found| found.timeline == *older) && listed.key.to_string() > after
-        };
+        let is_replaced = |listed: &Listed| listed.key.wal_timeline() == Some(*older);
         replace(known, &after, news, is_replaced);
     }
     let last = newest.range(..=timeline).next_back();
@@ -71,7 +69,8 @@ pub(super) async fn list_news(
     Ok(watched.all(|name| has(known, &name)))
 }
 
-/// Put `news` in the place of what `is_replaced` behind the key `after`; both are in order.
+/// Put `news` in the place of what `is_replaced` behind the key `after`: all that is there of a timeline, or of everything,
+/// which nothing else sorts in between.
 fn replace(known: &mut Listing, after: &str, news: Vec<Listed>, is_replaced: impl Fn(&Listed) -> bool) {
     let at = known.objects.partition_point(|listed| listed.key.to_string().as_str() <= after);
     let (replaced, kept): (Vec<_>, Vec<_>) = known.objects.drain(at..).partition(is_replaced);
@@ -95,7 +94,7 @@ pub(super) fn has_all(listing: &Listing, files: &[WalFile]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repository::fixture::{archive, archive_bytes, memory, size, wal};
+    use crate::repository::fixture::{archive, archive_bytes, archive_text, memory, size, wal};
 
     const MARGIN: u64 = 2;
 
@@ -147,6 +146,19 @@ mod tests {
             archive(&repository, &named(timeline, number), 1).await;
         }
         assert!(look(&repository, known, 2, None).await);
+    }
+
+    #[tokio::test]
+    async fn r34_what_a_backup_leaves_between_two_segments_of_a_timeline_that_was_left_keeps_its_place() {
+        let segments: Vec<(u32, u64)> = (1..30).map(|n| (1, n)).chain((29..40).map(|n| (2, n))).collect();
+        for number in 1..30 {
+            let (repository, _) = listed(&segments).await;
+            let name = WalName::BackupHistory { segment: named(1, number), offset: 0x28 };
+            archive_text(&repository, name, b"START WAL LOCATION: x\n").await;
+            let known = repository.list().await.unwrap();
+            archive(&repository, &named(2, 40), 1).await;
+            assert!(look(&repository, known, 2, None).await, "{number}");
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use super::pack::PackName;
 use super::tail_name::{TailPieceName, hex};
 use super::verify_record::VerifyRecord;
 use crate::error::{Error, Result};
-use crate::postgres::{SegmentName, WalName};
+use crate::postgres::{SegmentName, TimelineId, WalName};
 
 /// The identity's key.
 pub(crate) const IDENTITY: &str = "identity";
@@ -82,6 +82,14 @@ pub enum ObjectKey {
 }
 
 impl ObjectKey {
+    /// The timeline of a segment, or of a file that belongs to one; their keys sort together.
+    pub fn wal_timeline(&self) -> Option<TimelineId> {
+        match self {
+            Self::Wal(name, _) => name.segment().map(|segment| segment.timeline),
+            _ => None,
+        }
+    }
+
     /// What the object is for.
     pub const fn purpose(&self) -> ObjectUse {
         match self {

@@ -120,6 +120,13 @@ pub(crate) async fn archive_bytes(repository: &Repository, segment: &SegmentName
     repository.put_wal(&name, digest, sealed).await.unwrap();
 }
 
+/// Put other bytes under a key.
+pub(crate) async fn swap(repository: &Repository, key: &ObjectKey, other: &dyn Fn(Vec<u8>) -> Vec<u8>) {
+    let key = repository.key(&key.to_string());
+    let before = repository.store().get(&key).await.unwrap().to_vec();
+    repository.store().put(&key, vec![other(before).into()]).await.unwrap();
+}
+
 /// Put a backup that has one pack, which is there, and no files; gives its id.
 pub(crate) async fn put_backup(repository: &Repository, mut manifest: Manifest) -> BackupId {
     manifest.parts = Vec::new();
@@ -162,6 +169,11 @@ impl Inspect for OfHistory {
 /// Archive the history of a timeline.
 pub(crate) async fn archive_history(repository: &Repository, timeline: u32, text: &[u8]) {
     let name = WalName::History(crate::postgres::TimelineId::new(timeline).unwrap());
+    archive_text(repository, name, text).await;
+}
+
+/// Archive a file that holds text.
+pub(crate) async fn archive_text(repository: &Repository, name: WalName, text: &[u8]) {
     let len = text.len() as u64;
     let sealed =
         seal_wal(repository.keys(), repository.name(), &name, (1, 1), &text, len, OfHistory).unwrap();

@@ -114,12 +114,12 @@ impl Repository {
         Ok(listing)
     }
 
-    /// The segments of one timeline behind the key `after`: what comes behind them is not read.
+    /// The WAL files of one timeline behind the key `after`: what comes behind them is not read.
     pub async fn list_of_timeline(&self, timeline: TimelineId, after: &str) -> Result<Vec<Listed>> {
         let mut found = Vec::new();
         let see = |page| {
             let objects = self.parse_listing(page).objects;
-            let is_its = |listed: &Listed| matches!(listed.key, ObjectKey::Wal(WalName::Segment(segment), _) if segment.timeline == timeline);
+            let is_its = |listed: &Listed| listed.key.wal_timeline() == Some(timeline);
             let all = objects.iter().all(is_its);
             found.extend(objects.into_iter().filter(is_its));
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
