@@ -2,7 +2,7 @@
 //! was once flushed (the server was put back to an earlier state, or another one writes in its name): what is not covered
 //! byte for byte stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::archive::TailReader;
 use crate::error::{Kind, Result};
@@ -112,12 +112,14 @@ pub(super) struct Leftovers(BTreeMap<TailPieceName, bool>);
 
 impl Leftovers {
     /// The pieces that are garbage, and what is to be said of those that are not: they hold something else than the segment
-    /// that is stored, and no backup that begins behind them has settled it. What was compared once is not read again.
+    /// that is stored, and no backup that begins behind them has settled it. What was compared once is not read again. The
+    /// server's `own`, which it ships while it cannot store the segment, are what it has written.
     pub(super) async fn find(
         &mut self,
         repository: &Repository,
         listing: &Listing,
         catalog: &Catalog,
+        own: &BTreeMap<(SegmentName, TailGeneration), u32>,
     ) -> (Vec<TailPieceName>, Vec<Event>) {
         let left = |key: &ObjectKey| match key {
             ObjectKey::Tail(piece) if catalog.has(&piece.segment) => Some(*piece),
@@ -125,12 +127,15 @@ impl Leftovers {
         };
         let left: Vec<TailPieceName> =
             listing.objects.iter().filter_map(|listed| left(&listed.key)).collect();
-        self.0.retain(|piece, _| left.contains(piece));
+        let there: BTreeSet<&TailPieceName> = left.iter().collect();
+        self.0.retain(|piece, _| there.contains(piece));
         let (mut garbage, mut found) = (Vec::new(), Vec::new());
         for of_segment in left.chunk_by(|a, b| a.segment == b.segment) {
             let segment = of_segment[0].segment;
-            let open: Vec<TailPieceName> =
-                of_segment.iter().filter(|piece| !is_settled(piece, catalog)).copied().collect();
+            let is_open = |piece: &&TailPieceName| {
+                !catalog.settles(piece) && !own.contains_key(&(piece.segment, piece.generation))
+            };
+            let open: Vec<TailPieceName> = of_segment.iter().filter(is_open).copied().collect();
             if open.iter().any(|piece| !self.0.contains_key(piece)) {
                 match self.compare(repository, segment, &open, catalog).await {
                     Ok(event) => found.push(event),
@@ -138,7 +143,7 @@ impl Leftovers {
                 }
             }
             let is_garbage =
-                |piece: &&TailPieceName| is_settled(piece, catalog) || self.0.get(piece) == Some(&true);
+                |piece: &&TailPieceName| catalog.settles(piece) || self.0.get(piece) == Some(&true);
             garbage.extend(of_segment.iter().filter(is_garbage));
         }
         (garbage, found)
@@ -160,21 +165,16 @@ impl Leftovers {
     }
 }
 
-/// Whether a backup of this timeline or a later one begins behind it: nothing that is restored from then on needs it.
-fn is_settled(piece: &TailPieceName, catalog: &Catalog) -> bool {
-    let end = piece.segment.position(piece.end.into(), catalog.segment_size);
-    let mut backups = catalog.backups.iter();
-    backups.any(|backup| backup.timeline >= piece.segment.timeline && backup.start_lsn >= end)
-}
-
-/// Delete pieces that others cover.
-pub(super) async fn drop_covered(repository: &Repository, pieces: &[TailPieceName]) {
+/// Delete pieces that others cover; false: the store does not, and no more was asked of it.
+pub(super) async fn drop_covered(repository: &Repository, pieces: &[TailPieceName]) -> bool {
     for piece in pieces {
         // What is left over is deleted with the rest when the segment is stored.
         if let Err(error) = repository.delete_tail_piece(piece).await {
             tracing::debug!(%error, "a piece of the tail is left over");
+            return false;
         }
     }
+    true
 }
 
 /// Delete one tail of a segment.

@@ -24,6 +24,8 @@ const WHOLE: Duration = Duration::from_hours(24);
 pub(crate) const NEXT: Duration = Duration::from_mins(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// After a delete that was refused.
+const DELETE_AGAIN: Duration = Duration::from_mins(30);
 /// Segments that are listed again behind those that may be on their way together.
 const MARGIN: u64 = 16;
 /// What is kept from one look to the next (R34).
@@ -34,6 +36,8 @@ struct Looks {
     times: WalTimes,
     compared: Compared,
     leftovers: Leftovers,
+    /// When the store last refused to delete a tail.
+    refused_at: Option<Instant>,
     /// When everything was listed, and of which timeline the server was then.
     whole: Option<(Instant, TimelineId)>,
 }
@@ -101,7 +105,7 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
         Some(end) => looks.compared.others(pusher, &catalog, &history, (&files, end)).await?,
         None => BTreeSet::new(),
     };
-    let (garbage, found) = looks.leftovers.find(repository, &looks.listing, &catalog).await;
+    let (garbage, found) = looks.leftovers.find(repository, &looks.listing, &catalog, &expected).await;
     let seen = Seen {
         timeline,
         history,
@@ -125,8 +129,10 @@ async fn survey(ledger: &LedgerHandle, pusher: &Pusher, looks: &mut Looks) -> Re
     }
     ledger.apply(Event::Surveyed(Box::new(survey)), Now::read());
     pusher.add(missing);
-    // Last: a store that does not delete holds up nothing else.
-    drop_covered(repository, &garbage).await;
+    // Last, and not each time: a store that does not delete holds up nothing else.
+    if looks.refused_at.is_none_or(|at| at.elapsed() >= DELETE_AGAIN) {
+        looks.refused_at = (!drop_covered(repository, &garbage).await).then(Instant::now);
+    }
     Ok(())
 }
 

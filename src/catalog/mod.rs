@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::error::{Error, Result};
-use crate::format::{Harm, Manifest, ObjectKey, ObjectUse, WalDigest};
+use crate::format::{Harm, Manifest, ObjectKey, ObjectUse, TailPieceName, WalDigest};
 use crate::postgres::{History, Lsn, PgTime, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::records::Records;
 use crate::repository::{
@@ -226,6 +226,13 @@ impl Catalog {
     /// Whether a segment is archived, in any version.
     pub fn has(&self, segment: &SegmentName) -> bool {
         self.wal.contains_key(&WalName::Segment(*segment))
+    }
+
+    /// Whether a backup of a tail's timeline or a later one begins behind it: nothing that is restored from then on needs it.
+    pub fn settles(&self, tail: &TailPieceName) -> bool {
+        let end = tail.segment.position(tail.end.into(), self.segment_size);
+        let mut backups = self.backups.iter();
+        backups.any(|backup| backup.timeline >= tail.segment.timeline && backup.start_lsn >= end)
     }
 
     /// Whether several contents are stored under a segment's name.

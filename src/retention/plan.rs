@@ -206,8 +206,12 @@ impl Planner<'_> {
             ObjectKey::Tail(name) => {
                 let number = name.segment.number(self.facts.catalog.segment_size);
                 let needed = self.wal.reason(name.segment.timeline, number);
+                let catalog = self.facts.catalog;
+                let is_archived = catalog.has(&name.segment);
                 let (delete, reason) = match needed {
-                    _ if self.facts.catalog.has(&name.segment) => (true, "its segment is archived"),
+                    Some(_) if is_archived && catalog.settles(name) => (true, "its segment is archived"),
+                    // It may hold what another life of the server flushed, and nothing else does.
+                    Some(_) if is_archived => (false, "the daemon compares it with its segment"),
                     Some(_) => (false, "the newest WAL"),
                     None => (true, "no kept backup needs it"),
                 };

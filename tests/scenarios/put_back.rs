@@ -84,6 +84,9 @@ fn r29_what_only_the_tail_of_the_life_before_holds_is_kept_until_a_backup_settle
     archived.archive_all();
     stays_diverged(&daemon);
     assert!(is_kept(), "{:#?}", archived.repo().keys("/tail/"));
+    // Nor does an expiry take it away.
+    archived.walproof.run(["expire"]).success();
+    assert!(is_kept(), "{:#?}", archived.repo().keys("/tail/"));
     // Nor does a daemon that knows nothing from before take it for its own.
     daemon.kill9();
     let daemon = Daemon::start_whole(&archived.walproof);
