@@ -6,7 +6,8 @@ use std::cmp::Reverse;
 use super::namespace::{Namespace, Repository};
 use crate::error::{Error, Kind, Result, ResultExt};
 
-const CHOOSE: &str = "use --system-identifier to say which one";
+const CHOOSE: &str =
+    "commands that read or restore take --system-identifier; else the cluster in cluster.data_dir is meant";
 
 /// A repository of the name that opens.
 struct Sibling {
@@ -66,6 +67,23 @@ impl Namespace {
             }
         }
         Ok(chosen.repository)
+    }
+
+    /// The other repositories of the name of `own`, by system identifier. An error within for one that does not open.
+    pub async fn others(&self, own: &Repository) -> Result<Vec<(u64, Result<Repository>)>> {
+        let mut found = Vec::new();
+        for system_identifier in self.system_identifiers().await? {
+            if system_identifier == own.identity().system_identifier {
+                continue;
+            }
+            match self.open(system_identifier).await {
+                Err(error) if !error.kind().is_unreadable() && error.kind() != Kind::NotFound => {
+                    return Err(error);
+                }
+                opened => found.push((system_identifier, opened)),
+            }
+        }
+        Ok(found)
     }
 
     /// The repositories of this name; at least one. One that does not open is left out with a warning, unless there

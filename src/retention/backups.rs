@@ -106,39 +106,58 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decisions {
             }
         }
     }
-    let horizon = facts.horizon();
     decide_harmed(facts, &mut decisions);
     for backup in &facts.catalog.backups {
         decisions.entry(backup.id.clone()).or_insert_with(|| elsewhere(facts, backup));
     }
-    for damaged in &facts.catalog.damaged {
-        let decision = if damaged.id.began().is_none_or(|start| PgTime::from(start) > horizon) {
-            Decision::keep(
-                Needs::Nothing,
-                format!("in the window, though it cannot be read: {}", damaged.error),
-            )
-        } else {
-            Decision::delete("older than the window, and it cannot be read")
-        };
-        decisions.insert(damaged.id.clone(), decision);
-    }
+    decide_damaged(facts, &mut decisions);
     keep_newest(facts, &mut decisions);
     keep_held(facts, &mut decisions);
     keep_leased(facts, &mut decisions);
     decisions
 }
 
-/// What a verification found harmed may be mended, and so may the WAL of a backup: it stays as long as the window needs it, or
-/// nothing takes its place.
-fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
+/// A manifest that cannot be read may be mended, or was misread on its way. On which branch it lies, and which WAL it needs,
+/// is not known: until the start of the window is restored from another one on every branch, it may be this one.
+fn decide_damaged(facts: &Facts<'_>, decisions: &mut Decisions) {
     let horizon = facts.horizon();
+    let sound = sound_before_window(facts, decisions);
+    let leads = |branch: &Branch| sound.iter().any(|sound| Branch::leads_here(&branch.history, sound));
+    let mut needed = facts.window.tips().filter(|branch| is_needed(facts, branch));
+    let is_covered = facts.superseded || !sound.is_empty() && needed.all(leads);
+    for damaged in &facts.catalog.damaged {
+        let in_window = damaged.id.began().is_none_or(|start| PgTime::from(start) > horizon);
+        let needs = if is_covered { Needs::Nothing } else { Needs::Everything };
+        let decision = match (in_window, is_covered) {
+            (true, _) => {
+                Decision::keep(needs, format!("in the window, though it cannot be read: {}", damaged.error))
+            }
+            (false, true) => Decision::delete("older than the window, and it cannot be read"),
+            (false, false) => Decision::keep(
+                needs,
+                format!("nothing takes its place, though it cannot be read: {}", damaged.error),
+            ),
+        };
+        decisions.insert(damaged.id.clone(), decision);
+    }
+}
+
+/// The backups that ended before the window, can be restored, and stay.
+fn sound_before_window<'a>(facts: &Facts<'a>, decisions: &Decisions) -> Vec<&'a Arc<Manifest>> {
     let newest = newest_good(facts).filter(|_| !facts.superseded).map(|newest| newest.id.clone());
     let stays = |id: &BackupId| {
         let decision = decisions.get(id);
         newest.as_ref() == Some(id) || decision.is_some_and(|known| known.needs == Some(Needs::Everything))
     };
-    let before = facts.catalog.backups.iter().filter(|backup| backup.finished_at <= horizon);
-    let sound: Vec<&Arc<Manifest>> = before.filter(|backup| stays(&backup.id)).collect();
+    let before = facts.catalog.backups.iter().filter(|backup| backup.finished_at <= facts.horizon());
+    before.filter(|backup| stays(&backup.id)).collect()
+}
+
+/// What a verification found harmed may be mended, and so may the WAL of a backup: it stays as long as the window needs it, or
+/// nothing takes its place.
+fn decide_harmed(facts: &Facts<'_>, decisions: &mut Decisions) {
+    let horizon = facts.horizon();
+    let sound = sound_before_window(facts, decisions);
     let replaced = |harmed: &Manifest| {
         let mut needed = facts.window.tips().filter(|branch| is_needed(facts, branch));
         let leads = |branch: &Branch| sound.iter().any(|sound| Branch::leads_here(&branch.history, sound));

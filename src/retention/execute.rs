@@ -13,9 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::ObjectKey;
 use crate::format::{Protection, Purpose};
 use crate::postgres::PgTime;
-use crate::repository::{
-    ExpiryFailure, ExpiryRecord, HeldLease, Lease, Listed, Namespace, Refused, Repository,
-};
+use crate::repository::{ExpiryFailure, ExpiryRecord, HeldLease, Lease, Listed, Refused, Repository};
 use crate::store::OldVersions;
 use crate::window::{Records, RecoveryWindow, WalTimes, look};
 
@@ -65,20 +63,15 @@ pub async fn expire(repository: &Repository, policy: Policy) -> Result<Vec<(u64,
 
 /// The other repositories of the same name that were made before. One that does not open is left alone.
 async fn older(repository: &Repository) -> Result<Vec<Repository>> {
-    let namespace: &Namespace = repository.namespace();
-    let own = repository.identity();
+    let made = repository.identity().created_at;
     let mut found = Vec::new();
-    for system_identifier in namespace.system_identifiers().await? {
-        if system_identifier == own.system_identifier {
-            continue;
-        }
-        match namespace.open(system_identifier).await {
-            Ok(other) if other.identity().created_at < own.created_at => found.push(other),
+    for (system_identifier, opened) in repository.namespace().others(repository).await? {
+        match opened {
+            Ok(other) if other.identity().created_at < made => found.push(other),
             Ok(_) => {}
-            Err(error) if error.kind().is_unreadable() || error.kind() == Kind::NotFound => {
+            Err(error) => {
                 tracing::warn!(system_identifier, %error, "a repository of the same name is left alone");
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(found)
@@ -237,6 +230,8 @@ async fn look_and_plan(
     let (mut records, mut times) = (Records::default(), WalTimes::default());
     let (catalog, window) = look(repository, &listing, &mut records, &mut times).await?;
     locked::refuse(&catalog, &window, &times)?;
+    // What takes the place of what goes by what is known to be harmed, too. Only a restore may do without knowing that.
+    repository.get_harm().await.map_err(locked::refusal_for_want_of_key)?;
     let facts = Facts { policy, now, catalog: &catalog, window: &window, leases: leases.clone(), superseded };
     let decisions = decide(&facts);
     let mut lists = BTreeMap::new();

@@ -15,6 +15,11 @@ pub(super) fn refuse(catalog: &Catalog, window: &RecoveryWindow, times: &WalTime
     }
 }
 
+/// Refuse if this is what waits for its key.
+pub(super) fn refusal_for_want_of_key(error: Error) -> Error {
+    if is_locked(&error) { refusal(&error) } else { error }
+}
+
 /// Whether a backup waits for its key: then nothing goes next.
 pub(super) fn holds_up(catalog: &Catalog) -> bool {
     backups(catalog).next().is_some()

@@ -1,6 +1,6 @@
 //! Which WAL stays: from the oldest kept backup of each branch on, and what holds and leases need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::backups::{Decision, Decisions, Needs, is_needed};
 use super::facts::Facts;
@@ -71,6 +71,7 @@ pub(super) fn kept(facts: &Facts<'_>, decisions: &Decisions) -> KeptWal {
         }
     }
     keep_unreadable(facts, &mut kept);
+    keep_damaged(facts, &mut kept, decisions);
     kept
 }
 
@@ -138,6 +139,17 @@ fn keep_unreadable(facts: &Facts<'_>, kept: &mut KeptWal) {
                 format!("in the window, though its timeline cannot be followed: {error}"),
             );
         }
+    }
+}
+
+/// Which WAL a backup needs whose manifest cannot be read is not known: where nothing takes its place, all stays.
+fn keep_damaged(facts: &Facts<'_>, kept: &mut KeptWal, decisions: &Decisions) {
+    let needs = |id| decisions.get(id).and_then(|decision| decision.needs);
+    let mut damaged = facts.catalog.damaged.iter().map(|damaged| &damaged.id);
+    let Some(id) = damaged.find(|id| needs(id) == Some(Needs::Everything)) else { return };
+    let timelines: BTreeSet<TimelineId> = facts.catalog.wal().map(|file| file.name.timeline()).collect();
+    for timeline in timelines {
+        kept.add(timeline, 0, u64::MAX, format!("backup {id}, which cannot be read, may need it"));
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Expired;
 use super::site::Site;
 use crate::error::Result;
+use crate::format::{Harm, ObjectKey};
 
 #[track_caller]
 fn assert_refused(done: Result<Vec<(u64, Expired)>>) {
@@ -55,5 +56,24 @@ async fn wal_that_is_looked_at_and_whose_key_is_gone_lets_nothing_expire() {
     site.keys(&[&site.new]);
     let refused = site.expire().await;
     assert_eq!(site.there().await, (vec![older, newer], vec![3, 4, 5, 6, 7]));
+    assert_refused(refused);
+}
+
+#[tokio::test]
+async fn r21_harm_that_another_host_noted_under_a_newer_key_lets_nothing_expire() {
+    let site = Site::new().await;
+    site.segments(3..8).await;
+    let sound = site.backup(3, 9).await;
+    let harmed = site.backup(5, 8).await;
+    let newest = site.backup(6, 1).await;
+    site.keys(&[&site.new, &site.old]);
+    let object = ObjectKey::Manifest(harmed.clone());
+    let state = site.repository.list().await.unwrap().state(&object);
+    let why = "its packs are rotten".to_owned();
+    let harm = Harm { object: object.to_string(), state, why, backups: vec![harmed.clone()] };
+    site.repository.put_harm(&[harm]).await.unwrap();
+    site.keys(&[&site.old]);
+    let refused = site.expire().await;
+    assert_eq!(site.there().await, (vec![sound, harmed, newest], vec![3, 4, 5, 6, 7]));
     assert_refused(refused);
 }
