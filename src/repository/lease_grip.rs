@@ -43,17 +43,22 @@ pub(super) async fn read(repository: &Repository, object: &Object, age: Duration
             Ok(Found::Dead)
         }
         Err(error) if error.kind() == Kind::NotFound => Ok(Found::Dead),
-        Err(error) if error.kind().is_unreadable() && age >= lifetime() => Ok(Found::Dead),
         Err(error) if error.kind().is_unreadable() => {
             let name = relative.rsplit('/').next().and_then(|name| name.split('-').next());
             let purpose = name.and_then(|name| name.parse().ok());
+            // A restore that another key sealed may have left it behind for the server that recovers.
+            let left_behind = purpose == Some(Purpose::Restore) && error.kind() == Kind::KeyMissing;
+            let lifetime = if left_behind { lifetime_left_behind() } else { lifetime() };
+            if age >= lifetime {
+                return Ok(Found::Dead);
+            }
             let text = format!(
                 "the lease {relative} was written {} s ago and cannot be read: {error}",
                 age.as_secs()
             );
             let hint = format!(
                 "does another host use another key? the lease is ignored once it is {} s old",
-                lifetime().as_secs()
+                lifetime.as_secs()
             );
             Ok(Found::Unreadable { purpose, error: Error::new(Kind::Busy, text).hint(hint) })
         }
@@ -232,5 +237,40 @@ impl std::ops::Add<Duration> for Moment {
 
     fn add(self, duration: Duration) -> Self {
         Self(self.0 + duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Lease, fixture};
+    use super::*;
+    use crate::format::lease_record::{LIFETIME, Protection};
+    use crate::seal::{KeyRing, MasterKey};
+
+    /// The server that recovers needs its WAL, whichever key its restore had.
+    #[tokio::test]
+    async fn what_a_restore_left_behind_lives_for_a_day_where_its_key_is_not_at_hand() {
+        let (_, repository) = fixture::memory().await;
+        let keys = repository.keys().clone();
+        let lease = Lease::take(&repository, Purpose::Restore, Protection::default()).await.unwrap();
+        let backup = Lease::take(&repository, Purpose::Backup, Protection::default()).await.unwrap();
+        let objects = repository.store().list(&repository.key(layout::LEASES)).await.unwrap();
+        let other = MasterKey::generate().unwrap().to_text();
+        repository.keys().replace(&KeyRing::parse(&other).unwrap());
+        let mut found = Vec::new();
+        for object in &objects {
+            for age in [LIFETIME, lifetime_left_behind() / 2, lifetime_left_behind()] {
+                let is_dead = matches!(read(&repository, object, age).await.unwrap(), Found::Dead);
+                found.push((object.key.contains("/restore-"), is_dead));
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [(false, true), (false, true), (false, true), (true, false), (true, false), (true, true)]
+        );
+        repository.keys().replace(&keys);
+        lease.release().await.unwrap();
+        backup.release().await.unwrap();
     }
 }
