@@ -6,22 +6,43 @@ use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{args::Global, context::Context, output, start};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rotation::{OlderKey, Rotation, rotate as seal_anew};
 use crate::store::Policy;
+
+/// Of all repositories of the name: an older one, of a database before an upgrade, needs its keys as well.
+#[derive(Default)]
+struct Rotations {
+    /// First that of the cluster that is live.
+    done: Vec<Rotation>,
+    /// Those that do not open, by system identifier.
+    closed: Vec<(u64, Error)>,
+}
 
 pub(super) fn rotate(global: &Global) -> Result<u8> {
     let context = Context::of(global, LevelFilter::WARN, Policy::default())?;
     context.config.repository.refuse_root()?;
     let window = context.config.retention_window;
-    let rotation = start::run_large(async { seal_anew(&context.repository(None).await?, window).await })?;
-    if global.json { output::json(&document(&rotation)) } else { show(&rotation, window) }?;
+    let all = start::run_large(async {
+        let repository = context.repository(None).await?;
+        let mut all = Rotations::default();
+        all.done.push(seal_anew(&repository, window).await?);
+        for (system_identifier, opened) in repository.namespace().others(&repository).await? {
+            match opened {
+                Ok(other) => all.done.push(seal_anew(&other, window).await?),
+                Err(error) => all.closed.push((system_identifier, error)),
+            }
+        }
+        Ok(all)
+    })?;
+    if global.json { output::json(&document(&all)) } else { show(&all, window) }?;
     Ok(0)
 }
 
-fn document(rotation: &Rotation) -> Value {
-    let older = |older: &OlderKey| {
+fn document(all: &Rotations) -> Value {
+    let older = |system_identifier: u64, older: &OlderKey| {
         json!({
+            "system_identifier": system_identifier.to_string(),
             "key_id": older.key,
             "at_hand": older.at_hand,
             "backups": older.backups,
@@ -32,16 +53,39 @@ fn document(rotation: &Rotation) -> Value {
             "needed_until": older.needed_until,
         })
     };
+    let of = |done: &Rotation| -> Vec<Value> {
+        done.older.iter().map(|key| older(done.system_identifier, key)).collect()
+    };
+    let closed = |(system_identifier, error): &(u64, Error)| json!({ "system_identifier": system_identifier.to_string(), "error": error.to_string() });
     json!({
-        "key_id": rotation.key,
-        "identity_key_id_before": rotation.identity_before,
-        "histories_sealed": rotation.histories,
-        "records_sealed": rotation.records,
-        "older_keys": rotation.older.iter().map(older).collect::<Vec<_>>(),
+        "key_id": all.done[0].key,
+        "identity_key_id_before": all.done[0].identity_before,
+        "histories_sealed": all.done.iter().map(|done| done.histories).sum::<u64>(),
+        "records_sealed": all.done.iter().map(|done| done.records).sum::<u64>(),
+        "older_keys": all.done.iter().flat_map(of).collect::<Vec<_>>(),
+        "not_opened": all.closed.iter().map(closed).collect::<Vec<_>>(),
     })
 }
 
-fn show(rotation: &Rotation, window: Duration) -> Result<()> {
+fn show(all: &Rotations, window: Duration) -> Result<()> {
+    for rotation in &all.done {
+        if all.done.len() > 1 {
+            output::line(format!("system identifier {}:", rotation.system_identifier))?;
+        }
+        show_one(rotation, window)?;
+    }
+    for (system_identifier, error) in &all.closed {
+        output::line(format!(
+            "the repository of system identifier {system_identifier} does not open ({error}): what it needs is not known"
+        ))?;
+    }
+    if all.done.iter().any(|rotation| !rotation.older.is_empty()) {
+        output::line("a key that is no longer named here after `walproof expire` can go from the key file")?;
+    }
+    Ok(())
+}
+
+fn show_one(rotation: &Rotation, window: Duration) -> Result<()> {
     let key = rotation.key;
     match rotation.identity_before {
         Some(before) => {
@@ -64,7 +108,7 @@ fn show(rotation: &Rotation, window: Duration) -> Result<()> {
             output::line("  it is not in the key file: these cannot be opened, and nothing expires")?;
         }
     }
-    output::line("a key that is no longer named here after `walproof expire` can go from the key file")
+    Ok(())
 }
 
 /// How long the key has to stay.

@@ -22,6 +22,8 @@ use crate::seal::{Header, KeyId, MasterKey};
 /// What a rotation did, and what it cannot do.
 #[derive(Debug)]
 pub struct Rotation {
+    /// Of which repository.
+    pub system_identifier: u64,
     /// The key that seals, first in the key file.
     pub key: KeyId,
     /// The key that the identity was sealed with before; `None` if it was this one already.
@@ -54,7 +56,8 @@ pub async fn rotate(repository: &Repository, window: Duration) -> Result<Rotatio
     kept.extend(history_files.iter().map(|file| ObjectKey::Wal(file.name, file.digest)));
     let sealed = Sealed::of(repository, &listing, key, wal, &kept).await?;
     let older = sealed.older_keys(repository, key, window);
-    Ok(Rotation { key, identity_before, histories, records: sealed_anew, older })
+    let system_identifier = repository.identity().system_identifier;
+    Ok(Rotation { system_identifier, key, identity_before, histories, records: sealed_anew, older })
 }
 
 async fn identity(repository: &Repository, key: KeyId) -> Result<Option<KeyId>> {
