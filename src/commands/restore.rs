@@ -13,7 +13,7 @@ use crate::cli::{
     restore_words::Words, server_view, server_view::Rehearsal, start,
 };
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::format::{Protection, Purpose, WalFrom};
 use crate::postgres::{RecoveryTarget, TargetAction};
 use crate::repository::{Lease, Repository};
@@ -89,16 +89,11 @@ async fn take_lease(config: &Config, repository: &Repository, plan: &Plan) -> Re
     let wal = vec![WalFrom { timeline: backup.timeline, start: backup.start_lsn }];
     let protects = Protection { backups: vec![backup.id.clone()], wal };
     let lease = Lease::take_if_possible(repository, Purpose::Restore, protects).await;
-    match repository.get_manifest(&backup.id).await {
-        Err(error) if error.kind() == Kind::NotFound => {
-            end_lease(lease, false).await;
-            Err(Error::impossible(format!("backup {} was deleted a moment ago", backup.id)).hint(
-                "did it expire? run the command again: the next backup that serves the target is chosen",
-            ))
-        }
-        // Any other failure says nothing about the backup.
-        _ => Ok(lease),
+    if let Err(gone) = repository.still_has(&backup.id).await {
+        end_lease(lease, false).await;
+        return Err(gone);
     }
+    Ok(lease)
 }
 
 /// The first that went wrong before anything was touched.

@@ -83,6 +83,17 @@ impl Repository {
         self.put_sealed(ObjectKind::Manifest, &key, &manifest.to_bytes()?).await.map(|_| ())
     }
 
+    /// See that a backup that was listed is still there, for who has just taken the lease that keeps it: an expiry that had
+    /// begun before may have been faster. Any other failure says nothing about the backup.
+    pub async fn still_has(&self, id: &BackupId) -> Result<()> {
+        match self.is_there(&ObjectKey::Manifest(id.clone())).await {
+            Ok(false) => Err(Error::impossible(format!("backup {id} was deleted a moment ago")).hint(
+                "did it expire? run the command again: the next backup that serves the target is chosen",
+            )),
+            Ok(true) | Err(_) => Ok(()),
+        }
+    }
+
     /// The manifest of the backup `id`.
     pub async fn get_manifest(&self, id: &BackupId) -> Result<Manifest> {
         let plain =
