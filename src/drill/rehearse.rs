@@ -14,6 +14,7 @@ use crate::postgres::{Lsn, PgTime, Recovery, RecoverySettings, RecoveryTarget, T
 use crate::present::seconds;
 use crate::repository::Repository;
 use crate::restore::{Handover, Plan, execute, prepare};
+use crate::seal::SEALED_WITH;
 
 /// Recovery that restores no segment and says nothing for so long does not go on.
 const STALLED: Duration = Duration::from_mins(20);
@@ -307,7 +308,8 @@ fn why_it_ended(server: &PrivateServer, status: &str) -> Finding {
     let told = log.failure().unwrap_or_else(|| format!("the server ended ({status})"));
     let of_host = OF_HOST.iter().any(|words| told.contains(words));
     // The store was away, or this host lacks something: that says nothing about the backup.
-    let unknown = log.restore_command_failure().map_or(of_host, |code| [202, 204, 209].contains(&code));
+    let of_fetch = |code| [202, 204, 209].contains(&code) || code == 205 && told.contains(SEALED_WITH);
+    let unknown = log.restore_command_failure().map_or(of_host, of_fetch);
     let verdict = if unknown { CheckVerdict::CouldNotVerify } else { CheckVerdict::Fail };
     (verdict, told)
 }

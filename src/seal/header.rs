@@ -10,6 +10,8 @@ pub const VERSION: u16 = 1;
 const MAGIC: &[u8; 8] = b"WALPROOF";
 /// Largest frame that a reader accepts, so that a forged header cannot make it allocate without bound.
 const LARGEST_FRAME: u32 = 64 << 20;
+/// What an error says where a key is not at hand; of a process of which only its words and code 5 are known.
+pub const SEALED_WITH: &str = "is sealed with key";
 
 /// What a sealed object is. Bound into its authentication, so one kind cannot pass for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +181,7 @@ impl Header {
             }
             Cipher::Aes256Gcm => Error::new(
                 Kind::KeyMissing,
-                format!("the object is sealed with key {}; keys at hand: {}", self.key_id, keys.ids()),
+                format!("the object {SEALED_WITH} {}; keys at hand: {}", self.key_id, keys.ids()),
             )
             .hint("is this the key file that the repository was made with?"),
         }

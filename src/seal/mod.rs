@@ -14,7 +14,7 @@ pub(crate) mod tree_hash;
 
 pub use compression::{Compressor, Decompressor, PageCompressor};
 pub use frame::{FRAME_OVERHEAD, FrameHeader, SealedFrame};
-pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, VERSION};
+pub use header::{Cipher, Compression, HEADER_LEN, Header, ObjectKind, SEALED_WITH, VERSION};
 pub use key::{KeyId, KeyRing, MasterKey, fill_random};
 pub use object::{DEFAULT_FRAME, Opener, Sealer, open_object, scrub_object, seal_object};
 pub use page_filter::PageFilter;

@@ -9,7 +9,7 @@ use super::reach::{Lack, Reach, Stranded};
 use super::recovery::RecoveryWindow;
 use super::times::WalTimes;
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{BackupId, Manifest};
 use crate::postgres::{Lsn, PgTime, RecoveryTarget, TimelineId};
 use crate::repository::Repository;
@@ -388,7 +388,7 @@ fn nothing_restorable(branch: &Branch, wanted: Option<&BackupId>) -> Error {
             .hint("a new backup (`walproof backup-push`) of the server that writes now needs none of it");
     }
     let unusable = branch.unusable.first().map(|(_, error)| {
-        Error::corrupt(format!("no backup can be made consistent: {error}"))
+        Error::new(why_unusable(error), format!("no backup can be made consistent: {error}"))
             .hint("was an object of the repository changed, or do two clusters archive to it?")
     });
     unusable.unwrap_or_else(|| {
@@ -402,9 +402,15 @@ fn nothing_restorable(branch: &Branch, wanted: Option<&BackupId>) -> Error {
 fn unreadable(span: &Span) -> Option<Error> {
     let Cut::Unusable(_, error) = &span.cut else { return None };
     let before = span.end_time.map_or_else(|| span.end.to_string(), |time| time.to_string());
-    Some(Error::corrupt(format!("the newest WAL cannot be read: {error}")).hint(format!(
+    let told = format!("the newest WAL cannot be read: {error}");
+    Some(Error::new(why_unusable(error), told).hint(format!(
         "everything before {before} can be reached: ask for it with --target-time or --target-lsn"
     )))
+}
+
+/// WAL that waits for a key that is not at hand is not damaged.
+fn why_unusable(error: &Error) -> Kind {
+    if error.kind() == Kind::KeyMissing { Kind::KeyMissing } else { Kind::Corrupt }
 }
 
 fn time_ranges(branch: &Branch, candidates: &[Reach]) -> String {

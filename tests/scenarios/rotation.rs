@@ -1,7 +1,7 @@
 //! Changing the master key.
 
 use crate::support::s3::{Fault, S3Server, Verb};
-use crate::support::{Archived, Repo, Walproof};
+use crate::support::{Archived, Repo, Walproof, drill::Staging, postgres::Cluster};
 use crate::support::{archived::PATIENCE, fabricate::history};
 use crate::support::{site::Site, walproof_builder::WalproofBuilder};
 use serde_json::{Value, json};
@@ -47,6 +47,7 @@ fn a_rotation_ends_when_the_window_has_left_the_old_key() {
     let [needed] = rotated["older_keys"].as_array().unwrap().clone().try_into().unwrap();
     let newest = archived.cluster.psql("select last_archived_wal from pg_stat_archiver");
     let expected = json!({
+        "system_identifier": archived.cluster.system_identifier().to_string(),
         "key_id": old, "at_hand": true, "backups": 1, "newest_backup": first["id"], "newest_wal": newest,
         "held_backups": [], "records": 0, "needed_until": Value::Null,
     });
@@ -148,6 +149,47 @@ fn nothing_is_reused_of_what_an_older_key_sealed() {
     set_keys(walproof, &new);
     let to = archived.target("restored");
     archived.try_restore(&to, ["--backup", next["id"].as_str().unwrap(), "--target-immediate"]).success();
+}
+
+#[test]
+fn a_rotation_covers_the_repository_of_the_database_before_an_upgrade() {
+    let old = Archived::start(Repo::local());
+    let held = old.backup()["id"].as_str().unwrap().to_owned();
+    old.walproof.run(["backup-hold", &held]).success();
+    let identity = old.repo().key("/identity");
+    let old_key = key_id(old.repo(), &identity);
+    let cluster = Cluster::builder().create();
+    let walproof = Walproof::builder(old.repo().clone()).cluster(&cluster).build();
+    // Its first key is a new one from the beginning.
+    set_keys(&walproof, &format!("{}{}", keys(&walproof), keys(&old.walproof)));
+    walproof.run(["init"]).success();
+    let rotated = walproof.json(["key-rotate"]);
+    assert_ne!(key_id(old.repo(), &identity), old_key, "{rotated:#}");
+    let [needed] = rotated["older_keys"].as_array().unwrap().clone().try_into().unwrap();
+    assert_eq!((&needed["key_id"], &needed["held_backups"]), (&json!(old_key), &json!([held])));
+    assert_eq!(needed["system_identifier"], json!(old.cluster.system_identifier().to_string()));
+    let told = walproof.run(["key-rotate"]);
+    told.success().stdout_contains(&format!("as long as backup {held} is held"));
+}
+
+/// A staging host that was forgotten when the key was changed: that says nothing about what a restore gives.
+#[test]
+fn a_drill_without_the_new_key_is_inconclusive() {
+    let archived = Archived::start(Repo::local());
+    archived.cluster.psql("create table t (n int)");
+    archived.backup();
+    archived.archive_all();
+    // A key file of its own.
+    let own = Walproof::builder(archived.repo().clone()).build();
+    set_keys(&own, &keys(&archived.walproof));
+    let staging = Staging::configured(&archived, &own, "[drill]\ntarget = \"latest\"");
+    add_key(&archived.walproof);
+    archived.cluster.psql("insert into t values (1)");
+    archived.archive_all();
+    let report = staging.drill(10, []);
+    assert!(report["reasons"].to_string().contains("is sealed with key"), "{report:#}");
+    let report = staging.drill(10, ["--target-immediate"]);
+    assert!(report["reasons"].to_string().contains("is sealed with key"), "{report:#}");
 }
 
 #[test]
