@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::copy::{Copied, CopyRequest, copy};
@@ -38,6 +39,8 @@ pub struct BackupRequest {
     pub reread: Duration,
     /// Counts bytes read.
     pub progress: Arc<Progress>,
+    /// Whether it has begun: until it holds the lease, another one may be under way instead.
+    pub begun: Arc<AtomicBool>,
 }
 
 /// Take a backup. It exists when this returns, and if this fails it does not.
@@ -55,6 +58,7 @@ pub async fn take(namespace: &Namespace, request: &BackupRequest) -> Result<Mani
     let wal = vec![WalFrom { timeline: control.timeline, start: control.redo }];
     let backups = found.backups().chain([&id]).cloned().collect();
     let lease = Lease::take(&repository, Purpose::Backup, Protection { backups, wal }).await?;
+    request.begun.store(true, Ordering::Relaxed);
     repository.note_backup_begun().await;
     let run = Run { repository: &repository, session: &session, info: &info, data_dir: &data_dir };
     let taken = tokio::select! {

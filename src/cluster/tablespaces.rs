@@ -28,8 +28,9 @@ impl Session {
     }
 
     async fn tablespace_oids(&self) -> Result<Vec<u32>> {
-        let sql = "SELECT COALESCE(array_agg(oid), '{}') AS oids FROM pg_tablespace
-            WHERE spcname NOT IN ('pg_default', 'pg_global')";
+        // pg_default and pg_global, which may be renamed (pg_tablespace.dat).
+        let sql =
+            "SELECT COALESCE(array_agg(oid), '{}') AS oids FROM pg_tablespace WHERE oid NOT IN (1663, 1664)";
         column(&self.row("ask for the tablespaces", sql, &[]).await?, "oids")
     }
 

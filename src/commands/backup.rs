@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -31,9 +32,9 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     check_pgdata(&config, pgdata)?;
     config.repository.refuse_root()?;
     let begin = Instant::now();
-    let manifest = take(global, &config, full);
-    // That another backup is under way is not a failure.
-    if !matches!(&manifest, Err(error) if error.kind() == Kind::Busy) {
+    let is_ours = Arc::new(AtomicBool::new(false));
+    let manifest = take(global, &config, full, &is_ours);
+    if !is_anothers(&manifest, &is_ours) {
         tell_daemon(&config, &Request::BackupEnded(manifest.is_ok()));
     }
     let manifest = manifest?;
@@ -63,7 +64,12 @@ pub(super) fn push(global: &Global, pgdata: Option<&Path>, full: bool) -> Result
     .hint("is the disk failing? keep older backups, and look at `walproof backup-show` and amcheck"))
 }
 
-fn take(global: &Global, config: &Config, full: bool) -> Result<Manifest> {
+/// That another backup is under way is not a failure; that a lease was lost is.
+fn is_anothers(result: &Result<Manifest>, begun: &AtomicBool) -> bool {
+    !begun.load(Ordering::Relaxed) && matches!(result, Err(error) if error.kind() == Kind::Busy)
+}
+
+fn take(global: &Global, config: &Config, full: bool, begun: &Arc<AtomicBool>) -> Result<Manifest> {
     let data_dir = config.data_dir()?.to_owned();
     let namespace = config.namespace(patience())?;
     let progress = Arc::new(Progress::default());
@@ -78,12 +84,15 @@ fn take(global: &Global, config: &Config, full: bool) -> Result<Manifest> {
         full,
         reread: config.backup_reread,
         progress: Arc::clone(&progress),
+        begun: Arc::clone(begun),
     };
     start::run_large(async {
         let bar = draw(global, progress);
         let result = backup::take(&namespace, &request).await;
         bar.abort();
-        note_end(&namespace, &request.data_dir, &result).await;
+        if !is_anothers(&result, begun) {
+            note_end(&namespace, &request.data_dir, &result, begun).await;
+        }
         if let Ok(manifest) = &result {
             retention::after_backup(config, &namespace, manifest.system_identifier).await;
         }
@@ -92,14 +101,17 @@ fn take(global: &Global, config: &Config, full: bool) -> Result<Manifest> {
 }
 
 /// Leave in the repository how it ended, for whoever shows it, as long as the store answers.
-async fn note_end(namespace: &Namespace, data_dir: &Path, result: &Result<Manifest>) {
+async fn note_end(namespace: &Namespace, data_dir: &Path, result: &Result<Manifest>, begun: &AtomicBool) {
     let failure = result.as_ref().err();
-    if failure.is_some_and(|error| error.kind() == Kind::Busy) {
-        return;
-    }
     let note = async {
         let control = DataDir::open(data_dir)?.control()?;
         let repository = namespace.open(control.system_identifier).await?;
+        // Of one that lost its lease to another, which has ended since, nobody needs to hear any more.
+        let is_lost = failure.is_some_and(|error| error.kind() == Kind::Busy);
+        if is_lost && repository.get_attempt().await?.is_none_or(|last| last.ended.is_some()) {
+            begun.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
         repository.note_backup_ended(failure.map(ToString::to_string)).await
     };
     if let Ok(Err(error)) = tokio::time::timeout(NOTE_PATIENCE, note).await {

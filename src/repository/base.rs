@@ -134,25 +134,33 @@ impl Repository {
         if manifest.packs.iter().all(|packs| packs.backup == manifest.id) {
             return Ok(());
         }
-        let found = self.get_harm().await?;
-        let harmed: HashMap<_, _> = found.iter().filter_map(|harm| Some((harm.key()?, harm))).collect();
         let list = self.get_pack_list(&manifest.id).await?;
         for (packs, there) in self.stored_of(&list).await? {
             for pack in packs {
                 let key = ObjectKey::Pack(pack.name.clone());
-                if let Some(Harm { object, why, .. }) = harmed.get(&key) {
-                    let text = format!(
-                        "a verification found meanwhile that what the backup reuses is damaged: {object}: {why}"
-                    );
-                    return Err(Error::corrupt(text).hint("run it again: what is damaged is stored anew"));
-                }
                 if there.get(&pack.name) != Some(pack.bytes) {
                     return Err(Error::corrupt(format!("{key}, which the backup reuses, was deleted meanwhile"))
                         .hint("was an expiry suspended, or does something else delete objects? run `walproof backup-push` again: it stores anew what is gone"));
                 }
             }
         }
-        Ok(())
+        self.check_unharmed(manifest).await
+    }
+
+    /// See that no verification found damage in a pack that a backup names. Before its manifest is there a verification does
+    /// not know who needs the pack, and behind that this knows of everything that was found before.
+    pub(super) async fn check_unharmed(&self, manifest: &Manifest) -> Result<()> {
+        let found = self.get_harm().await?;
+        let harmed: HashMap<_, _> = found.iter().filter_map(|harm| Some((harm.key()?, harm))).collect();
+        if harmed.is_empty() {
+            return Ok(());
+        }
+        let list = self.get_pack_list(&manifest.id).await?;
+        let mut packs = list.0.iter().map(|pack| ObjectKey::Pack(pack.name.clone()));
+        let Some(Harm { object, why, .. }) = packs.find_map(|key| harmed.get(&key)) else { return Ok(()) };
+        let text =
+            format!("a verification found meanwhile that what the backup reuses is damaged: {object}: {why}");
+        Err(Error::corrupt(text).hint("run it again: what is damaged is stored anew"))
     }
 
     /// The packs of a list by the backups that wrote them, with all that is there of each.

@@ -66,6 +66,10 @@ impl Repository {
             waited += PAUSE;
         }
         if self.is_there(&ObjectKey::Manifest(id.clone())).await? {
+            // A change of the key holds that lease, too, and may have put back what it had read before.
+            if !waited.is_zero() && self.get_hold(id, hold.placed_at).await? != *hold {
+                self.put_hold(hold).await?;
+            }
             return Ok(());
         }
         self.delete_hold(id).await?;

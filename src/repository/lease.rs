@@ -184,7 +184,11 @@ impl Lease {
         let error = match timeout(left, repository.put_manifest(manifest)).await {
             // If it is late by our clock, nobody took over as long as nobody removed the lease.
             Ok(Ok(())) if self.still_held().is_ok() || self.grip.is_there().await.unwrap_or(false) => {
-                return Ok(());
+                match repository.check_unharmed(manifest).await {
+                    Err(error) if error.kind() == Kind::Corrupt => error,
+                    // What could not be asked says nothing against it.
+                    _ => return Ok(()),
+                }
             }
             Ok(Err(error)) => error,
             _ => self.grip.error(),

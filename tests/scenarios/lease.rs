@@ -39,6 +39,32 @@ fn r32_a_suspended_backup_that_another_one_took_over_from_leaves_no_manifest() {
 }
 
 #[test]
+fn a_backup_that_lost_its_lease_is_told_of_unless_another_one_has_ended_since() {
+    let archived = Archived::start(Repo::local());
+    let slow = short_lived(&archived.configured("[backup]\nmax_rate = \"2MB\"\nconcurrency = 1"));
+    let mut lost = slow.spawn(["backup-push"]);
+    lost.wait_for_stderr("backup started", PATIENCE);
+    lost.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_secs(5));
+    lost.signal(Signal::CONT);
+    lost.wait(PATIENCE).fails_with(7).stderr_contains("lease");
+    let status = archived.walproof.run(["--json", "status"]).json();
+    let failed = status["problems"].as_array().unwrap().iter().find(|one| one["code"] == "backup_failed");
+    let text = failed.unwrap_or_else(|| panic!("{status:#}"))["text"].as_str().unwrap();
+    assert!(text.contains("the lease of this backup was lost"), "{text}");
+
+    let mut lost = slow.spawn(["backup-push"]);
+    lost.wait_for_stderr("backup started", PATIENCE);
+    lost.signal(Signal::STOP);
+    let other = short_lived(&archived.walproof);
+    wait_until("its lease has aged", PATIENCE, || other.run(["backup-push", "-q"]).code() == 0);
+    lost.signal(Signal::CONT);
+    lost.wait(PATIENCE).fails_with(7);
+    let status = archived.walproof.run(["--json", "status"]).json();
+    assert!(!status["problems"].to_string().contains("backup_failed"), "{status:#}");
+}
+
+#[test]
 fn r32_a_backup_that_is_suspended_just_before_its_commit_commits_nothing() {
     let archived = Archived::start(Repo::local());
     archived.cluster.psql("checkpoint");
