@@ -148,7 +148,7 @@ async fn left_at(repository: &Repository, request: &FetchRequest<'_>) -> Result<
         return Ok(None);
     };
     let history = read_history(repository, follows).await.map_err(Error::absence_proves_nothing)?;
-    Ok(history.stretch(segment.timeline).and_then(|stretch| stretch.end))
+    Ok(history.end_of(segment.timeline))
 }
 
 /// Zero what lies behind `end` of the segment that begins at `start`, and say how many bytes are left.

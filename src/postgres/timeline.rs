@@ -143,6 +143,13 @@ impl History {
         stretches
     }
 
+    /// Where `timeline` ends for this one, if that is an ancestor: also of one that contributes nothing, whose files
+    /// PostgreSQL reads all the same where they begin with its own ancestors' WAL.
+    pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
+        let at = self.entries.iter().position(|entry| entry.parent == timeline)?;
+        self.entries[at..].iter().map(|entry| entry.switch).min()
+    }
+
     /// The stretch that lies on `timeline`, if that is this one or an ancestor that contributes something.
     pub fn stretch(&self, timeline: TimelineId) -> Option<Stretch> {
         self.lineage().into_iter().find(|stretch| stretch.timeline == timeline)
@@ -204,6 +211,10 @@ mod tests {
         let fork = 0x301_8C78;
         let expected = [(1, 0, Some(fork)), (3, fork, None)];
         assert_eq!(stretches(3, text), expected);
+        // 2 contributes nothing, and PostgreSQL reads its file of that segment all the same where 3 has none.
+        let history = History::parse(id(3), text.as_bytes()).unwrap();
+        let ends = [1, 2, 3, 4].map(|timeline| history.end_of(id(timeline)).map(Lsn::get));
+        assert_eq!(ends, [Some(fork), Some(fork), None, None]);
         for (text, expected) in [
             ("1 0/30\n2 0/18\n3 0/40", vec![(1, 0, Some(0x18)), (3, 0x18, Some(0x40)), (4, 0x40, None)]),
             ("1 0/10\n2 0/30\n3 0/20", vec![(1, 0, Some(0x10)), (2, 0x10, Some(0x20)), (4, 0x20, None)]),
