@@ -195,6 +195,12 @@ fn of_backups(snapshot: &Snapshot, found: &mut Found) {
     for damaged in &snapshot.backups.damaged_backups {
         found.trouble(Severity::Critical, "", damaged, None);
     }
+    // Also where no backup is left, or there never was one.
+    if snapshot.backups.last_try_failed_at().is_some() {
+        let why = snapshot.backups.backup_failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let text = format!("the last backup failed{why}");
+        found.critical(Code::BackupFailed, text, "journalctl -u walproof-backup says why");
+    }
     let Some(newest) = snapshot.backups.finished.last() else {
         return found.critical(
             Code::NoBackup,
@@ -237,16 +243,6 @@ fn of_newest_backup(snapshot: &Snapshot, newest: &BackupLine, found: &mut Found)
                 "`walproof backup-show {}` names them; the server's disk is the first suspect",
                 newest.id
             ),
-        );
-    }
-    if snapshot.backups.last_try_failed_at().is_some() {
-        found.critical(
-            Code::BackupFailed,
-            match &snapshot.backups.backup_failure {
-                Some(why) => format!("the last backup failed: {why}"),
-                None => "the last backup failed".to_owned(),
-            },
-            "journalctl -u walproof-backup says why",
         );
     }
 }

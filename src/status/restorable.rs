@@ -46,7 +46,10 @@ impl Backups {
         let noted = catalog.and_then(|catalog| catalog.backup_failure(now.timestamp()));
         let (at, why) = noted.map(|(at, why)| (PgTime::from(at), why)).unzip();
         let backup_succeeded_at = catalog.and_then(Catalog::backup_success).map(PgTime::from);
-        Self { backup_failed_at: at.max(seen_at), backup_failure: why, backup_succeeded_at, ..self }
+        // The record is put before this host is told: what it saw long after that failed before it could leave one.
+        let backup_failure =
+            why.filter(|_| seen_at.zip(at).is_none_or(|(seen, at)| seen.seconds_since(at) < 60.0));
+        Self { backup_failed_at: at.max(seen_at), backup_failure, backup_succeeded_at, ..self }
     }
 }
 
