@@ -205,9 +205,9 @@ pub(crate) enum Command {
     },
     /// Make a key that signs reports, and print its public half
     DrillKeygen {
-        /// A new file for the private half; never over one that exists
+        /// A new file for the private half; never over one that exists. Without it that is printed, too, first
         #[arg(long, value_name = "FILE")]
-        to: PathBuf,
+        to: Option<PathBuf>,
     },
     /// Say how safe the cluster is now: recovery window, RPO, last backup, what needs attention
     Status(Which),

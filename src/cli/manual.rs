@@ -69,7 +69,7 @@ const PAGES: &[Page] = &[
             (1, "the repository answered that the file is not there. Any other failure adds 200 to the codes below, \
                  because PostgreSQL takes up to 125 for the end of the WAL; with --standby it does not"),
         ],
-        codes: READS,
+        codes: &[2, 3, 4, 5, 6, 9],
     },
     Page {
         command: "wal-list",
@@ -151,7 +151,7 @@ const PAGES: &[Page] = &[
         command: "drill",
         examples: &[
             ("As configured, now:", "sudo -u postgres walproof drill"),
-            ("The newest state, and the results for node_exporter:",
+            ("The state a minute ago, and the results for node_exporter:",
              "walproof drill --target-time 'now - 1 min' --textfile /var/lib/prometheus/node-exporter/walproof-drill.prom"),
         ],
         verdicts: &[
@@ -183,7 +183,7 @@ const PAGES: &[Page] = &[
         command: "drill-note",
         examples: &[("", "walproof drill-note 20261101T050000Z-5e6f7a8b 'index rebuilt, drilled again: pass'")],
         verdicts: &[],
-        codes: &[2, 4, 5, 8, 9],
+        codes: &[2, 4, 5, 7, 8, 9],
     },
     Page {
         command: "drill-export",
@@ -194,12 +194,12 @@ const PAGES: &[Page] = &[
     Page {
         command: "drill-verify",
         examples: &[("Needs neither repository nor secrets:", "walproof drill-verify drill.dsse.json --public-key drill.pub")],
-        verdicts: &[(0, "the signature is genuine"), (1, "it is not, or the file was changed")],
+        verdicts: &[(0, "the signature is genuine")],
         codes: &[2, 5, 9],
     },
     Page {
         command: "drill-keygen",
-        examples: &[("", "sudo -u postgres walproof drill-keygen --to /etc/walproof/drill.key | sudo tee /etc/walproof/drill.pub")],
+        examples: &[("", "sudo walproof drill-keygen --to /etc/walproof/drill.key | sudo tee /etc/walproof/drill.pub")],
         verdicts: &[],
         codes: &[2, 8, 9],
     },

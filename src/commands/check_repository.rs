@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::{findings::Findings, findings::Status};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::ControlFile;
 use crate::repository::{Backups, Namespace, Repository};
 use crate::store::Policy;
@@ -41,9 +41,27 @@ pub(super) async fn check_repository(
 
 async fn open(namespace: &Namespace, control: Option<&ControlFile>) -> Result<Repository> {
     match control {
-        Some(control) => namespace.open(control.system_identifier).await,
+        Some(control) => match namespace.open(control.system_identifier).await {
+            Err(error) if error.kind() == Kind::NotFound => Err(not_of_this_cluster(namespace, error).await),
+            other => other,
+        },
         None => namespace.open_newest().await,
     }
+}
+
+/// There is none for the cluster in `cluster.data_dir`: a host that will restore, whose package made an empty one, must not
+/// be told to make a second repository.
+async fn not_of_this_cluster(namespace: &Namespace, error: Error) -> Error {
+    let others = namespace.system_identifiers().await.unwrap_or_default();
+    if others.is_empty() {
+        return error;
+    }
+    let others = others.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let name = namespace.cluster();
+    Error::new(error.kind(), format!("{error}; the name {name} belongs to system identifier {others}")).hint(
+        "will this host restore it? then set cluster.data_dir's database aside; was the database made anew or \
+         upgraded? then `walproof init`",
+    )
 }
 
 async fn check_store(config: &Config, repository: &Repository, found: &mut Findings) {

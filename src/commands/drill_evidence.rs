@@ -136,16 +136,24 @@ pub(super) fn verify(global: &Global, file: &Path, public_key: &Path) -> Result<
     Ok(0)
 }
 
-pub(super) fn keygen(global: &Global, to: &Path) -> Result<u8> {
+pub(super) fn keygen(global: &Global, to: Option<&Path>) -> Result<u8> {
     start::log(global, false, LevelFilter::WARN);
     let key = DrillKey::generate()?;
-    write_new(to, &[key.to_pem().as_bytes()], "a key in use must never be replaced; name a new file")?;
-    let public = key.public();
+    let (private, public) = (key.to_pem(), key.public());
+    if let Some(to) = to {
+        write_new(to, &[private.as_bytes()], "a key in use must never be replaced; name a new file")?;
+    }
     if global.json {
-        output::json(
-            &json!({ "file": to.to_string_lossy(), "key_id": public.id(), "public_key": public.to_pem() }),
-        )?;
+        let mut document = json!({ "key_id": public.id(), "public_key": public.to_pem() });
+        match to {
+            Some(to) => document["file"] = json!(to.to_string_lossy()),
+            None => document["private_key"] = json!(private.as_str()),
+        }
+        output::json(&document)?;
     } else {
+        if to.is_none() {
+            output::line(private.trim_end())?;
+        }
         output::line(public.to_pem().trim_end())?;
     }
     Ok(0)

@@ -179,7 +179,7 @@ fn run_larger(global: &Global, command: Command) -> Result<u8> {
         Command::DrillNote { id, text } => drill_evidence::note(global, &id, text),
         Command::DrillExport { id, to, trust } => drill_evidence::export(global, id.as_deref(), &to, &trust),
         Command::DrillVerify { file, public_key } => drill_evidence::verify(global, &file, &public_key),
-        Command::DrillKeygen { to } => drill_evidence::keygen(global, &to),
+        Command::DrillKeygen { to } => drill_evidence::keygen(global, to.as_deref()),
         Command::Status(which) => status::status(global, which),
         Command::Explain { code } => explain::explain(global, code.as_deref()),
         Command::Daemon => daemon::daemon(global),

@@ -185,7 +185,7 @@ impl Config {
         let path = self.drill.signing_key_file.clone().or_else(|| secret::credential("drill_key"));
         let path = path.ok_or_else(|| {
             Error::usage(format!("drill.signing_key_file is not set in {}", self.path.display()))
-                .hint("make one with `walproof drill-keygen --to FILE`")
+                .hint("name the key there; `walproof drill-keygen --to FILE` makes one")
         })?;
         if path.try_exists().is_ok_and(|there| !there) {
             return Err(Error::usage(format!("drill.signing_key_file: {} is not there", path.display()))
